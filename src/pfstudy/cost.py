@@ -1,0 +1,104 @@
+"""What a network costs, counted and not timed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from pfstudy.network.surgery import build_network
+from pfstudy.variant import Variant
+
+MACS_CONVENTION = "multiply-accumulates of convolutions, linear layers and matrix products"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one image through a network.
+
+    Attributes:
+        params: Number of parameters.
+        macs: Multiply-accumulates, by `MACS_CONVENTION`; pooling and norms count as zero.
+        activations: Elements put out by convolutions, linear layers and matrix products
+            (Radosavovic et al. 2020).
+        memory_traffic_bytes: Bytes that the operators read and write when each of them takes its
+            inputs from memory and puts its outputs there, in the dtype of the weights.
+    """
+
+    params: int
+    macs: int
+    activations: int
+    memory_traffic_bytes: int
+
+
+def cost(network: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
+    """Count the cost of a network for one image.
+
+    Args:
+        network: On any device, the meta device included; left as it was found.
+        input_shape: ``(C, H, W)``.
+    """
+    parameter = next(network.parameters())
+    image = torch.empty((1, *input_shape), device=parameter.device, dtype=parameter.dtype)
+    training = network.training
+    network.eval()
+    with FlopCounterMode(display=False) as flops, _Traffic() as traffic:
+        network(image)
+    network.train(training)
+    return Cost(
+        params=sum(p.numel() for p in network.parameters()),
+        macs=flops.get_total_flops() // 2,
+        activations=traffic.activations,
+        memory_traffic_bytes=traffic.num_bytes,
+    )
+
+
+def variant_cost(variant: Variant) -> Cost:
+    """Count the cost of a variant without allocating or computing anything."""
+    data = variant.config.data
+    with torch.device("meta"):
+        network = build_network(_without_weights(variant))
+    return cost(network, (data.channels, data.image_size, data.image_size))
+
+
+class _Traffic(TorchDispatchMode):
+    """Adds up the bytes and activations of every operator that is no view."""
+
+    _PRODUCTS = ("convolution", "addmm", "mm", "bmm", "baddbmm")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_bytes = 0
+        self.activations = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not _is_view(func):
+            written = list(_tensors(out))
+            self.num_bytes += sum(t.nbytes for t in [*_tensors((args, kwargs)), *written])
+            if func.overloadpacket.__name__ in self._PRODUCTS:
+                self.activations += sum(t.numel() for t in written)
+        return out
+
+
+def _is_view(func: Any) -> bool:
+    aliases = [returned.alias_info for returned in func._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in aliases)
+
+
+def _tensors(tree: Any) -> Iterator[torch.Tensor]:
+    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
+
+
+def _without_weights(variant: Variant) -> Variant:
+    from dataclasses import replace
+
+    return replace(variant, config=replace(variant.config, init_from=None))

@@ -1,0 +1,32 @@
+"""Errors that a user can cause and mend: one sentence each, printed without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PfstudyError(ValueError):
+    """A user's mistake: says what was expected, what came and what to do. Exit code 2."""
+
+
+class RunsFailedError(PfstudyError):
+    """Some runs of a sweep failed; the others are done and recorded. Exit code 1."""
+
+
+def unknown_name(kind: str, name: str, choices: Iterable[str]) -> PfstudyError:
+    """Build the error for a name that does not exist: it lists the choices, nearest first named.
+
+    Args:
+        kind: What was asked for, e.g. ``"operation"``.
+        name: The name that was given.
+        choices: The names that exist.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    known = list(choices)
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    listed = ", ".join(known) if known else "none"
+    return PfstudyError(f"{kind} {name!r} does not exist; choose from: {listed}.{hint}")

@@ -1,0 +1,285 @@
+"""The typed configuration: one frozen dataclass per component, made from the composed config.
+
+``conf/`` is the place where defaults stand, so required fields have none here; a field that is
+``None`` by default is one that need not be used, and is then absent from a variant's identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, field
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from pfstudy.errors import PfstudyError
+
+NormAct = Literal["auto", "keep", "drop"]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+
+_FROZEN = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class SitePattern:
+    """Where the sites of a backbone are, as a pattern over stage and block.
+
+    Attributes:
+        layer: Path of the layer that mixes positions, with ``{stage}`` and ``{block}`` counted
+            from 1 and ``{stage0}`` and ``{block0}`` from 0.
+        norm_act: The norm and activation that belong to that layer, beside it in its parent.
+        original: The operation that the backbone has there.
+        kernel_size: The kernel size that the backbone has there.
+    """
+
+    layer: str
+    original: str
+    kernel_size: PositiveInt
+    norm_act: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class Model:
+    """A backbone, as declared in ``conf/model/NAME.yaml``.
+
+    Attributes:
+        name: The name of the declaration.
+        timm: The name of the timm model.
+        args: Keyword arguments of ``timm.create_model``.
+        depths: Number of blocks in each stage.
+        downsample: Addresses of the sites that reduce the resolution.
+        sites: Where the sites are.
+        image_size: Height and width of the images that the backbone is made for.
+        channels: Number of channels of those images.
+        num_classes: Number of classes that it is made for.
+    """
+
+    name: str
+    timm: str
+    depths: tuple[PositiveInt, ...]
+    sites: SitePattern
+    image_size: PositiveInt
+    channels: PositiveInt
+    num_classes: PositiveInt
+    downsample: tuple[str, ...] = ()
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class SiteSetting:
+    """What a config asks for at one site.
+
+    Attributes:
+        address: ``stage2.block1``, both counted from 1.
+        operation: Name of the operation.
+        kernel_size: ``None`` for that of the replaced layer.
+        norm_act: Whether the norm and activation stay: ``auto`` keeps them after a trainable
+            operation and drops them after a parameter-free one.
+    """
+
+    address: str
+    operation: str
+    kernel_size: PositiveInt | None
+    norm_act: NormAct
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class Data:
+    """A dataset and its split.
+
+    Attributes:
+        name: Name in the registry of datasets.
+        image_size: Height and width of the images.
+        channels: Number of channels of the images.
+        num_classes: Number of classes.
+        num_validation: Number of images held out for validation.
+        num_test: Number of images held out for the test.
+        split_seed: Seed of the stratified split.
+        num_train: Number of training images, for generated data only.
+        path: File of a dataset that comes as one.
+    """
+
+    name: str
+    image_size: PositiveInt
+    channels: PositiveInt
+    num_classes: PositiveInt
+    num_validation: PositiveInt
+    num_test: PositiveInt
+    split_seed: int
+    num_train: PositiveInt | None = None
+    path: str | None = None
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class Recipe:
+    """How a network is trained: SGD with Nesterov momentum.
+
+    Attributes:
+        name: Name of the preset, for people.
+        epochs: Number of passes over the training split.
+        batch_size: Number of images per step over all devices (the effective batch).
+        lr: Largest learning rate.
+        momentum: Momentum of SGD.
+        weight_decay: L2 penalty.
+        schedule: ``cosine`` (linear warm-up, then half a cosine to 0) or ``one_cycle``
+            (Smith and Topin 2018, as in torch).
+        warmup_epochs: Length of the warm-up, or of the rising part of the cycle.
+        label_smoothing: Share of the target spread over all classes.
+        max_shift: Random translation of training images by up to that many pixels.
+    """
+
+    name: str
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    lr: PositiveFloat
+    momentum: Fraction
+    weight_decay: NonNegativeFloat
+    schedule: Literal["cosine", "one_cycle"]
+    warmup_epochs: NonNegativeFloat
+    label_smoothing: Fraction = 0.0
+    max_shift: NonNegativeInt = 0
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class Trainer:
+    """Where and in which precision a run is trained.
+
+    Attributes:
+        accelerator: ``auto`` takes a GPU if there is one.
+        precision: As Lightning names it.
+        num_threads: CPU threads of a run.
+    """
+
+    accelerator: Literal["auto", "cpu", "gpu"]
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    num_threads: PositiveInt
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class Logger:
+    """Where runs are logged.
+
+    Attributes:
+        name: ``wandb`` or ``none``.
+        mode: ``auto`` is online if somebody is logged in, else offline.
+        project: Project of W&B.
+        entity: User or team of W&B; ``None`` for the default one.
+    """
+
+    name: Literal["wandb", "none"]
+    mode: Literal["auto", "online", "offline"] = "auto"
+    project: str = "pfstudy"
+    entity: str | None = None
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class Speed:
+    """How speed is measured.
+
+    Attributes:
+        enabled: Whether a sweep measures speed at all.
+        device: ``auto`` measures where runs are trained.
+        batch_size: Number of images per forward pass.
+        num_threads: CPU threads of the forward pass.
+        num_processes: Least number of fresh processes.
+        max_processes: Number of processes after which measuring stops in any case.
+        num_rounds: Number of interleaved rounds over the networks in a process.
+        num_warmup: Number of untimed rounds before them.
+        interval_width: Measuring stops when every ratio's 95 % interval is this narrow.
+        max_seconds: No further process is started after this time.
+    """
+
+    enabled: bool
+    device: Literal["auto", "cpu", "gpu"]
+    batch_size: PositiveInt
+    num_threads: PositiveInt
+    num_processes: Annotated[int, Field(ge=2)]
+    max_processes: PositiveInt
+    num_rounds: PositiveInt
+    num_warmup: NonNegativeInt
+    interval_width: PositiveFloat
+    max_seconds: PositiveFloat
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class Study:
+    """The study that a sweep belongs to.
+
+    Attributes:
+        name: ``None`` names it after its variants.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class Launcher:
+    """How the runs of a sweep share one machine.
+
+    Attributes:
+        num_workers: Number of runs at a time; ``auto`` is one per GPU, or the number of cores
+            divided by ``trainer.num_threads``.
+    """
+
+    num_workers: PositiveInt | Literal["auto"]
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class Config:
+    """Everything that is known about a variant before it is built.
+
+    Attributes:
+        sites: What is asked for at each site, in the order of the backbone.
+        seed: First seed.
+        seeds: Number of seeds, counted up from ``seed``; ``None`` for that seed alone.
+        init_from: Checkpoint (safetensors or a state dict) that the network starts from.
+        runs_dir: Directory of the run directories.
+    """
+
+    model: Model
+    sites: tuple[SiteSetting, ...]
+    data: Data
+    recipe: Recipe
+    trainer: Trainer
+    logger: Logger
+    speed: Speed
+    study: Study
+    launcher: Launcher
+    seed: NonNegativeInt
+    runs_dir: Annotated[str, Field(min_length=1)]
+    seeds: PositiveInt | None = None
+    init_from: str | None = None
+
+
+_CONFIG = TypeAdapter(Config)
+
+
+def parse_config(tree: Mapping[str, Any]) -> Config:
+    """Turn a resolved config tree into a `Config`.
+
+    Raises:
+        PfstudyError: A value has the wrong type or lies out of range, or a key is unknown or
+            missing.
+    """
+    try:
+        return _CONFIG.validate_python(tree)
+    except ValidationError as error:
+        raise PfstudyError("; ".join(_sentence(e) for e in error.errors()[:3]) + ".") from None
+
+
+def config_tree(config: Config) -> dict[str, Any]:
+    """The inverse of `parse_config`: plain data, as it stands in ``config.json``."""
+    return asdict(config)
+
+
+def _sentence(error: Any) -> str:
+    place = ".".join(str(part) for part in error["loc"] if part not in ("int", "float"))
+    if error["type"] == "unexpected_keyword_argument":
+        return f"{place} is no key of the configuration"
+    if error["type"] == "missing":
+        return f"{place} is required"
+    message = error["msg"][:1].lower() + error["msg"][1:]
+    return f"{place}: {message}, but got {error['input']!r}"

@@ -1,0 +1,81 @@
+"""The registry of operations: their names and what must be known of them without torch.
+
+The implementations stand in `pfstudy.ops`; a registered target is imported when it is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pfstudy.errors import PfstudyError, unknown_name
+
+ORIGINAL = "original"
+"""The operation that leaves whatever the backbone has at a site."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An entry of the registry.
+
+    Attributes:
+        name: The name in configs and tables.
+        target: ``module:function`` or the function itself; takes a `pfstudy.ops.Layer` and
+            returns the module that stands in its place.
+        trainable: Whether it has parameters that mix positions. With ``norm_act=auto`` the
+            norm and activation of the replaced layer stay after a trainable operation.
+        has_kernel: Whether ``kernel_size`` means anything to it.
+        changes_channels: Whether it can put out another number of channels than it takes; one
+            that cannot is followed by a 1x1 convolution where the replaced layer does.
+        at_stride_1: Name of the operation that it is at a site which keeps the resolution.
+    """
+
+    name: str
+    target: str | Callable[..., Any]
+    trainable: bool
+    has_kernel: bool = True
+    changes_channels: bool = False
+    at_stride_1: str | None = None
+
+
+OPERATIONS: dict[str, Operation] = {}
+
+
+def register(operation: Operation) -> None:
+    """Add an operation to the registry.
+
+    Raises:
+        PfstudyError: The name is taken.
+    """
+    if operation.name in OPERATIONS or operation.name == ORIGINAL:
+        raise PfstudyError(f"operation {operation.name!r} is registered already.")
+    OPERATIONS[operation.name] = operation
+
+
+def find_operation(name: str) -> Operation:
+    """Look an operation up.
+
+    Raises:
+        PfstudyError: There is none of that name; lists the choices.
+    """
+    if name not in OPERATIONS:
+        raise unknown_name("operation", name, [ORIGINAL, *OPERATIONS])
+    return OPERATIONS[name]
+
+
+for _operation in (
+    Operation("conv", "pfstudy.ops.convolution:conv", trainable=True, changes_channels=True),
+    Operation("dwconv", "pfstudy.ops.convolution:dwconv", trainable=True),
+    Operation("maxpool", "pfstudy.ops.pooling:maxpool", trainable=False),
+    Operation("avgpool", "pfstudy.ops.pooling:avgpool", trainable=False),
+    Operation(
+        "avgpool_conv",
+        "pfstudy.ops.convolution:avgpool_conv",
+        trainable=True,
+        changes_channels=True,
+        at_stride_1="conv",
+    ),
+    Operation("identity", "pfstudy.ops.pooling:identity", trainable=False, has_kernel=False),
+):
+    register(_operation)

@@ -1,0 +1,249 @@
+"""From a config to a variant: the operation at every site, its label and its identity.
+
+Identity is taken over a canonical form, not over the config as typed: what is substituted at
+which layer, and everything else that changes what is trained. A key that is ``None`` or empty is
+absent from it, so that a later option that is off by default changes no identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from pfstudy.errors import PfstudyError
+from pfstudy.schema.blocktree import stage_and_block
+from pfstudy.schema.config import Config, Model, SiteSetting
+from pfstudy.schema.operations import ORIGINAL, find_operation
+
+SCHEMA_VERSION = 1
+_HASH_LENGTH = 10
+_SLUG_LENGTH = 80
+
+
+@dataclass(frozen=True)
+class Substitution:
+    """What stands at a site in place of the backbone's own layer.
+
+    Attributes:
+        address: ``stage2.block1``.
+        layer: Path of the replaced layer in the backbone.
+        operation: Name of the operation.
+        kernel_size: ``None`` where the operation has no kernel.
+        drops: Paths of the norm and activation that are replaced by the identity.
+        decoration: How kernel and norm differ from what one would expect, for the label.
+    """
+
+    address: str
+    layer: str
+    operation: str
+    kernel_size: int | None
+    drops: tuple[str, ...]
+    decoration: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A config without its seed, in canonical form.
+
+    Attributes:
+        config: The config that it was made from.
+        substitutions: What is substituted, in the order of the backbone.
+        canonical: The canonical form, plain data.
+    """
+
+    config: Config
+    substitutions: tuple[Substitution, ...]
+    canonical: Mapping[str, Any]
+
+    @cached_property
+    def hash(self) -> str:
+        """Identity: the digest of the canonical form."""
+        return digest(self.canonical)
+
+    @cached_property
+    def baseline_hash(self) -> str:
+        """Identity of the unsubstituted backbone with the same data and recipe."""
+        return digest({key: value for key, value in self.canonical.items() if key != "sites"})
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether nothing is substituted."""
+        return not self.substitutions
+
+    @cached_property
+    def label(self) -> str:
+        """What differs from the backbone, in a few words."""
+        return _label(self.operations, self.config.model)
+
+    @cached_property
+    def operations(self) -> dict[str, str]:
+        """The operation at every site, with its kernel and norm where they are unusual."""
+        found = {s.address: s.operation + s.decoration for s in self.substitutions}
+        return {s.address: found.get(s.address, ORIGINAL) for s in self.config.sites}
+
+    @property
+    def slug(self) -> str:
+        """A name for a directory that a person can read; the identity makes it unique."""
+        name = f"{self.config.model.name}-{self.config.data.name}-{self.label}"
+        return re.sub(r"[^A-Za-z0-9=._+]+", "-", name)[:_SLUG_LENGTH].strip("-.")
+
+    def baseline(self) -> Variant:
+        """The unsubstituted backbone with the same data and recipe."""
+        sites = tuple(replace(site, operation=ORIGINAL) for site in self.config.sites)
+        canonical = {key: value for key, value in self.canonical.items() if key != "sites"}
+        return Variant(replace(self.config, sites=sites), (), canonical)
+
+
+def make_variant(config: Config, data_fingerprint: str) -> Variant:
+    """Bring a config into its canonical form.
+
+    Args:
+        config: The config.
+        data_fingerprint: What identifies the content of the dataset, wherever it lies.
+
+    Raises:
+        PfstudyError: An operation does not exist, a declaration is inconsistent, or the
+            checkpoint to start from cannot be read.
+    """
+    model = config.model
+    substitutions = tuple(
+        found for site in config.sites if (found := _substitution(site, model)) is not None
+    )
+    canonical = _compact(
+        {
+            "schema": SCHEMA_VERSION,
+            "backbone": {"timm": model.timm, "args": model.args},
+            "sites": {
+                s.layer: {
+                    "operation": s.operation,
+                    "kernel_size": s.kernel_size,
+                    "drops": sorted(s.drops),
+                }
+                for s in substitutions
+            },
+            "data": {
+                "fingerprint": data_fingerprint,
+                "image_size": config.data.image_size,
+                "channels": config.data.channels,
+                "num_classes": config.data.num_classes,
+                "num_validation": config.data.num_validation,
+                "num_test": config.data.num_test,
+                "split_seed": config.data.split_seed,
+            },
+            "recipe": {key: value for key, value in asdict(config.recipe).items() if key != "name"},
+            "precision": config.trainer.precision,
+            "init": file_digest(config.init_from, "init_from") if config.init_from else None,
+        }
+    )
+    return Variant(config, substitutions, canonical)
+
+
+def digest(canonical: Mapping[str, Any]) -> str:
+    """Digest of plain data, the same wherever and in whatever order it was written."""
+    text = json.dumps(canonical, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:_HASH_LENGTH]
+
+
+def file_digest(path: str, key: str) -> str:
+    """Digest of a file's content.
+
+    Raises:
+        PfstudyError: The file cannot be read; names the config key that asked for it.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise PfstudyError(f"{key}={path} cannot be read: {error.strerror}.") from None
+
+
+def layer_path(model: Model, address: str) -> str:
+    """Path of a site's layer in the backbone."""
+    stage, block = stage_and_block(address)
+    try:
+        return model.sites.layer.format(
+            stage=stage, block=block, stage0=stage - 1, block0=block - 1
+        )
+    except (KeyError, IndexError, ValueError):
+        raise PfstudyError(
+            f"model {model.name}: the pattern {model.sites.layer!r} may only use {{stage}}, "
+            "{block}, {stage0} and {block0}."
+        ) from None
+
+
+def _substitution(site: SiteSetting, model: Model) -> Substitution | None:
+    if site.operation == ORIGINAL:
+        return None
+    operation = find_operation(site.operation)
+    if operation.at_stride_1 and site.address not in model.downsample:
+        operation = find_operation(operation.at_stride_1)
+    kernel_size = (site.kernel_size or model.sites.kernel_size) if operation.has_kernel else None
+    keep = operation.trainable if site.norm_act == "auto" else site.norm_act == "keep"
+    layer = layer_path(model, site.address)
+    parent = layer.rpartition(".")[0]
+    drops = () if keep else tuple(f"{parent}.{name}" for name in model.sites.norm_act)
+    kernel_is_usual = kernel_size in (None, model.sites.kernel_size)
+    if operation.name == model.sites.original and kernel_is_usual and not drops:
+        return None
+    decoration = "" if kernel_is_usual else f"{kernel_size}x{kernel_size}"
+    if model.sites.norm_act and keep != operation.trainable:
+        decoration += "+norm" if keep else "-norm"
+    return Substitution(site.address, layer, operation.name, kernel_size, drops, decoration)
+
+
+def _compact(value: Any) -> Any:
+    """Leave out what is ``None`` or empty, in dicts, at any depth."""
+    if isinstance(value, Mapping):
+        items = {str(key): _compact(item) for key, item in value.items()}
+        return {key: item for key, item in items.items() if item not in (None, {}, [], ())}
+    if isinstance(value, list | tuple):
+        return [_compact(item) for item in value]
+    return value
+
+
+def _label(operations: Mapping[str, str], model: Model) -> str:
+    """Say in a few words what stands where: one word if it is the same everywhere."""
+    if len(set(operations.values())) == 1:
+        return next(iter(operations.values()))
+    reducing = {operations[address] for address in model.downsample}
+    keeping = {op for address, op in operations.items() if address not in model.downsample}
+    if len(reducing) == len(keeping) == 1:
+        return f"{keeping.pop()}, downsample={reducing.pop()}"
+    parts = []
+    for stage, sites in groupby(operations.items(), key=lambda item: item[0].split(".")[0]):
+        blocks = dict(sites)
+        if len(set(blocks.values())) == 1:
+            found = [(stage, next(iter(blocks.values())))]
+        else:
+            found = list(blocks.items())
+        parts += [f"{place}={operation}" for place, operation in found if operation != ORIGINAL]
+    return ", ".join(parts)
+
+
+def varying_settings(forms: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name the settings, apart from the sites, in which canonical forms differ.
+
+    Returns:
+        Dotted keys such as ``recipe.lr``.
+    """
+    flat = [flatten({k: v for k, v in form.items() if k != "sites"}) for form in forms]
+    keys = sorted({key for form in flat for key in form})
+    return [key for key in keys if len({json.dumps(form.get(key)) for form in flat}) > 1]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested dicts to dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
