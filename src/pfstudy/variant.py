@@ -25,6 +25,7 @@ from pfstudy.schema.operations import ORIGINAL, find_operation
 SCHEMA_VERSION = 1
 _HASH_LENGTH = 10
 _SLUG_LENGTH = 80
+_INPUT_KEYS = ("image_size", "channels", "num_classes")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,13 @@ class Variant:
     def baseline_hash(self) -> str:
         """Identity of the unsubstituted backbone with the same data and recipe."""
         return digest({key: value for key, value in self.canonical.items() if key != "sites"})
+
+    @cached_property
+    def architecture_hash(self) -> str:
+        """Identity of the network alone: variants that share it are equally fast."""
+        data = {key: self.canonical["data"][key] for key in _INPUT_KEYS}
+        parts = {key: self.canonical.get(key) for key in ("schema", "backbone", "sites")}
+        return digest(parts | {"data": data})
 
     @property
     def is_baseline(self) -> bool:

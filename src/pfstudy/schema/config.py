@@ -128,7 +128,6 @@ class Recipe:
             (Smith and Topin 2018, as in torch).
         warmup_epochs: Length of the warm-up, or of the rising part of the cycle.
         label_smoothing: Share of the target spread over all classes.
-        max_shift: Random translation of training images by up to that many pixels.
     """
 
     name: str
@@ -140,7 +139,6 @@ class Recipe:
     schedule: Literal["cosine", "one_cycle"]
     warmup_epochs: NonNegativeFloat
     label_smoothing: Fraction = 0.0
-    max_shift: NonNegativeInt = 0
 
 
 @dataclass(frozen=True, config=_FROZEN)

@@ -1,0 +1,61 @@
+"""Hydra's way into pfstudy: a sweeper and a launcher that delegate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class PfstudySweeper(Sweeper):
+    """Lists the jobs of a sweep and hands them to the launcher; writes nothing."""
+
+    def __init__(self, params: Mapping[str, Any] | None = None) -> None:
+        self.params = dict(params or {})
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep the context, and make the launcher that the config names."""
+        from hydra.core.plugins import Plugins
+
+        self.config = config
+        self.hydra_context = hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Launch the product of all lists."""
+        from pfstudy.schema.compose import expand_sweep
+
+        loader = self.hydra_context.config_loader
+        jobs = expand_sweep(loader, self.config, self.params, arguments)
+        return self.launcher.launch(jobs, initial_job_idx=0)
+
+
+class PfstudyLauncher(Launcher):
+    """Composes all jobs and gives them to the task function at once."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep the context."""
+        self.config = config
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Compose every job, then run the sweep."""
+        from pfstudy.schema.compose import compose_jobs
+
+        configs = compose_jobs(self.hydra_context.config_loader, self.config, job_overrides)
+        self.task_function(configs)
+        return []

@@ -1,0 +1,158 @@
+"""The command line: Hydra's grammar for anything that trains, subcommands for the rest.
+
+Imports neither torch nor Hydra before it needs them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pfstudy import __version__
+from pfstudy.errors import PfstudyError, RunsFailedError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from pfstudy.schema.config import Config
+
+_OURS = {"--help", "-h", "--version", "--install-completion", "--show-completion"}
+
+_HELP = """What happens to accuracy and speed when the spatial operation *here* becomes *that*?
+
+Whatever has a `=` in it is an override of the configuration, and trains:
+
+    pfstudy block.spatial=maxpool                     one variant
+    pfstudy -m block.spatial=maxpool,dwconv           a sweep, ends with its table
+    pfstudy -m 'site=glob(stage?)' swap=maxpool       one stage at a time
+    pfstudy -m block.spatial=conv,maxpool seeds=3     every variant with three seeds
+    pfstudy --cfg job --resolve --package block       what stands where, trains nothing
+"""
+
+app = typer.Typer(
+    help=_HELP,
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one sentence and exit code 2."""
+    arguments = sys.argv[1:]
+    try:
+        if goes_to_hydra(arguments):
+            train(arguments[1:] if arguments[0] == "train" else arguments)
+        else:
+            app()
+    except RunsFailedError as error:
+        _fail(str(error), 1)
+    except PfstudyError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on with what is not done.", 130)
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def goes_to_hydra(arguments: Sequence[str]) -> bool:
+    """Whether the first argument is an override, an option of Hydra's, or ``train``."""
+    if not arguments:
+        return False
+    first = arguments[0]
+    if first.partition("=")[0] in _OURS:
+        return False
+    return first == "train" or "=" in first or first[0] in "+~-"
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Let Hydra compose what the arguments say, and run it.
+
+    Raises:
+        PfstudyError: The configuration is not valid, or all or some runs failed.
+    """
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from pfstudy.schema.compose import conf_directory, explain, register_models
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to stderr
+    directories = [conf_directory(), *_config_directories(arguments)]
+    register_models(directories)
+    sys.argv = [sys.argv[0], *arguments]
+    run = hydra.main(version_base="1.3", config_path=str(directories[0]), config_name="config")
+    try:
+        run(_train)()
+    except PfstudyError:
+        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error) from None
+
+
+def _train(composed: DictConfig | Sequence[Config]) -> None:
+    """Run a sweep and print its table.
+
+    Args:
+        composed: One composed config, or the parsed ones of a sweep.
+    """
+    from pfstudy.launch.sweep import run_sweep
+    from pfstudy.schema.compose import config_of
+
+    configs = composed if isinstance(composed, list) else [config_of(composed)]  # type: ignore[arg-type]
+    result = run_sweep(configs)
+    if len(result.failed) < len(result.members):
+        _print_table(result.root, result.study, list(result.members))
+    if result.failed:
+        number = f"{len(result.failed)} of {len(result.members)} runs failed: "
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in result.failed.items())
+        raise RunsFailedError(number + reasons)
+
+
+def _print_table(root: Path, study: str | None, members: list[str] | None, **options: Any) -> None:
+    raise NotImplementedError
+
+
+def _config_directories(arguments: Sequence[str]) -> list[Path]:
+    """Directories that ``--config-dir`` names."""
+    import argparse
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    known, _ = parser.parse_known_args(arguments)
+    if known.config_dir is not None and not known.config_dir.is_dir():
+        raise PfstudyError(f"--config-dir {known.config_dir} is no directory.")
+    return [known.config_dir] if known.config_dir else []
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"pfstudy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def table(source: Annotated[Path, typer.Argument()] = Path("runs")) -> None:
+    """Tabulate finished runs."""
+    _print_table(source, None, None)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"pfstudy: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,45 @@
+"""A dataset in one NumPy file with the arrays ``images`` and ``labels``."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pfstudy.data import Arrays
+from pfstudy.errors import PfstudyError
+from pfstudy.schema.config import Data
+from pfstudy.variant import file_digest
+
+
+def fingerprint(data: Data) -> str:
+    """Digest of the file's content."""
+    return file_digest(_path(data), "data.path")
+
+
+def load(data: Data) -> Arrays:
+    """Read ``images`` ``(N, H, W)`` or ``(N, C, H, W)`` and ``labels`` ``(N,)``.
+
+    Raises:
+        PfstudyError: The file is no such archive, or the arrays do not fit together.
+    """
+    path = _path(data)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            images, labels = archive["images"], archive["labels"]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise PfstudyError(
+            f"data.path={path} is no NumPy archive with the arrays 'images' and 'labels': {error}."
+        ) from None
+    if images.ndim == 3:
+        images = images[:, None]
+    if images.ndim != 4 or labels.shape != images.shape[:1]:
+        raise PfstudyError(
+            f"data.path={path}: expected images (N, H, W) or (N, C, H, W) and labels (N,), but "
+            f"got {images.shape} and {labels.shape}."
+        )
+    return Arrays(images, labels.astype(np.int64))
+
+
+def _path(data: Data) -> str:
+    if data.path is None:
+        raise PfstudyError("data=npz needs data.path=FILE.")
+    return data.path

@@ -1,0 +1,102 @@
+"""Checks the variants of a sweep against their networks and data, in a child."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from pfstudy.data.tensors import load_splits
+from pfstudy.errors import PfstudyError
+from pfstudy.launch.tasks import Checked, Device
+from pfstudy.network.surgery import (
+    build_backbone,
+    build_network,
+    check_backbone,
+    check_substitution,
+)
+from pfstudy.schema.config import Config, Data
+from pfstudy.variant import Substitution, Variant, layer_path
+
+
+def check_variants(
+    variants: Sequence[Variant], report: Callable[[str, Mapping[str, Any]], None]
+) -> Checked:
+    """Check that every variant can be built, its data read, and its device used.
+
+    Each backbone is built once and each substitution tried once, on the meta device; nothing is
+    computed.
+
+    Raises:
+        PfstudyError: Something does not fit; the first variant that shows it is named.
+    """
+    del report
+    projected: dict[str, int] = {}
+    inspect = cache(_inspect)
+    try_out = cache(_needs_projection)
+    for variant in variants:
+        config = variant.config
+        try:
+            backbone = inspect(_Backbone(config))
+            number = sum(try_out(backbone, s) for s in variant.substitutions)
+            _check_data(config.data)
+            if config.init_from:
+                build_network(variant, seed=0)
+        except PfstudyError as error:
+            raise PfstudyError(f"{variant.label}: {error}") from None
+        if number:
+            projected[variant.label] = number
+    return Checked(_devices(variants[0].config), projected)
+
+
+class _Backbone:
+    """A config as far as its backbone goes: equal for all variants of one."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._key = repr((config.model, config.data))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Backbone) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+@dataclass(frozen=True, eq=False)
+class _Inspected:
+    """A backbone on the meta device, and what goes into its sites."""
+
+    network: nn.Module
+    shapes: Mapping[str, torch.Size]
+
+
+def _inspect(backbone: _Backbone) -> _Inspected:
+    config = backbone.config
+    layers = [(s.address, layer_path(config.model, s.address)) for s in config.sites]
+    shapes = check_backbone(config, layers)
+    with torch.device("meta"):
+        return _Inspected(build_backbone(config.model, config.data), shapes)
+
+
+def _needs_projection(backbone: _Inspected, substitution: Substitution) -> bool:
+    shape = backbone.shapes[substitution.address]
+    return check_substitution(backbone.network, substitution, shape)
+
+
+@cache
+def _check_data(data: Data) -> None:
+    load_splits(data)
+
+
+def _devices(config: Config) -> tuple[Device, ...]:
+    wanted = config.trainer.accelerator
+    number = torch.cuda.device_count() if wanted != "cpu" else 0
+    if wanted == "gpu" and number == 0:
+        raise PfstudyError("trainer.accelerator=gpu, but there is no GPU here; use auto or cpu.")
+    gpus = [str(torch.cuda.get_device_properties(i).uuid) for i in range(number)]
+    return tuple(Device("gpu", f"GPU-{uuid}") for uuid in gpus) or (Device("cpu", "cpu"),)

@@ -1,0 +1,271 @@
+"""A sweep in its phases: check all variants, measure their speed, train. The parent computes
+nothing: everything that needs torch happens in fresh processes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pfstudy import lease, store, tracking
+from pfstudy.data import fingerprint
+from pfstudy.environment import describe_environment
+from pfstudy.errors import PfstudyError
+from pfstudy.launch.display import Display
+from pfstudy.launch.pool import PRELOAD, PRELOAD_TRACKING, Event, Pool
+from pfstudy.launch.tasks import Checked, Device, Task
+from pfstudy.schema.config import Config
+from pfstudy.schema.operations import ORIGINAL
+from pfstudy.speed import phase
+from pfstudy.variant import Variant, make_variant
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """How a sweep ended.
+
+    Attributes:
+        root: Directory of the run directories.
+        study: Name of the study that its runs belong to.
+        members: Run directories of the sweep, relative to ``root``.
+        failed: Reason by name of the run, for those that failed.
+    """
+
+    root: Path
+    study: str
+    members: tuple[str, ...]
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_sweep(configs: Sequence[Config]) -> SweepResult:
+    """Train every variant with every seed, unless it is done.
+
+    Args:
+        configs: The variants as asked for; those that coincide are trained once.
+
+    Raises:
+        PfstudyError: Something is wrong with the sweep; nothing has been written then.
+    """
+    if not configs:
+        raise PfstudyError("the sweep is empty: its lists have no values.")
+    if len({(c.runs_dir, c.study, c.launcher, c.logger) for c in configs}) > 1:
+        raise PfstudyError("a sweep cannot vary runs_dir, study, launcher or logger.")
+    root = Path(configs[0].runs_dir)
+    asked = [make_variant(config, fingerprint(config.data)) for config in configs]
+    runs = list_runs(asked)
+    variants = list({run.variant.hash: run.variant for run in runs}.values())
+    study = configs[0].study.name or default_study_name(variants)
+    store.check_writable(root)
+    for run in runs:
+        store.check_directory(run)
+    with Display() as display:
+        sweep = _Sweep(display, root, study, variants, runs)
+        sweep.announce(asked)
+        failed = sweep.run_phases()
+    return SweepResult(root, study, sweep.members, failed)
+
+
+def list_runs(asked: Sequence[Variant]) -> list[store.Run]:
+    """List the runs of variants, those that coincide once: all variants with the first seed, ..."""
+    runs: dict[tuple[int, str], Variant] = {}
+    for variant in asked:
+        first = variant.config.seed
+        for seed in range(first, first + (variant.config.seeds or 1)):
+            runs.setdefault((seed, variant.hash), variant)
+    by_seed = sorted(runs.items(), key=lambda item: item[0][0])
+    return [store.make_run(variant, seed) for (seed, _), variant in by_seed]
+
+
+def default_study_name(variants: Sequence[Variant]) -> str:
+    """Name a study after its variants, whatever their order."""
+    digest = hashlib.sha256("".join(sorted(v.hash for v in variants)).encode()).hexdigest()
+    config = variants[0].config
+    return store.file_name(f"{config.model.name}-{config.data.name}-{digest[:8]}")
+
+
+class _Sweep:
+    """The phases of one sweep over what they share."""
+
+    def __init__(
+        self,
+        display: Display,
+        root: Path,
+        study: str,
+        variants: Sequence[Variant],
+        runs: Sequence[store.Run],
+    ) -> None:
+        self.display = display
+        self.root = root
+        self.study = study
+        self.variants = variants
+        self.runs = runs
+        self.todo = [run for run in runs if store.state_of(run.directory) != "done"]
+        self.host = platform.node()
+        with_speed = [variant for variant in variants if variant.config.speed.enabled]
+        self.unmeasured = phase.unmeasured(with_speed, self.host)
+        self.config = variants[0].config
+        self.members = tuple(str(run.directory.relative_to(root)) for run in runs)
+
+    def announce(self, asked: Sequence[Variant]) -> None:
+        """Say what will be done, and which of the variants asked for are none of their own."""
+        num_done = len(self.runs) - len(self.todo)
+        counts = f"{_count(len(self.variants), 'variant')}, {_count(len(self.runs), 'run')}"
+        self.display.phase("study", f"{self.study}: {counts}, {num_done} done before")
+        unchanged = [variant for variant in asked if variant.is_baseline and _asks(variant)]
+        for variant in {v.config.model.name: v for v in unchanged}.values():
+            model = variant.config.model
+            self.display.note(
+                f"{model.sites.original} changes nothing: {model.name} has it at its sites; it "
+                "is the baseline"
+            )
+        num_same = len(asked) - len({(v.hash, v.config.seed) for v in asked})
+        if num_same:
+            self.display.note(f"{_count(num_same, 'variant')} coincide with others")
+
+    def run_phases(self) -> dict[str, str]:
+        """Check, measure and train what is not done.
+
+        Returns:
+            Reason by name of each run that failed.
+        """
+        if not self.todo and not self.unmeasured:
+            store.add_to_study(self.root, self.study, self.runs)
+            return {}
+        tracked = self.config.logger.name != "none" and bool(self.todo)
+        with Pool(PRELOAD + PRELOAD_TRACKING if tracked else PRELOAD) as pool:
+            started = time.monotonic()
+            self.display.phase("check", "importing torch, building every variant")
+            # wandb is imported here while the forkserver imports the rest
+            mode = tracking.choose_mode(self.config.logger) if tracked else "disabled"
+            checked: Checked = pool.call("pfstudy.launch.check:check_variants", self.variants)
+            for label, number in checked.projected.items():
+                sites = _count(number, "site")
+                self.display.note(f"{label}: a 1x1 convolution follows it at {sites}")
+            self.display.note(f"done in {time.monotonic() - started:.1f} s")
+            for run in self.todo:
+                store.prepare(run)
+            store.add_to_study(self.root, self.study, self.runs)
+            if self.unmeasured:
+                self._measure(pool, checked.devices[0])
+            if not self.todo:
+                return {}
+            if mode != "disabled":
+                pool.environment |= tracking.start_service()
+            return self._train(pool, checked.devices, mode)
+
+    def _measure(self, pool: Pool, device: Device) -> None:
+        portions = phase.group_for_measuring(self.unmeasured)
+        settings = self.config.speed
+        self.display.phase(
+            "speed",
+            f"{_count(sum(len(p) - 1 for p in portions) or 1, 'network')} beside the baseline, "
+            f"batch {settings.batch_size}, {_count(settings.num_threads, 'thread')}",
+        )
+
+        def measure(networks: Sequence[Variant]) -> dict[str, Any]:
+            arguments = (list(networks), settings, device.kind == "gpu")
+            function = "pfstudy.speed.measure:measure_in_process"
+            done: dict[str, Any] = pool.call(function, *arguments, environment=device.environment)
+            return done
+
+        def waiting() -> None:
+            self.display.note("waiting for other runs on this device to end")
+
+        wanted = {variant.hash for variant in self.unmeasured}
+        with lease.measuring(device.id, on_wait=waiting):
+            for portion in portions:
+                started = time.monotonic()
+                results = phase.measure_portion(portion, measure, self.display.status)
+                for shared, result in zip(portion, results, strict=True):
+                    for variant in shared:
+                        if variant.hash in wanted:
+                            phase.save(variant, {**result, "host": self.host})
+                first = results[0]
+                self.display.note(
+                    f"{first['device']}, {_count(first['num_processes'], 'process')}, "
+                    f"stopped by {first['stopped_by']}, {time.monotonic() - started:.1f} s"
+                )
+
+    def _train(self, pool: Pool, devices: Sequence[Device], mode: tracking.Mode) -> dict[str, str]:
+        slots = deque(self._slots(devices))
+        threads = _count(self.config.trainer.num_threads, "thread")
+        self.display.phase(
+            "train", f"{_count(len(self.todo), 'run')}, {len(slots)} at a time, {threads} each"
+        )
+        self.display.num_runs = len(self.todo)
+        environment = describe_environment()
+        waiting = deque(self.todo)
+        failed: dict[str, str] = {}
+
+        def start(run: store.Run, device: Device) -> None:
+            task = Task(
+                directory=run.directory.absolute(),
+                study=self.study,
+                mode=mode,
+                device=device.id,
+                speed=phase.find_measured(run.variant, self.host) or {},
+                environment=environment,
+            )
+            pool.start(
+                "pfstudy.worker:train_run",
+                task,
+                log=run.directory / "run.log",
+                environment=device.environment,
+                tag=(run, device, time.monotonic()),
+            )
+            self.display.start(run.name)
+
+        while waiting and slots:
+            start(waiting.popleft(), slots.popleft())
+        for event in pool.events():
+            run, device, started = event.child.tag
+            if event.kind == "epoch":
+                self.display.epoch(run.name, event.details)
+            elif event.kind == "note":
+                self.display.note(f"{run.name}: {event.details['text']}")
+            else:
+                text = self._ended(run, event, time.monotonic() - started, failed)
+                self.display.end(run.name, text)
+                if waiting:
+                    start(waiting.popleft(), device)
+        return failed
+
+    def _ended(
+        self, run: store.Run, event: Event, seconds: float, failed: dict[str, str]
+    ) -> str:
+        """Say how a run ended; one whose process died could not write its state itself."""
+        if event.kind == "result" and event.details["value"] == "elsewhere":
+            return "is being trained by another process"
+        if event.kind == "result":
+            metrics = store.read_json(run.directory / store.RECORD)["metrics"]
+            return f"{metrics['test_top1_percent']:.2f} % in {seconds:.1f} s"
+        reason = str(event.details["reason"])
+        if event.kind == "died":
+            store.write_state(run.directory, "failed", reason=reason)
+        failed[run.name] = reason
+        return f"failed: {reason} (log: {run.directory / 'run.log'})"
+
+    def _slots(self, devices: Sequence[Device]) -> list[Device]:
+        """One slot for every run that may be trained at a time."""
+        wanted = self.config.launcher.num_workers
+        if wanted == "auto":
+            cores = len(os.sched_getaffinity(0)) // self.config.trainer.num_threads
+            wanted = len(devices) if devices[0].kind == "gpu" else max(1, cores)
+        number = min(wanted, len(self.todo))
+        return [devices[index % len(devices)] for index in range(number)]
+
+
+def _asks(variant: Variant) -> bool:
+    """Whether its config names an operation at any site."""
+    return any(site.operation != ORIGINAL for site in variant.config.sites)
+
+
+def _count(number: int, noun: str) -> str:
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"

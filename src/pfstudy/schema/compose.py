@@ -1,0 +1,239 @@
+"""From overrides to configs, by Hydra: the groups that are generated, and fast sweeps."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from pfstudy.errors import PfstudyError, unknown_name
+from pfstudy.schema.blocktree import addresses, block_tree, register_resolver, site_values
+from pfstudy.schema.config import Config, parse_config
+from pfstudy.schema.operations import ORIGINAL, find_operation
+
+_NOT_CONFIG = ("hydra", "block", "swap")
+_DEPTHS: dict[str, tuple[int, ...]] = {}
+
+
+def conf_directory() -> Path:
+    """Directory of the shipped configs: in the wheel, or in the repository."""
+    package = Path(__file__).resolve().parents[1]
+    carried = package / "conf"
+    return carried if carried.is_dir() else package.parents[1] / "conf"
+
+
+def register_models(directories: Iterable[Path]) -> None:
+    """Generate the block tree and the sites of every model that is declared.
+
+    Args:
+        directories: Config directories; a later one's model of the same name wins.
+
+    Raises:
+        PfstudyError: A declaration cannot be read, or its depths or sites are no such thing.
+    """
+    register_resolver()
+    for directory in directories:
+        for path in sorted((directory / "model").glob("*.yaml")):
+            depths, downsample = _read_model(path)
+            _DEPTHS[path.stem] = depths
+            ConfigStore.instance().store(
+                group="block", name=path.stem, node=block_tree(depths, downsample)
+            )
+    offer_sites(_DEPTHS)
+
+
+def offer_sites(models: Iterable[str]) -> None:
+    """Offer the sites of some models, and no others, as options of the group ``site``."""
+    repository = ConfigStore.instance()
+    repository.repo.pop("site", None)
+    known = dict.fromkeys(address for model in models for address in addresses(_DEPTHS[model]))
+    for name in dict.fromkeys([a.split(".")[0] for a in known] + list(known)):
+        repository.store(
+            group="site", name=name, node={"spatial": "${swap}"}, package=f"block.{name}"
+        )
+
+
+def expand_sweep(
+    loader: ConfigLoader,
+    config: DictConfig,
+    params: Mapping[str, Any],
+    arguments: Sequence[str],
+) -> list[list[str]]:
+    """List the jobs of a sweep: the product of all lists, the last one varying fastest.
+
+    ``glob`` over sites means those of the job's own model.
+
+    Args:
+        loader: Hydra's.
+        config: The config of the sweep itself.
+        params: A preset's own lists.
+        arguments: Overrides of the command line, which replace the preset's.
+    """
+    parser = OverridesParser.create(config_loader=loader)
+    lines = [f"{key}={value}" for key, value in params.items()] + list(arguments)
+    parsed = zip(lines, parser.parse_overrides(lines), strict=True)
+    by_key = {override.get_key_element(): line for line, override in parsed}
+    chosen = by_key.pop("model", None)
+    models = _product(parser, [chosen]) if chosen else [[]]
+    jobs: list[list[str]] = []
+    for lead in models:
+        name = lead[0].partition("=")[2] if lead else config.hydra.runtime.choices.get("model")
+        offer_sites([name] if name in _DEPTHS else _DEPTHS)
+        jobs += [lead + job for job in _product(parser, list(by_key.values()))]
+    offer_sites(_DEPTHS)
+    return jobs
+
+
+def compose_jobs(
+    loader: ConfigLoader, config: DictConfig, jobs: Sequence[Sequence[str]]
+) -> list[Config]:
+    """Compose the jobs of a sweep: once per choice of groups, then only values are set.
+
+    Args:
+        loader: Hydra's.
+        config: The config of the sweep itself.
+        jobs: Overrides of each.
+
+    Raises:
+        PfstudyError: A job's config is not valid.
+    """
+    parser = OverridesParser.create()
+    fixed = [str(line) for line in config.hydra.overrides.hydra]
+    parsed: dict[str, Override] = {}
+    bases: dict[tuple[str, ...], DictConfig] = {}
+    configs = []
+    for job in jobs:
+        for line in job:
+            if line not in parsed:
+                parsed[line] = parser.parse_override(line)
+        groups = tuple(line for line in job if _chooses_group(loader, parsed[line]))
+        if groups not in bases:
+            bases[groups] = loader.load_configuration(
+                config_name=config.hydra.job.config_name,
+                overrides=[*fixed, *groups],
+                run_mode=RunMode.RUN,
+            )
+            with open_dict(bases[groups]) as base:
+                del base["hydra"]
+        tree = copy.deepcopy(bases[groups])
+        values = [parsed[line] for line in job if line not in groups]
+        ConfigLoaderImpl._apply_overrides_to_config(values, tree)
+        configs.append(config_of(tree))
+    return configs
+
+
+def config_of(tree: DictConfig) -> Config:
+    """Resolve a composed config, once and whole.
+
+    Raises:
+        PfstudyError: A value is missing or invalid, or the block tree is not the model's.
+    """
+    plain = {
+        str(key): OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        if OmegaConf.is_config(node := tree[key])
+        else node
+        for key in tree
+        if key not in _NOT_CONFIG
+    }
+    block = OmegaConf.to_container(tree.block, resolve=False)
+    assert isinstance(block, dict)
+    depths = plain["model"]["depths"]
+    plain["sites"] = [
+        {"address": address, **values}
+        for address, values in site_values(
+            block, depths, lambda place: OmegaConf.select(tree, f"block.{place}")
+        )
+    ]
+    for site in plain["sites"]:
+        _check_operation(site["address"], site["operation"])
+    return parse_config(plain)
+
+
+def explain(error: Exception) -> PfstudyError:
+    """Turn an error of Hydra or OmegaConf into one sentence."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return unknown_name(group, name, error.options)
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
+        return _unknown_key(cause)
+    if isinstance(cause, MissingMandatoryValue):
+        place = cause.full_key or str(cause).split()[-1]
+        return PfstudyError(f"{place} is required; give {place}=VALUE.")
+    if isinstance(error, OverrideParseException):
+        reason = str(error).splitlines()[0]
+        return PfstudyError(f"the override {error.override!r} cannot be read: {reason}.")
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return PfstudyError(f"{cause.full_key}: {str(cause).splitlines()[0]}.")
+    return PfstudyError(" ".join(str(error).split()))
+
+
+def _unknown_key(cause: OmegaConfBaseException) -> PfstudyError:
+    """Say which key does not exist, and which keys stand at that place."""
+    full_key, key, parent = str(cause.full_key), str(cause.key), cause.parent_node
+    choices = [str(name) for name in parent if name != "hydra"]
+    place = full_key.removesuffix(key).rstrip(".") or "the configuration"
+    if key == "downsample":
+        return PfstudyError(f"{full_key} does not exist: no site there reduces the resolution.")
+    return unknown_name(f"{place}: the key", key, choices)
+
+
+def _check_operation(address: str, operation: Any) -> None:
+    if operation is None:
+        raise PfstudyError(
+            f"block.{address} has no operation; a site chosen by `site=` needs swap=OPERATION."
+        )
+    if operation != ORIGINAL:
+        find_operation(str(operation))
+
+
+def _product(parser: OverridesParser, lines: Sequence[str]) -> list[list[str]]:
+    """Expand the lists of overrides into their product."""
+    alternatives = []
+    for override in parser.parse_overrides(list(lines)):
+        if not override.is_sweep_override():
+            alternatives.append([str(override.input_line)])
+        elif override.is_discrete_sweep():
+            key = override.get_key_element()
+            alternatives.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            raise PfstudyError(
+                f"{override.input_line}: a sweep takes lists such as KEY=a,b, choice(a,b), "
+                "range(1,4) or glob(*), and no intervals."
+            )
+    return [list(job) for job in itertools.product(*alternatives)]
+
+
+def _chooses_group(loader: ConfigLoader, override: Override) -> bool:
+    key = override.key_or_group
+    is_plain = not (override.is_add() or override.is_delete() or override.is_force_add())
+    return not is_plain or override.package is not None or bool(loader.get_group_options(key))
+
+
+def _read_model(path: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Read what the block tree is generated from, before Hydra composes the rest."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise PfstudyError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
+    depths = content.get("depths") if isinstance(content, dict) else None
+    if not isinstance(depths, list) or not all(isinstance(d, int) and d > 0 for d in depths):
+        raise PfstudyError(f"{path}: depths must list the number of blocks in each stage.")
+    downsample = content.get("downsample") or []
+    for address in downsample:
+        if address not in addresses(depths):
+            raise unknown_name(f"{path}: the site", str(address), addresses(depths))
+    return tuple(depths), tuple(downsample)

@@ -1,0 +1,155 @@
+"""The speed phase of a sweep: which variants to measure, in how many processes, and the result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pfstudy import store
+from pfstudy.schema.config import Speed
+from pfstudy.speed.summary import Ratio, paired_ratio, percentiles_ms
+from pfstudy.variant import Variant
+
+MOST_TOGETHER = 8
+"""Most variants that are timed beside the baseline in one process."""
+
+Measure = Callable[[Sequence[Variant]], Mapping[str, Any]]
+
+
+def setting_of(settings: Speed, precision: str = "float32") -> dict[str, Any]:
+    """What a measurement is comparable by, besides the device."""
+    return {
+        "batch_size": settings.batch_size,
+        "layout": "contiguous",
+        "dtype": precision,
+        "backend": "eager",
+        "num_threads": settings.num_threads,
+    }
+
+
+def unmeasured(variants: Sequence[Variant], host: str) -> list[Variant]:
+    """The variants that have no measurement of their setting from this host."""
+    return [variant for variant in variants if find_measured(variant, host) is None]
+
+
+def find_measured(variant: Variant, host: str) -> dict[str, Any] | None:
+    """The measurement of a variant in its config's setting from this host, if there is one."""
+    wanted = {**setting_of(variant.config.speed), "host": host}
+    for found in store.read_speeds(store.variant_directory(variant)):
+        if all(found.get(key) == value for key, value in wanted.items()):
+            return found
+    return None
+
+
+def group_for_measuring(variants: Sequence[Variant]) -> list[list[list[Variant]]]:
+    """Group variants by baseline and setting, in portions that fit into one process.
+
+    Returns:
+        Portions; each is a list of networks, the baseline's first, and each network a list of
+        the variants that share it.
+    """
+    families: dict[str, dict[str, list[Variant]]] = {}
+    for variant in variants:
+        baseline = variant.baseline()
+        key = repr((baseline.architecture_hash, variant.config.speed))
+        family = families.setdefault(key, {baseline.architecture_hash: [baseline]})
+        family.setdefault(variant.architecture_hash, []).append(variant)
+    portions = []
+    for family in families.values():
+        first, *others = family.values()
+        for start in range(0, max(1, len(others)), MOST_TOGETHER):
+            portions.append([first, *others[start : start + MOST_TOGETHER]])
+    return portions
+
+
+def measure_portion(
+    portion: Sequence[Sequence[Variant]],
+    measure: Measure,
+    say: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """Measure networks in fresh processes until every ratio is known well enough.
+
+    Args:
+        portion: As `group_for_measuring` makes it.
+        measure: Times networks side by side in one fresh process.
+        say: Told how far it is.
+
+    Returns:
+        One measurement for every network.
+    """
+    networks = [shared[0] for shared in portion]
+    settings = networks[0].config.speed
+    started = time.monotonic()
+    timings: list[list[list[float]]] = [[] for _ in networks]
+    while True:
+        done = measure(networks)
+        for timing, latencies in zip(timings, done["latencies_ms"], strict=True):
+            timing.append(latencies)
+        number = len(timings[0])
+        ratios = [paired_ratio(timing, timings[0]) for timing in timings]
+        widest = max(ratio.relative_width for ratio in ratios)
+        say(f"process {number}: widest interval {100 * widest:.1f} %")
+        stopped_by = _stop(settings, number, widest, time.monotonic() - started)
+        if stopped_by:
+            break
+    return [
+        _result(timing, ratio, settings, networks[0], str(done["device"]), stopped_by)
+        for timing, ratio in zip(timings, ratios, strict=True)
+    ]
+
+
+def save(variant: Variant, result: Mapping[str, Any]) -> Path:
+    """Write a measurement beside the runs of a variant, in a file named after its setting."""
+    name = "_".join(
+        [
+            str(result["device"]),
+            str(result["host"]),
+            str(result["dtype"]),
+            str(result["layout"]),
+            f"b{result['batch_size']}",
+            f"t{result['num_threads']}",
+            str(result["backend"]),
+        ]
+    )
+    path = store.variant_directory(variant) / "speed" / f"{store.file_name(name)}.json"
+    store.write_json(path, result)
+    return path
+
+
+def _stop(settings: Speed, number: int, widest: float, seconds: float) -> str | None:
+    if number < settings.num_processes:
+        return None
+    if widest <= settings.interval_width:
+        return "interval_width"
+    if number >= settings.max_processes:
+        return "max_processes"
+    return "max_seconds" if seconds > settings.max_seconds else None
+
+
+def _result(
+    timing: Sequence[Sequence[float]],
+    ratio: Ratio,
+    settings: Speed,
+    baseline: Variant,
+    device: str,
+    stopped_by: str,
+) -> dict[str, Any]:
+    median, low, high = percentiles_ms(timing)
+    return {
+        "schema_version": store.SCHEMA_VERSION,
+        "device": device,
+        **setting_of(settings),
+        "baseline_architecture": baseline.architecture_hash,
+        "latency_ms": median,
+        "latency_p10_ms": low,
+        "latency_p90_ms": high,
+        "throughput_images_per_s": 1e3 * settings.batch_size / median,
+        "relative_latency": ratio.value,
+        "relative_latency_low": ratio.low,
+        "relative_latency_high": ratio.high,
+        "num_processes": len(timing),
+        "num_rounds": settings.num_rounds,
+        "stopped_by": stopped_by,
+    }

@@ -1,0 +1,173 @@
+"""Weights & Biases: runs out. The only module that imports wandb.
+
+W&B is never the ledger and never a reason for a run to die: what goes wrong here is caught, said
+once, and training goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pfstudy.errors import PfstudyError
+from pfstudy.schema.config import Logger
+
+Mode = Literal["online", "offline", "disabled"]
+
+_INIT_TIMEOUT_S = 20
+
+
+def choose_mode(logger: Logger) -> Mode:
+    """Choose how to log, once per sweep: online if somebody is logged in, without a prompt.
+
+    Raises:
+        PfstudyError: The key in the environment is malformed, or ``logger.mode=online`` and
+            nobody is logged in.
+    """
+    if logger.name == "none":
+        return "disabled"
+    if logger.mode == "offline":
+        return "offline"
+    import wandb
+
+    try:
+        logged_in = wandb.login(prompt=False, verify=False)
+    except (wandb.errors.AuthenticationError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise PfstudyError(
+            f"the W&B key is malformed ({reason}); mend WANDB_API_KEY or the login, or log "
+            "offline with logger.mode=offline."
+        ) from None
+    if logger.mode == "online" and not logged_in:
+        raise PfstudyError(
+            "logger.mode=online, but nobody is logged in to W&B; run `wandb login` first or use "
+            "logger.mode=offline."
+        )
+    return "online" if logged_in else "offline"
+
+
+def start_service() -> dict[str, str]:
+    """Start the process that serves all runs of a sweep.
+
+    Returns:
+        The environment by which child processes find it; empty if it could not be started, and
+        then every run starts its own.
+    """
+    import wandb
+
+    try:
+        wandb.setup().ensure_service()
+    except Exception:  # a run can do without
+        return {}
+    return {key: os.environ[key] for key in ("WANDB_SERVICE",) if key in os.environ}
+
+
+class Tracker:
+    """One attempt at a run, as a run of W&B.
+
+    Args:
+        logger: Where to log.
+        mode: As `choose_mode` said.
+        directory: The run directory.
+        say: Told once when tracking is lost, or goes offline.
+    """
+
+    def __init__(
+        self, logger: Logger, mode: Mode, directory: Path, say: Callable[[str], None]
+    ) -> None:
+        self._logger = logger
+        self._mode = mode
+        self._directory = directory
+        self._say = say
+        self._run: Any = None
+
+    def start(
+        self, run_id: str, name: str, group: str, config: Mapping[str, Any], job_type: str = "train"
+    ) -> None:
+        """Open the run.
+
+        Args:
+            run_id: Never used before, also not by an attempt that was killed.
+            name: Name for people.
+            group: The study.
+            config: The whole resolved config.
+            job_type: What the run does.
+        """
+        if self._mode == "disabled":
+            return
+        import wandb
+
+        arguments: dict[str, Any] = {
+            "id": run_id,
+            "name": name,
+            "group": group,
+            "job_type": job_type,
+            "config": dict(config),
+            "project": self._logger.project,
+            "entity": self._logger.entity,
+            "dir": str(self._directory),
+        }
+        settings = {
+            "init_timeout": _INIT_TIMEOUT_S,
+            "silent": True,
+            "console": "off",
+            "x_disable_meta": True,
+            "x_disable_stats": True,
+            "disable_git": True,
+            "x_save_requirements": False,
+        }
+        modes = ["online", "offline"] if self._mode == "online" else ["offline"]
+        for mode in modes:
+            try:
+                self._run = wandb.init(
+                    **arguments, mode=mode, settings=wandb.Settings(**settings)
+                )
+                return
+            except Exception as error:
+                reason = _first_line(error)
+                if mode == "online":
+                    self._say(f"W&B is not to be reached ({reason}); logging offline.")
+                    self._mode = "offline"
+                elif "WANDB_SERVICE" in os.environ:
+                    self._start_own_service()
+                    return self.start(run_id, name, group, config, job_type)
+                else:
+                    self._say(f"tracking is lost ({reason}); training goes on.")
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Add a row to the curves."""
+        self._try(lambda run: run.log(dict(figures), step=step))
+
+    def summarise(self, figures: Mapping[str, Any]) -> None:
+        """Set figures of the summary."""
+        self._try(lambda run: run.summary.update(dict(figures)))
+
+    def finish(self, exit_code: int) -> None:
+        """Close the run; W&B shows it as crashed unless the exit code is 0."""
+        self._try(lambda run: run.finish(exit_code=exit_code))
+        self._run = None
+
+    def _start_own_service(self) -> None:
+        import wandb
+
+        os.environ.pop("WANDB_SERVICE", None)
+        try:
+            wandb.teardown(exit_code=1)
+        except Exception as error:
+            self._say(f"the shared W&B service is gone ({_first_line(error)}).")
+
+    def _try(self, call: Callable[[Any], Any]) -> None:
+        if self._run is None:
+            return
+        try:
+            call(self._run)
+        except Exception as error:
+            self._run = None
+            self._say(f"tracking is lost ({_first_line(error)}); training goes on.")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
