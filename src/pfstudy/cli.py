@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pfstudy.schema.config import Config
 
+_PIPE_WIDTH = 160
 _OURS = {"--help", "-h", "--version", "--install-completion", "--show-completion"}
 
 _HELP = """What happens to accuracy and speed when the spatial operation *here* becomes *that*?
@@ -109,15 +110,56 @@ def _train(composed: DictConfig | Sequence[Config]) -> None:
     configs = composed if isinstance(composed, list) else [config_of(composed)]  # type: ignore[arg-type]
     result = run_sweep(configs)
     if len(result.failed) < len(result.members):
-        _print_table(result.root, result.study, list(result.members))
+        show_table(result.root, result.study, result.members)
     if result.failed:
         number = f"{len(result.failed)} of {len(result.members)} runs failed: "
         reasons = "; ".join(f"{name} ({reason})" for name, reason in result.failed.items())
         raise RunsFailedError(number + reasons)
 
 
-def _print_table(root: Path, study: str | None, members: list[str] | None, **options: Any) -> None:
-    raise NotImplementedError
+def show_table(
+    root: Path,
+    study: str | None = None,
+    members: Sequence[str] | None = None,
+    baseline: str | None = None,
+    output: Path | None = None,
+) -> None:
+    """Print the table of finished runs and write it as Markdown, CSV and LaTeX.
+
+    Args:
+        root: Directory of the run directories.
+        study: Whose members to take; ``None`` for all runs.
+        members: Run directories to take instead of the whole study.
+        baseline: Label of the variant to compare with.
+        output: Directory of the files; that of the study, or ``root``, unless given.
+
+    Raises:
+        PfstudyError: There are no finished runs, or no such study or baseline.
+    """
+    from rich.console import Console
+
+    from pfstudy import store
+    from pfstudy.tables import render
+    from pfstudy.tables.rows import make_rows
+
+    if not root.is_dir():
+        raise PfstudyError(f"there is no directory {root}; give the one that runs were made in.")
+    if study is not None and members is None:
+        members = store.read_study(root, study)
+    rows = make_rows(store.read_records(root, members), baseline)
+    output = output or (root / store.STUDIES / study if study else root)
+    paths = render.write_files(rows, output)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    console.print(render.terminal(rows, study))
+    if rows.lacks_baseline:
+        console.print(
+            f"No baseline for {', '.join(rows.lacks_baseline)}: add the unsubstituted backbone, "
+            "block.spatial=original, to the sweep.",
+            soft_wrap=True,
+        )
+    console.print(f"written: {', '.join(map(str, paths))}", soft_wrap=True, style="dim")
 
 
 def _config_directories(arguments: Sequence[str]) -> list[Path]:
@@ -148,9 +190,21 @@ def _options(
 
 
 @app.command()
-def table(source: Annotated[Path, typer.Argument()] = Path("runs")) -> None:
-    """Tabulate finished runs."""
-    _print_table(source, None, None)
+def table(
+    source: Annotated[Path, typer.Argument(help="Directory of the run directories.")] = Path(
+        "runs"
+    ),
+    study: Annotated[str | None, typer.Option(help="Take the members of this study.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Compare with this variant; default: the backbone.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", help="Directory of the files.")] = None,
+) -> None:
+    """Tabulate finished runs: accuracy beside cost and speed.
+
+    Written as table.md, table.csv and table.tex, too.
+    """
+    show_table(source, study, baseline=baseline, output=output)
 
 
 def _fail(message: str, code: int) -> None:

@@ -240,6 +240,7 @@ def _record(
             "model": config.model.name,
             "label": variant.label,
             "is_baseline": variant.is_baseline,
+            "original": config.model.sites.original,
             "operations": variant.operations,
         },
         "seed": seed,

@@ -94,6 +94,7 @@ class Batches:
         self.split = split
         self.batch_size = batch_size
         self.sampler = order
+        self.batch_sampler = None  # Lightning looks at both for the epoch to set
 
     def __len__(self) -> int:
         if self.sampler is None:

@@ -1,0 +1,75 @@
+"""The result columns: one table of what they are called and how they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+def _text(value: Any) -> str:
+    return str(value)
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:#.3g}".rstrip(".")
+
+
+def _times(value: float) -> str:
+    return f"{value:.2f}x"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _points(value: float) -> str:
+    return f"{value:+.2f}"
+
+
+def _count(value: float) -> str:
+    return f"{value:.0f}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of results.
+
+    Attributes:
+        key: Key in the rows and header in CSV.
+        label: Header for people; the unit is part of it.
+        format: How a value that is present is written.
+        higher_is_better: ``None`` where neither is.
+        scale: What a value is multiplied with before it is written for people.
+    """
+
+    key: str
+    label: str
+    format: Callable[[Any], str]
+    higher_is_better: bool | None = None
+    scale: float | None = None
+
+    def write(self, value: Any) -> str:
+        """Write a value for people; nothing for one that is missing."""
+        if value is None or value != value:
+            return ""
+        return self.format(value if self.scale is None else value * self.scale)
+
+
+COLUMNS = (
+    Column("variant", "variant", _text),
+    Column("params", "params (M)", _three_digits, False, 1e-6),
+    Column("macs", "MACs (G)", _three_digits, False, 1e-9),
+    Column("latency_ms", "latency (ms)", _three_digits, False),
+    Column("relative_speed", "speed", _times, True),
+    Column("test_top1_percent", "top-1 (%)", _percent, True),
+    Column("test_top1_percent_std", "std", _percent, False),
+    Column("difference_points", "diff. (points)", _points, True),
+    Column("num_seeds", "seeds", _count),
+)
+"""In the order of a table; ``test_top1_percent_std`` is written behind its mean."""
+
+
+def setting_column(key: str) -> Column:
+    """Column of a setting in which the variants of a table differ, such as ``recipe.lr``."""
+    return Column(key, key.rpartition(".")[2], _text)

@@ -1,0 +1,135 @@
+"""Rows in, text out: for the terminal, Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+from pfstudy.store import write_text
+from pfstudy.tables.columns import COLUMNS, Column, setting_column
+from pfstudy.tables.rows import Rows
+
+_WIDEST = 40
+_STD = "test_top1_percent_std"
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{character: "\\" + character for character in "&%$#_{}"},
+}
+
+
+def write_files(rows: Rows, directory: Path) -> list[Path]:
+    """Write ``table.md``, ``table.csv`` and ``table.tex``.
+
+    Returns:
+        The files.
+
+    Raises:
+        PfstudyError: They cannot be written.
+    """
+    texts = {"md": markdown(rows), "csv": csv(rows), "tex": latex(rows)}
+    paths = [directory / f"table.{ending}" for ending in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        write_text(path, text)
+    return paths
+
+
+def terminal(rows: Rows, title: str | None = None) -> Table:
+    """Table for the terminal."""
+    cells = _cells(rows, " +- ")
+    table = Table(title=title, caption=caption(rows), box=box.SIMPLE_HEAD, caption_justify="left")
+    for label in cells.columns:
+        justify: Literal["left", "right"] = "left" if label in _text_labels(rows) else "right"
+        width = max(map(len, [*label.split(), *cells[label]]))
+        table.add_column(label, justify=justify, min_width=min(width, _WIDEST), overflow="fold")
+    for values in cells.itertuples(index=False):
+        table.add_row(*values)
+    return table
+
+
+def markdown(rows: Rows) -> str:
+    """Pipe table and caption."""
+    cells = _cells(rows, " ± ").map(lambda text: text.replace("|", r"\|"))
+    rule = [":--" if label in _text_labels(rows) else "--:" for label in cells.columns]
+    lines = [list(cells.columns), rule, *cells.to_numpy().tolist()]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{table}\n\n{caption(rows)}\n"
+
+
+def csv(rows: Rows) -> str:
+    """Comma-separated values, unrounded, under the keys of the columns."""
+    keys = [column.key for column in _columns(rows)]
+    text: str = rows.frame[keys].to_csv(index=False)
+    return text
+
+
+def latex(rows: Rows) -> str:
+    r"""A ``table`` with booktabs rules; needs ``\usepackage{booktabs}``."""
+    cells = _cells(rows, r" $\pm$ ", _escape)
+    text_labels = [_escape(label) for label in _text_labels(rows)]
+    alignment = "".join("l" if label in text_labels else "r" for label in cells.columns)
+    text: str = cells.style.hide(axis="index").to_latex(
+        hrules=True,
+        column_format=alignment,
+        caption=_escape(caption(rows)),
+        position="tbp",
+        position_float="centering",
+    )
+    return "% needs \\usepackage{booktabs}\n" + text
+
+
+def caption(rows: Rows) -> str:
+    """Say what the figures are: test accuracy over how many seeds, speed on what."""
+    seeds = sorted(set(rows.frame["num_seeds"]))
+    number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    parts = [
+        f"Test accuracy after the last epoch, {number} seed{'' if number == '1' else 's'}"
+        + (" (mean ± standard deviation)." if seeds[-1] > 1 else ".")
+    ]
+    if rows.speed:
+        speed = rows.speed
+        threads = f"{speed['num_threads']} thread{'' if speed['num_threads'] == 1 else 's'}"
+        parts.append(
+            f"Latency and speed relative to the unsubstituted backbone: {speed['device']}, "
+            f"{threads}, batch {speed['batch_size']}, {speed['layout']}, {speed['dtype']}, "
+            f"{speed['backend']}."
+        )
+    return " ".join(parts)
+
+
+def _columns(rows: Rows) -> list[Column]:
+    first, *others = COLUMNS
+    return [first, *map(setting_column, rows.settings), *others]
+
+
+def _cells(
+    rows: Rows, plus_minus: str, escape: Callable[[str], str] = lambda text: text
+) -> pd.DataFrame:
+    """Write every cell for people; the standard deviation stands behind its mean."""
+    cells: dict[str, list[str]] = {}
+    for column in _columns(rows):
+        if column.key in (_STD, "num_seeds"):
+            continue
+        written = [escape(column.write(value)) for value in rows.frame[column.key]]
+        if column.key == "test_top1_percent":
+            spread = [column.write(value) for value in rows.frame[_STD]]
+            written = [
+                mean + (plus_minus + std if std else "")
+                for mean, std in zip(written, spread, strict=True)
+            ]
+        cells[escape(column.label)] = written
+    return pd.DataFrame(cells)
+
+
+def _text_labels(rows: Rows) -> list[str]:
+    return [COLUMNS[0].label, *(setting_column(key).label for key in rows.settings)]
+
+
+def _escape(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)

@@ -1,0 +1,126 @@
+"""Records in, rows out: one row a variant, its seeds taken together."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from pfstudy.errors import PfstudyError, unknown_name
+from pfstudy.variant import flatten, varying_settings
+
+_SPEED_SETTING = ("device", "host", "batch_size", "layout", "dtype", "backend", "num_threads")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The content of a table.
+
+    Attributes:
+        frame: A row for every variant, the baselines first; a column for every key of
+            `pfstudy.tables.columns.COLUMNS` and every setting that varies.
+        settings: Keys of the settings that vary, such as ``recipe.lr``.
+        speed: Setting of the latencies, empty if there are none.
+        lacks_baseline: Labels of the variants that have no baseline to be compared with.
+    """
+
+    frame: pd.DataFrame
+    settings: tuple[str, ...]
+    speed: Mapping[str, Any]
+    lacks_baseline: tuple[str, ...]
+
+
+def make_rows(records: Iterable[Mapping[str, Any]], baseline: str | None = None) -> Rows:
+    """Aggregate records.
+
+    Args:
+        records: As `pfstudy.store.read_records` yields them.
+        baseline: Label of the variant to compare with; ``None`` for the unsubstituted backbone.
+
+    Raises:
+        PfstudyError: There are no records, or none with the label of ``baseline``.
+    """
+    found = list(records)
+    if not found:
+        raise PfstudyError("there are no finished runs here; train some first: pfstudy -m ...")
+    by_variant: dict[str, list[Mapping[str, Any]]] = {}
+    for record in found:
+        by_variant.setdefault(record["identity"]["hash"], []).append(record)
+    forms = [seeds[0]["identity"]["canonical"] for seeds in by_variant.values()]
+    models = {seeds[0]["variant"]["model"] for seeds in by_variant.values()}
+    settings = _settings(forms, has_several_models=len(models) > 1)
+    speed = _common_speed_setting(found)
+    frame = pd.DataFrame([_row(seeds, settings, speed) for seeds in by_variant.values()])
+    _compare(frame, baseline)
+    lacking = frame.loc[frame["difference_points"].isna(), "variant"]
+    frame = frame.sort_values("is_baseline", ascending=False, kind="stable")
+    return Rows(frame.reset_index(drop=True), settings, speed, tuple(lacking))
+
+
+def _settings(forms: Sequence[Mapping[str, Any]], has_several_models: bool) -> tuple[str, ...]:
+    varying = varying_settings(forms)
+    if has_several_models:
+        varying = ["model", *(key for key in varying if not key.startswith("backbone."))]
+    return tuple(varying)
+
+
+def _row(
+    seeds: Sequence[Mapping[str, Any]], settings: Sequence[str], speed: Mapping[str, Any]
+) -> dict[str, Any]:
+    first = seeds[0]
+    accuracies = pd.Series([record["metrics"]["test_top1_percent"] for record in seeds])
+    measured = next((s for s in first["speed"] if _setting(s) == speed), None)
+    flat = {"model": first["variant"]["model"], **flatten(first["identity"]["canonical"])}
+    written = {key: _plain(flat.get(key)) for key in settings}
+    return {
+        "hash": first["identity"]["hash"],
+        "family": first["identity"]["baseline"],
+        "is_baseline": first["variant"]["is_baseline"],
+        "label": first["variant"]["label"],
+        "variant": _name(first["variant"]),
+        **written,
+        "params": first["cost"]["params"],
+        "macs": first["cost"]["macs"],
+        "latency_ms": measured["latency_ms"] if measured else None,
+        "relative_speed": 1 / measured["relative_latency"] if measured else None,
+        "test_top1_percent": accuracies.mean(),
+        "test_top1_percent_std": accuracies.std(ddof=1),
+        "num_seeds": len(seeds),
+    }
+
+
+def _compare(frame: pd.DataFrame, baseline: str | None) -> None:
+    """Set every variant's difference to the baseline of its family: same data, same recipe."""
+    chosen = frame["is_baseline"] if baseline is None else frame["label"] == baseline
+    if baseline is not None and not chosen.any():
+        raise unknown_name("baseline", baseline, frame["label"])
+    accuracy = frame[chosen].drop_duplicates("family").set_index("family")["test_top1_percent"]
+    frame["difference_points"] = frame["test_top1_percent"] - frame["family"].map(accuracy)
+
+
+def _common_speed_setting(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The setting, device included, in which most records are measured."""
+    counter = Counter(
+        json.dumps(_setting(measured)) for record in records for measured in record["speed"]
+    )
+    if not counter:
+        return {}
+    setting: dict[str, Any] = json.loads(counter.most_common(1)[0][0])
+    return setting
+
+
+def _setting(measured: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: measured.get(key) for key in _SPEED_SETTING}
+
+
+def _name(variant: Mapping[str, Any]) -> str:
+    """The label; that of the baseline says what the backbone has at its sites."""
+    return f"original ({variant['original']})" if variant["is_baseline"] else variant["label"]
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value
