@@ -80,41 +80,56 @@ def train(arguments: Sequence[str]) -> None:
         PfstudyError: The configuration is not valid, or all or some runs failed.
     """
     import hydra
+    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
+    from hydra.types import RunMode
     from omegaconf.errors import OmegaConfBaseException
 
-    from pfstudy.schema.compose import conf_directory, explain, register_models
+    from pfstudy.schema.compose import conf_directory, config_of, explain, register_models
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to stderr
     directories = [conf_directory(), *_config_directories(arguments)]
     register_models(directories)
     sys.argv = [sys.argv[0], *arguments]
+    single: list[Config] = []
+
+    def task(composed: DictConfig | list[Config]) -> None:
+        """Take all configs of a sweep from our launcher, or one from Hydra."""
+        if isinstance(composed, list):
+            run_configs(composed)
+        elif HydraConfig.get().mode == RunMode.RUN:
+            single.append(config_of(composed))
+        else:
+            run_configs([config_of(composed)])
+
     run = hydra.main(version_base="1.3", config_path=str(directories[0]), config_name="config")
     try:
-        run(_train)()
+        run(task)()
     except PfstudyError:
         raise
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from None
+    if single:
+        run_configs(single)
 
 
-def _train(composed: DictConfig | Sequence[Config]) -> None:
+def run_configs(configs: Sequence[Config]) -> None:
     """Run a sweep and print its table.
 
-    Args:
-        composed: One composed config, or the parsed ones of a sweep.
+    Raises:
+        PfstudyError: The sweep is not valid.
+        RunsFailedError: Some runs failed.
     """
     from pfstudy.launch.sweep import run_sweep
-    from pfstudy.schema.compose import config_of
 
-    configs = composed if isinstance(composed, list) else [config_of(composed)]  # type: ignore[arg-type]
     result = run_sweep(configs)
     if len(result.failed) < len(result.members):
         show_table(result.root, result.study, result.members)
     if result.failed:
-        number = f"{len(result.failed)} of {len(result.members)} runs failed: "
-        reasons = "; ".join(f"{name} ({reason})" for name, reason in result.failed.items())
-        raise RunsFailedError(number + reasons)
+        raise RunsFailedError(
+            f"{len(result.failed)} of {len(result.members)} runs failed: "
+            + "; ".join(f"{name} ({reason})" for name, reason in result.failed.items())
+        )
 
 
 def show_table(

@@ -98,10 +98,10 @@ def site_values(
     ghosts += [name for name in tree if name not in stages and name not in ROOT]
     missing = [site for site in known if site not in found]
     if ghosts or missing:
-        strange = f"has {ghosts[0]}" if ghosts else f"lacks {missing[0]}"
+        strange = f"{ghosts[0]} is no site" if ghosts else f"the block tree lacks {missing[0]}"
         raise PfstudyError(
-            f"The block tree does not belong to this backbone: it {strange}, and the backbone's "
-            f"sites are {summary(depths)}."
+            f"{strange} of this backbone, whose sites are {summary(depths)}; choose among them, "
+            "and leave block= to the model."
         )
     for address in known:
         stage, block = address.split(".")

@@ -176,6 +176,9 @@ def explain(error: Exception) -> PfstudyError:
     if isinstance(error, OverrideParseException):
         reason = str(error).splitlines()[0]
         return PfstudyError(f"the override {error.override!r} cannot be read: {reason}.")
+    if str(error).startswith("Ambiguous value"):
+        override = str(error).splitlines()[0].partition("'")[2].rstrip("'")
+        return PfstudyError(f"{override} lists several values; add -m to sweep over them.")
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return PfstudyError(f"{cause.full_key}: {str(cause).splitlines()[0]}.")
     return PfstudyError(" ".join(str(error).split()))

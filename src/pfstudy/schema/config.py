@@ -265,7 +265,8 @@ def parse_config(tree: Mapping[str, Any]) -> Config:
     try:
         return _CONFIG.validate_python(tree)
     except ValidationError as error:
-        raise PfstudyError("; ".join(_sentence(e) for e in error.errors()[:3]) + ".") from None
+        sentences = dict.fromkeys(_sentence(e, tree) for e in error.errors())
+        raise PfstudyError("; ".join(list(sentences)[:3]) + ".") from None
 
 
 def config_tree(config: Config) -> dict[str, Any]:
@@ -273,8 +274,11 @@ def config_tree(config: Config) -> dict[str, Any]:
     return asdict(config)
 
 
-def _sentence(error: Any) -> str:
-    place = ".".join(str(part) for part in error["loc"] if part not in ("int", "float"))
+def _sentence(error: Any, tree: Mapping[str, Any]) -> str:
+    path = [str(part) for part in error["loc"] if part not in ("int", "float")]
+    if path[0] == "sites":  # as it stands in the block tree
+        path = ["block", tree["sites"][int(path[1])]["address"], *path[2:]]
+    place = ".".join(path)
     if error["type"] == "unexpected_keyword_argument":
         return f"{place} is no key of the configuration"
     if error["type"] == "missing":
