@@ -6,6 +6,7 @@ Imports neither torch nor Hydra before it needs them.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2."""
     arguments = sys.argv[1:]
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         if goes_to_hydra(arguments):
             train(arguments[1:] if arguments[0] == "train" else arguments)
@@ -220,6 +222,10 @@ def table(
     Written as table.md, table.csv and table.tex, too.
     """
     show_table(source, study, baseline=baseline, output=output)
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _fail(message: str, code: int) -> None:

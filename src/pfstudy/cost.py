@@ -73,13 +73,11 @@ class _Traffic(TorchDispatchMode):
     _PRODUCTS = ("convolution", "addmm", "mm", "bmm", "baddbmm")
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.num_bytes = 0
         self.activations = 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if not _is_view(func):
             written = list(_tensors(out))

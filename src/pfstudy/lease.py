@@ -53,9 +53,7 @@ def measuring(device: str, on_wait: Callable[[], None] | None = None) -> Iterato
 
 
 @contextmanager
-def _lock(
-    device: str, part: str, kind: int, on_wait: Callable[[], None] | None
-) -> Iterator[None]:
+def _lock(device: str, part: str, kind: int, on_wait: Callable[[], None] | None) -> Iterator[None]:
     handle = _acquire(device, part, kind, on_wait)
     try:
         yield

@@ -41,11 +41,12 @@ class Classifier(L.LightningModule):
         }
         self.accuracies = MetricCollection(dict(accuracies), compute_groups=False)
         self.loss = MeanMetric()
+        self.train_loss_sum: torch.Tensor
         self.register_buffer("train_loss_sum", torch.zeros(()), persistent=False)
         self.evaluated: dict[str, float] = {}
         self.logits: list[torch.Tensor] = []
 
-    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:  # noqa: N803
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         """Logits, ``(N, num_classes)``."""
         logits: torch.Tensor = self.network(x_NCHW)
         return logits
@@ -113,7 +114,7 @@ class Classifier(L.LightningModule):
 
     def _evaluate(self, batch: Batch) -> torch.Tensor:
         images, labels = batch
-        logits = self.network(images).float()
+        logits: torch.Tensor = self.network(images).float()
         self.accuracies.update(logits, labels)
         self.loss.update(functional.cross_entropy(logits, labels), weight=len(labels))
         return logits.detach()

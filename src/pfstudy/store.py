@@ -1,8 +1,8 @@
 """Run directories: where a run leaves its files, its state and its record.
 
-    runs/SLUG-HASH/seed0/      config.json, state.json, record.json, metrics.csv, ...
-    runs/SLUG-HASH/speed/      measurements of the variant, which do not depend on a seed
-    runs/studies/NAME.json     the members of a study
+runs/SLUG-HASH/seed0/      config.json, state.json, record.json, metrics.csv, ...
+runs/SLUG-HASH/speed/      measurements of the variant, which do not depend on a seed
+runs/studies/NAME.json     the members of a study
 """
 
 from __future__ import annotations

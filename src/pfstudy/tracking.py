@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,6 +65,14 @@ def start_service() -> dict[str, str]:
     return {key: os.environ[key] for key in ("WANDB_SERVICE",) if key in os.environ}
 
 
+def stop_service() -> None:
+    """Stop that process; it may be gone already."""
+    import wandb
+
+    with suppress(Exception):
+        wandb.teardown()
+
+
 class Tracker:
     """One attempt at a run, as a run of W&B.
 
@@ -109,32 +118,31 @@ class Tracker:
             "entity": self._logger.entity,
             "dir": str(self._directory),
         }
-        settings = {
-            "init_timeout": _INIT_TIMEOUT_S,
-            "silent": True,
-            "console": "off",
-            "x_disable_meta": True,
-            "x_disable_stats": True,
-            "disable_git": True,
-            "x_save_requirements": False,
-        }
-        modes = ["online", "offline"] if self._mode == "online" else ["offline"]
-        for mode in modes:
+        settings = wandb.Settings(
+            init_timeout=_INIT_TIMEOUT_S,
+            silent=True,
+            console="off",
+            # what these would probe is the same for all runs, and stands in our records
+            x_disable_meta=True,
+            x_disable_stats=True,
+            x_save_requirements=False,
+            disable_git=True,
+            disable_code=True,
+            disable_job_creation=True,
+        )
+        while self._run is None:
             try:
-                self._run = wandb.init(
-                    **arguments, mode=mode, settings=wandb.Settings(**settings)
-                )
-                return
+                self._run = wandb.init(**arguments, mode=self._mode, settings=settings)
             except Exception as error:
                 reason = _first_line(error)
-                if mode == "online":
+                if self._mode == "online":
                     self._say(f"W&B is not to be reached ({reason}); logging offline.")
                     self._mode = "offline"
                 elif "WANDB_SERVICE" in os.environ:
-                    self._start_own_service()
-                    return self.start(run_id, name, group, config, job_type)
+                    _leave_service()
                 else:
                     self._say(f"tracking is lost ({reason}); training goes on.")
+                    return
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Add a row to the curves."""
@@ -149,15 +157,6 @@ class Tracker:
         self._try(lambda run: run.finish(exit_code=exit_code))
         self._run = None
 
-    def _start_own_service(self) -> None:
-        import wandb
-
-        os.environ.pop("WANDB_SERVICE", None)
-        try:
-            wandb.teardown(exit_code=1)
-        except Exception as error:
-            self._say(f"the shared W&B service is gone ({_first_line(error)}).")
-
     def _try(self, call: Callable[[Any], Any]) -> None:
         if self._run is None:
             return
@@ -166,6 +165,12 @@ class Tracker:
         except Exception as error:
             self._run = None
             self._say(f"tracking is lost ({_first_line(error)}); training goes on.")
+
+
+def _leave_service() -> None:
+    """Forget the shared service, which is gone; the next run of this process starts its own."""
+    os.environ.pop("WANDB_SERVICE", None)
+    stop_service()
 
 
 def _first_line(error: Exception) -> str:

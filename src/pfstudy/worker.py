@@ -15,7 +15,9 @@ import lightning as L  # noqa: N812
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.plugins.environments import (  # type: ignore[attr-defined]
+    LightningEnvironment,
+)
 from safetensors.torch import save_file
 
 from pfstudy import lease, store
@@ -24,12 +26,12 @@ from pfstudy.data import fingerprint
 from pfstudy.data.tensors import Batches, EpochOrder, Split, load_splits
 from pfstudy.environment import describe_environment
 from pfstudy.errors import PfstudyError
-from pfstudy.launch.tasks import Task
 from pfstudy.module import Classifier, check_finite
 from pfstudy.network.surgery import build_network
 from pfstudy.schema.config import Config, config_tree, parse_config
+from pfstudy.tasks import Task
 from pfstudy.tracking import Tracker, choose_mode
-from pfstudy.variant import Variant, make_variant
+from pfstudy.variant import SCHEMA_VERSION, Variant, make_variant
 
 _MOST_LOGITS = 10_000_000
 _NUM_TOP = 5
@@ -230,7 +232,7 @@ def _record(
     config = variant.config
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return {
-        "schema_version": store.SCHEMA_VERSION,
+        "schema_version": SCHEMA_VERSION,
         "identity": {
             "hash": variant.hash,
             "baseline": variant.baseline_hash,

@@ -15,6 +15,10 @@ from omegaconf import DictConfig
 class PfstudySweeper(Sweeper):
     """Lists the jobs of a sweep and hands them to the launcher; writes nothing."""
 
+    config: DictConfig
+    hydra_context: HydraContext
+    launcher: Launcher
+
     def __init__(self, params: Mapping[str, Any] | None = None) -> None:
         self.params = dict(params or {})
 

@@ -32,8 +32,8 @@ class Arrays:
             ``test``), or ``None`` for a source that is one heap and is split here.
     """
 
-    images_NCHW: np.ndarray  # noqa: N815
-    labels_N: np.ndarray  # noqa: N815
+    images_NCHW: np.ndarray
+    labels_N: np.ndarray
     split: np.ndarray | None = None
 
 

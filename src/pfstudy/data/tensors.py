@@ -25,8 +25,8 @@ class Split:
         labels_N: int64.
     """
 
-    images_NCHW: torch.Tensor  # noqa: N815
-    labels_N: torch.Tensor  # noqa: N815
+    images_NCHW: torch.Tensor
+    labels_N: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.labels_N)

@@ -1,0 +1,1 @@
+"""Sweeps: phases, fresh processes, and what is shown meanwhile."""

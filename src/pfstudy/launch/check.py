@@ -12,7 +12,6 @@ from torch import nn
 
 from pfstudy.data.tensors import load_splits
 from pfstudy.errors import PfstudyError
-from pfstudy.launch.tasks import Checked, Device
 from pfstudy.network.surgery import (
     build_backbone,
     build_network,
@@ -20,6 +19,7 @@ from pfstudy.network.surgery import (
     check_substitution,
 )
 from pfstudy.schema.config import Config, Data
+from pfstudy.tasks import Checked, Device
 from pfstudy.variant import Substitution, Variant, layer_path
 
 

@@ -1,5 +1,7 @@
-"""A sweep in its phases: check all variants, measure their speed, train. The parent computes
-nothing: everything that needs torch happens in fresh processes."""
+"""A sweep in its phases: check all variants, measure their speed, train.
+
+The parent computes nothing: everything that needs torch happens in fresh processes.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,10 @@ from pfstudy.environment import describe_environment
 from pfstudy.errors import PfstudyError
 from pfstudy.launch.display import Display
 from pfstudy.launch.pool import PRELOAD, PRELOAD_TRACKING, Event, Pool
-from pfstudy.launch.tasks import Checked, Device, Task
 from pfstudy.schema.config import Config
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.speed import phase
+from pfstudy.tasks import Checked, Device, Task
 from pfstudy.variant import Variant, make_variant
 
 
@@ -155,9 +157,14 @@ class _Sweep:
                 self._measure(pool, checked.devices[0])
             if not self.todo:
                 return {}
-            if mode != "disabled":
-                pool.environment |= tracking.start_service()
-            return self._train(pool, checked.devices, mode)
+            if mode == "disabled":
+                return self._train(pool, checked.devices, mode)
+            pool.environment |= tracking.start_service()
+            try:
+                return self._train(pool, checked.devices, mode)
+            finally:
+                pool.stop()
+                tracking.stop_service()
 
     def _measure(self, pool: Pool, device: Device) -> None:
         portions = phase.group_for_measuring(self.unmeasured)
@@ -236,9 +243,7 @@ class _Sweep:
                     start(waiting.popleft(), device)
         return failed
 
-    def _ended(
-        self, run: store.Run, event: Event, seconds: float, failed: dict[str, str]
-    ) -> str:
+    def _ended(self, run: store.Run, event: Event, seconds: float, failed: dict[str, str]) -> str:
         """Say how a run ended; one whose process died could not write its state itself."""
         if event.kind == "result" and event.details["value"] == "elsewhere":
             return "is being trained by another process"
@@ -254,10 +259,14 @@ class _Sweep:
     def _slots(self, devices: Sequence[Device]) -> list[Device]:
         """One slot for every run that may be trained at a time."""
         wanted = self.config.launcher.num_workers
-        if wanted == "auto":
-            cores = len(os.sched_getaffinity(0)) // self.config.trainer.num_threads
-            wanted = len(devices) if devices[0].kind == "gpu" else max(1, cores)
-        number = min(wanted, len(self.todo))
+        if isinstance(wanted, int):
+            number = wanted
+        elif devices[0].kind == "gpu":
+            number = len(devices)
+        else:
+            cores = len(os.sched_getaffinity(0))
+            number = max(1, cores // self.config.trainer.num_threads)
+        number = min(number, len(self.todo))
         return [devices[index % len(devices)] for index in range(number)]
 
 

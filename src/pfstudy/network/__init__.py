@@ -1,0 +1,1 @@
+"""Backbones, and the surgery that makes variants of them."""

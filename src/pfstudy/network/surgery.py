@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import nn
 
-import pfstudy.network.backbones  # registers our backbones with timm
+import pfstudy.network.backbones  # noqa: F401  # registers our backbones with timm
 from pfstudy.errors import PfstudyError
 from pfstudy.ops import Layer, build_operation
 from pfstudy.schema.config import Config, Data, Model
@@ -248,9 +248,7 @@ def _operation_of(layer: nn.Conv2d) -> str:
     return "dwconv" if layer.groups == layer.in_channels else "groupconv"
 
 
-def _check_declared(
-    model: Model, address: str, key: str, declared: object, found: object
-) -> None:
+def _check_declared(model: Model, address: str, key: str, declared: object, found: object) -> None:
     if isinstance(found, tuple):
         found = found[0]
     if declared != found:

@@ -1,0 +1,1 @@
+"""The configuration: its types, the block tree, and how Hydra composes it."""

@@ -159,6 +159,4 @@ def _downsample_or_spatial(_parent_: DictConfig) -> Any:
 
 def register_resolver() -> None:
     """Make the tree's own interpolation known to OmegaConf; may be called again."""
-    OmegaConf.register_new_resolver(
-        _REDUCING[2:-2], _downsample_or_spatial, replace=True
-    )
+    OmegaConf.register_new_resolver(_REDUCING[2:-2], _downsample_or_spatial, replace=True)

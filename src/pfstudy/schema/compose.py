@@ -17,7 +17,12 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.schema.blocktree import addresses, block_tree, register_resolver, site_values
@@ -141,15 +146,14 @@ def config_of(tree: DictConfig) -> Config:
     Raises:
         PfstudyError: A value is missing or invalid, or the block tree is not the model's.
     """
-    plain = {
+    plain: dict[str, Any] = {
         str(key): OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
         if OmegaConf.is_config(node := tree[key])
         else node
         for key in tree
         if key not in _NOT_CONFIG
     }
-    block = OmegaConf.to_container(tree.block, resolve=False)
-    assert isinstance(block, dict)
+    block: dict[str, Any] = OmegaConf.to_container(tree.block, resolve=False)  # type: ignore[assignment]
     depths = plain["model"]["depths"]
     plain["sites"] = [
         {"address": address, **values}

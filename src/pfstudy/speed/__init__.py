@@ -1,0 +1,1 @@
+"""Measuring speed: side by side, in fresh processes, with an interval."""

@@ -10,7 +10,7 @@ from typing import Any
 from pfstudy import store
 from pfstudy.schema.config import Speed
 from pfstudy.speed.summary import Ratio, paired_ratio, percentiles_ms
-from pfstudy.variant import Variant
+from pfstudy.variant import SCHEMA_VERSION, Variant
 
 MOST_TOGETHER = 8
 """Most variants that are timed beside the baseline in one process."""
@@ -138,7 +138,7 @@ def _result(
 ) -> dict[str, Any]:
     median, low, high = percentiles_ms(timing)
     return {
-        "schema_version": store.SCHEMA_VERSION,
+        "schema_version": SCHEMA_VERSION,
         "device": device,
         **setting_of(settings),
         "baseline_architecture": baseline.architecture_hash,

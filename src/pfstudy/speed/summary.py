@@ -43,7 +43,7 @@ def paired_ratio(
         latencies: ``[process][round]``.
         baseline: The same of the baseline.
     """
-    ratios_PR = np.asarray(latencies) / np.asarray(baseline)  # noqa: N806
+    ratios_PR = np.asarray(latencies) / np.asarray(baseline)
     num_processes, num_rounds = ratios_PR.shape
     generator = np.random.default_rng(0)
     processes = generator.integers(num_processes, size=(_NUM_DRAWS, num_processes, 1))
