@@ -29,6 +29,7 @@ _HELP = """What happens to accuracy and speed when the spatial operation *here* 
 
 Whatever has a `=` in it is an override of the configuration, and trains:
 
+\b
     pfstudy block.spatial=maxpool                     one variant
     pfstudy -m block.spatial=maxpool,dwconv           a sweep, ends with its table
     pfstudy -m 'site=glob(stage?)' swap=maxpool       one stage at a time
@@ -38,7 +39,6 @@ Whatever has a `=` in it is an override of the configuration, and trains:
 
 app = typer.Typer(
     help=_HELP,
-    no_args_is_help=True,
     add_completion=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -52,9 +52,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         if goes_to_hydra(arguments):
-            train(arguments[1:] if arguments[0] == "train" else arguments)
+            configs = compose(arguments[1:] if arguments[0] == "train" else arguments)
+            if configs:
+                run_configs(configs)
         else:
-            app()
+            app(arguments or ["--help"])
     except RunsFailedError as error:
         _fail(str(error), 1)
     except PfstudyError as error:
@@ -75,11 +77,19 @@ def goes_to_hydra(arguments: Sequence[str]) -> bool:
     return first == "train" or "=" in first or first[0] in "+~-"
 
 
-def train(arguments: Sequence[str]) -> None:
-    """Let Hydra compose what the arguments say, and run it.
+def compose(arguments: Sequence[str]) -> list[Config]:
+    """Let Hydra compose what the arguments say.
+
+    Under a launcher that is not ours, Hydra runs each job by itself, and nothing is returned.
+
+    Args:
+        arguments: Overrides and options of Hydra's, ``-m`` among them.
+
+    Returns:
+        The configs of all jobs; none if Hydra was only asked to show something.
 
     Raises:
-        PfstudyError: The configuration is not valid, or all or some runs failed.
+        PfstudyError: The configuration is not valid.
     """
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -93,26 +103,27 @@ def train(arguments: Sequence[str]) -> None:
     directories = [conf_directory(), *_config_directories(arguments)]
     register_models(directories)
     sys.argv = [sys.argv[0], *arguments]
-    single: list[Config] = []
+    configs: list[Config] = []
+    single: list[DictConfig] = []
 
     def task(composed: DictConfig | list[Config]) -> None:
         """Take all configs of a sweep from our launcher, or one from Hydra."""
         if isinstance(composed, list):
-            run_configs(composed)
+            configs.extend(composed)
         elif HydraConfig.get().mode == RunMode.RUN:
-            single.append(config_of(composed))
+            single.append(composed)  # parsed below, where Hydra does not comment on errors
         else:
             run_configs([config_of(composed)])
 
     run = hydra.main(version_base="1.3", config_path=str(directories[0]), config_name="config")
     try:
         run(task)()
+        configs.extend(map(config_of, single))
     except PfstudyError:
         raise
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from None
-    if single:
-        run_configs(single)
+    return configs
 
 
 def run_configs(configs: Sequence[Config]) -> None:

@@ -57,9 +57,12 @@ class PfstudyLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Compose every job, then run the sweep."""
+        """Compose every job, and hand all of them on."""
+        from pfstudy.errors import PfstudyError
         from pfstudy.schema.compose import compose_jobs
 
+        if not job_overrides:
+            raise PfstudyError("the sweep is empty: its lists have no values.")
         configs = compose_jobs(self.hydra_context.config_loader, self.config, job_overrides)
         self.task_function(configs)
         return []

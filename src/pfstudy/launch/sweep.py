@@ -54,8 +54,6 @@ def run_sweep(configs: Sequence[Config]) -> SweepResult:
     Raises:
         PfstudyError: Something is wrong with the sweep; nothing has been written then.
     """
-    if not configs:
-        raise PfstudyError("the sweep is empty: its lists have no values.")
     if len({(c.runs_dir, c.study, c.launcher, c.logger) for c in configs}) > 1:
         raise PfstudyError("a sweep cannot vary runs_dir, study, launcher or logger.")
     root = Path(configs[0].runs_dir)

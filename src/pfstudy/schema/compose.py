@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +119,18 @@ def compose_jobs(
     parser = OverridesParser.create()
     fixed = [str(line) for line in config.hydra.overrides.hydra]
     parsed: dict[str, Override] = {}
+    is_group = cache(lambda key: bool(loader.get_group_options(key)))
     bases: dict[tuple[str, ...], DictConfig] = {}
     configs = []
     for job in jobs:
         for line in job:
             if line not in parsed:
                 parsed[line] = parser.parse_override(line)
-        groups = tuple(line for line in job if _chooses_group(loader, parsed[line]))
+        groups = tuple(
+            line
+            for line in job
+            if not _is_plain(parsed[line]) or is_group(parsed[line].key_or_group)
+        )
         if groups not in bases:
             bases[groups] = loader.load_configuration(
                 config_name=config.hydra.job.config_name,
@@ -224,10 +230,10 @@ def _product(parser: OverridesParser, lines: Sequence[str]) -> list[list[str]]:
     return [list(job) for job in itertools.product(*alternatives)]
 
 
-def _chooses_group(loader: ConfigLoader, override: Override) -> bool:
-    key = override.key_or_group
-    is_plain = not (override.is_add() or override.is_delete() or override.is_force_add())
-    return not is_plain or override.package is not None or bool(loader.get_group_options(key))
+def _is_plain(override: Override) -> bool:
+    """Whether an override has the form ``key=value``, without ``+``, ``~`` or ``@package``."""
+    is_marked = override.is_add() or override.is_delete() or override.is_force_add()
+    return not is_marked and override.package is None
 
 
 def _read_model(path: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
