@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from pfstudy.network.surgery import build_network
 from pfstudy.variant import Variant
@@ -48,14 +48,14 @@ def cost(network: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
     image = torch.empty((1, *input_shape), device=parameter.device, dtype=parameter.dtype)
     training = network.training
     network.eval()
-    with FlopCounterMode(display=False) as flops, _Traffic() as traffic:
+    with _Counter() as counter:
         network(image)
     network.train(training)
     return Cost(
         params=sum(p.numel() for p in network.parameters()),
-        macs=flops.get_total_flops() // 2,
-        activations=traffic.activations,
-        memory_traffic_bytes=traffic.num_bytes,
+        macs=counter.flops // 2,
+        activations=counter.activations,
+        memory_traffic_bytes=counter.num_bytes,
     )
 
 
@@ -67,22 +67,26 @@ def variant_cost(variant: Variant) -> Cost:
     return cost(network, (data.channels, data.image_size, data.image_size))
 
 
-class _Traffic(TorchDispatchMode):
-    """Adds up the bytes and activations of every operator that is no view."""
+class _Counter(TorchDispatchMode):
+    """Adds up what every operator that is no view computes, puts out and moves.
 
-    _PRODUCTS = ("convolution", "addmm", "mm", "bmm", "baddbmm")
+    FLOPs are those of torch's own registry, which knows convolutions and matrix products.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.num_bytes = 0
+        self.flops = 0
         self.activations = 0
+        self.num_bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
         if not _is_view(func):
             written = list(_tensors(out))
             self.num_bytes += sum(t.nbytes for t in [*_tensors((args, kwargs)), *written])
-            if func.overloadpacket.__name__ in self._PRODUCTS:
+            if func.overloadpacket in flop_registry:
+                self.flops += flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
                 self.activations += sum(t.numel() for t in written)
         return out
 

@@ -161,12 +161,18 @@ def _fit(
     started = time.perf_counter()
     trainer.fit(module, train, Batches(splits["validation"], evaluation))
     seconds = time.perf_counter() - started
+    started = time.perf_counter()
     trainer.test(module, Batches(splits["test"], evaluation), verbose=False)
+    test_seconds = time.perf_counter() - started
     _save(task.directory, module, splits["test"])
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
     counted = asdict(cost(network, shape))
     num_images = config.recipe.epochs * len(train) * config.recipe.batch_size
-    training = {"seconds": seconds, "images_per_second": num_images / seconds}
+    training = {
+        "seconds": seconds,
+        "images_per_second": num_images / seconds,
+        "test_seconds": test_seconds,
+    }
     return _record(task, variant, seed, seeds, module.evaluated, counted, training, device)
 
 
