@@ -47,11 +47,6 @@ class Run:
     seed: int
     directory: Path
 
-    @property
-    def name(self) -> str:
-        """How the run is called in messages."""
-        return f"{self.variant.label} seed{self.seed}"
-
 
 def make_run(variant: Variant, seed: int) -> Run:
     """Find the directory of a run; writes nothing."""

@@ -28,6 +28,7 @@ from pfstudy.environment import describe_environment
 from pfstudy.errors import PfstudyError
 from pfstudy.module import Classifier, check_finite
 from pfstudy.network.surgery import build_network
+from pfstudy.ops import Projected
 from pfstudy.schema.config import Config, config_tree, parse_config
 from pfstudy.tasks import Task
 from pfstudy.tracking import Tracker, choose_mode
@@ -166,7 +167,8 @@ def _fit(
     test_seconds = time.perf_counter() - started
     _save(task.directory, module, splits["test"])
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
-    counted = asdict(cost(network, shape))
+    num_projected = sum(isinstance(part, Projected) for part in network.modules())
+    counted = {**asdict(cost(network, shape)), "num_projected_sites": num_projected}
     num_images = config.recipe.epochs * len(train) * config.recipe.batch_size
     training = {
         "seconds": seconds,

@@ -25,7 +25,7 @@ from pfstudy.schema.config import Config
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.speed import phase
 from pfstudy.tasks import Checked, Device, Task
-from pfstudy.variant import Variant, make_variant
+from pfstudy.variant import Variant, flatten, make_variant, varying_settings
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,22 @@ def list_runs(asked: Sequence[Variant]) -> list[store.Run]:
     return [store.make_run(variant, seed) for (seed, _), variant in by_seed]
 
 
+def name_runs(runs: Sequence[store.Run]) -> dict[Path, str]:
+    """Name runs for messages, by their directories: what differs between them is in the name."""
+    varying = varying_settings([run.variant.canonical for run in runs])
+    models = {run.variant.config.model.name for run in runs}
+    if len(models) > 1:
+        varying = [key for key in varying if not key.startswith("backbone.")]
+    names = {}
+    for run in runs:
+        settings = flatten(run.variant.canonical)
+        parts = [run.variant.config.model.name] if len(models) > 1 else []
+        parts += [run.variant.label]
+        parts += [f"{key.rpartition('.')[2]}={settings.get(key)}" for key in varying]
+        names[run.directory] = " ".join([*parts, f"seed{run.seed}"])
+    return names
+
+
 def default_study_name(variants: Sequence[Variant]) -> str:
     """Name a study after its variants, whatever their order."""
     digest = hashlib.sha256("".join(sorted(v.hash for v in variants)).encode()).hexdigest()
@@ -110,6 +126,7 @@ class _Sweep:
         with_speed = [variant for variant in variants if variant.config.speed.enabled]
         self.unmeasured = phase.unmeasured(with_speed, self.host)
         self.config = variants[0].config
+        self.names = name_runs(runs)
         self.members = tuple(str(run.directory.relative_to(root)) for run in runs)
 
     def announce(self, asked: Sequence[Variant]) -> None:
@@ -224,19 +241,19 @@ class _Sweep:
                 environment=device.environment,
                 tag=(run, device, time.monotonic()),
             )
-            self.display.start(run.name)
+            self.display.start(self.names[run.directory])
 
         while waiting and slots:
             start(waiting.popleft(), slots.popleft())
         for event in pool.events():
             run, device, started = event.child.tag
             if event.kind == "epoch":
-                self.display.epoch(run.name, event.details)
+                self.display.epoch(self.names[run.directory], event.details)
             elif event.kind == "note":
-                self.display.note(f"{run.name}: {event.details['text']}")
+                self.display.note(f"{self.names[run.directory]}: {event.details['text']}")
             else:
                 text = self._ended(run, event, time.monotonic() - started, failed)
-                self.display.end(run.name, text)
+                self.display.end(self.names[run.directory], text)
                 if waiting:
                     start(waiting.popleft(), device)
         return failed
@@ -251,7 +268,7 @@ class _Sweep:
         reason = str(event.details["reason"])
         if event.kind == "died":
             store.write_state(run.directory, "failed", reason=reason)
-        failed[run.name] = reason
+        failed[self.names[run.directory]] = reason
         return f"failed: {reason} (log: {run.directory / 'run.log'})"
 
     def _slots(self, devices: Sequence[Device]) -> list[Device]:

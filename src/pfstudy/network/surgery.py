@@ -12,7 +12,7 @@ from torch import nn
 
 import pfstudy.network.backbones  # noqa: F401  # registers our backbones with timm
 from pfstudy.errors import PfstudyError
-from pfstudy.ops import Layer, build_operation
+from pfstudy.ops import Layer, Projected, build_operation
 from pfstudy.schema.config import Config, Data, Model
 from pfstudy.schema.operations import find_operation
 from pfstudy.variant import Substitution, Variant
@@ -221,8 +221,6 @@ def check_substitution(
     Raises:
         PfstudyError: It cannot stand there.
     """
-    from pfstudy.ops import needs_projection
-
     layer = find_layer(backbone, substitution.layer)
     operation = find_operation(substitution.operation)
     described = describe(layer, substitution.layer, substitution.kernel_size)
@@ -239,7 +237,7 @@ def check_substitution(
             f"{substitution.address}: {operation.name} puts out {tuple(shape)}, but the backbone "
             f"expects {tuple(expected)} there."
         )
-    return needs_projection(operation, described)
+    return isinstance(module, Projected)
 
 
 def _operation_of(layer: nn.Conv2d) -> str:

@@ -57,13 +57,12 @@ def build_operation(operation: Operation, layer: Layer) -> nn.Module:
         module_name, function_name = target.split(":")
         target = getattr(importlib.import_module(module_name), function_name)
     module: nn.Module = target(layer)
-    if needs_projection(operation, layer):
+    if layer.in_channels != layer.out_channels and not operation.changes_channels:
         from pfstudy.ops.convolution import projection
 
-        module = nn.Sequential(module, projection(layer))
+        return Projected(module, projection(layer))
     return module
 
 
-def needs_projection(operation: Operation, layer: Layer) -> bool:
-    """Whether the operation needs a 1x1 convolution behind it to reach the layer's channels."""
-    return layer.in_channels != layer.out_channels and not operation.changes_channels
+class Projected(nn.Sequential):
+    """An operation and the 1x1 convolution that reaches the channels of the replaced layer."""

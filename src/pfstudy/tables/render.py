@@ -12,9 +12,10 @@ from rich.table import Table
 
 from pfstudy.store import write_text
 from pfstudy.tables.columns import COLUMNS, Column, setting_column
-from pfstudy.tables.rows import Rows
+from pfstudy.tables.rows import PROJECTED, Rows
 
 _WIDEST = 40
+_SPEED = ("latency_ms", "relative_speed")
 _STD = "test_top1_percent_std"
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -100,6 +101,11 @@ def caption(rows: Rows) -> str:
             f"{threads}, batch {speed['batch_size']}, {speed['layout']}, {speed['dtype']}, "
             f"{speed['backend']}."
         )
+    if rows.frame["variant"].str.endswith(PROJECTED).any():
+        parts.append(
+            f"{PROJECTED.strip()}: a 1x1 convolution follows where the operation cannot change "
+            "the number of channels."
+        )
     return " ".join(parts)
 
 
@@ -114,7 +120,7 @@ def _cells(
     """Write every cell for people; the standard deviation stands behind its mean."""
     cells: dict[str, list[str]] = {}
     for column in _columns(rows):
-        if column.key in (_STD, "num_seeds"):
+        if column.key in (_STD, "num_seeds") or (column.key in _SPEED and not rows.speed):
             continue
         written = [escape(column.write(value)) for value in rows.frame[column.key]]
         if column.key == "test_top1_percent":

@@ -13,6 +13,9 @@ import pandas as pd
 from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.variant import flatten, varying_settings
 
+PROJECTED = " (+1x1)"
+"""Marks a variant with sites where a 1x1 convolution follows the operation."""
+
 _SPEED_SETTING = ("device", "host", "batch_size", "layout", "dtype", "backend", "num_threads")
 
 
@@ -81,7 +84,7 @@ def _row(
         "family": first["identity"]["baseline"],
         "is_baseline": first["variant"]["is_baseline"],
         "label": first["variant"]["label"],
-        "variant": _name(first["variant"]),
+        "variant": _name(first),
         **written,
         "params": first["cost"]["params"],
         "macs": first["cost"]["macs"],
@@ -117,9 +120,13 @@ def _setting(measured: Mapping[str, Any]) -> dict[str, Any]:
     return {key: measured.get(key) for key in _SPEED_SETTING}
 
 
-def _name(variant: Mapping[str, Any]) -> str:
-    """The label; that of the baseline says what the backbone has at its sites."""
-    return f"original ({variant['original']})" if variant["is_baseline"] else variant["label"]
+def _name(record: Mapping[str, Any]) -> str:
+    """The label, with what a reader must know besides."""
+    variant = record["variant"]
+    name = str(variant["label"])
+    if variant["is_baseline"]:
+        name += f" ({variant['original']})"
+    return name + (PROJECTED if record["cost"]["num_projected_sites"] else "")
 
 
 def _plain(value: Any) -> Any:
