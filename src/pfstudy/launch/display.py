@@ -48,32 +48,30 @@ class Display:
         """Say something that a person should know."""
         self.console.print(f"       {escape(text)}")
 
-    def status(self, text: str) -> None:
-        """Say how far it is: on a terminal alone, where the line is replaced."""
-        if self.console.is_terminal:
-            self.console.print(f"       {escape(text)}", end="\r")
-
-    def start(self, name: str) -> None:
-        """A run has started."""
-        if self.console.is_terminal:
+    def bar(
+        self, name: str, completed: int = 0, total: int | None = None, figures: str = ""
+    ) -> None:
+        """Show how far something is, on a terminal; the first call makes its bar."""
+        if name not in self._bars:
             self._bars[name] = self._progress.add_task(escape(name), figures="", total=None)
+        self._progress.update(
+            self._bars[name], completed=completed, total=total, figures=escape(figures)
+        )
+
+    def drop_bar(self, name: str) -> None:
+        """Take a bar away."""
+        if name in self._bars:
+            self._progress.remove_task(self._bars.pop(name))
 
     def epoch(self, name: str, row: Mapping[str, Any]) -> None:
         """A run has ended an epoch."""
-        if name in self._bars:
-            accuracy = f"{row.get('val_top1_percent', 0):.1f} % val"
-            self._progress.update(
-                self._bars[name],
-                completed=row["epoch"],
-                total=row["num_epochs"],
-                figures=accuracy,
-            )
+        accuracy = f"{row['val_top1_percent']:.1f} % val"
+        self.bar(name, row["epoch"], row["num_epochs"], accuracy)
 
     def end(self, name: str, text: str) -> None:
         """A run has ended."""
         self._num_ended += 1
-        if name in self._bars:
-            self._progress.remove_task(self._bars.pop(name))
+        self.drop_bar(name)
         width = len(str(self.num_runs))
         counter = f"{self._num_ended:>{width}}/{self.num_runs}"
         self.console.print(escape(f"       [{counter}] {name}: {text}"))

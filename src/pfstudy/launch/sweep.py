@@ -158,9 +158,11 @@ class _Sweep:
         with Pool(PRELOAD + PRELOAD_TRACKING if tracked else PRELOAD) as pool:
             started = time.monotonic()
             self.display.phase("check", "importing torch, building every variant")
+            self.display.bar("importing")
             # wandb is imported here while the forkserver imports the rest
             mode = tracking.choose_mode(self.config.logger) if tracked else "disabled"
             checked: Checked = pool.call("pfstudy.launch.check:check_variants", self.variants)
+            self.display.drop_bar("importing")
             for label, number in checked.projected.items():
                 sites = _count(number, "site")
                 self.display.note(f"{label}: a 1x1 convolution follows it at {sites}")
@@ -196,6 +198,10 @@ class _Sweep:
             done: dict[str, Any] = pool.call(function, *arguments, environment=device.environment)
             return done
 
+        def progress(number: int, widest: float) -> None:
+            figures = f"widest interval {100 * widest:.1f} %"
+            self.display.bar("processes", number, settings.max_processes, figures)
+
         def waiting() -> None:
             self.display.note("waiting for other runs on this device to end")
 
@@ -203,11 +209,12 @@ class _Sweep:
         with lease.measuring(device.id, on_wait=waiting):
             for portion in portions:
                 started = time.monotonic()
-                results = phase.measure_portion(portion, measure, self.display.status)
+                results = phase.measure_portion(portion, measure, progress)
                 for shared, result in zip(portion, results, strict=True):
                     for variant in shared:
                         if variant.hash in wanted:
                             phase.save(variant, {**result, "host": self.host})
+                self.display.drop_bar("processes")
                 first = results[0]
                 self.display.note(
                     f"{first['device']}, {_count(first['num_processes'], 'process')}, "
@@ -241,19 +248,20 @@ class _Sweep:
                 environment=device.environment,
                 tag=(run, device, time.monotonic()),
             )
-            self.display.start(self.names[run.directory])
+            self.display.bar(self.names[run.directory])
 
         while waiting and slots:
             start(waiting.popleft(), slots.popleft())
         for event in pool.events():
             run, device, started = event.child.tag
+            name = self.names[run.directory]
             if event.kind == "epoch":
-                self.display.epoch(self.names[run.directory], event.details)
+                self.display.epoch(name, event.details)
             elif event.kind == "note":
-                self.display.note(f"{self.names[run.directory]}: {event.details['text']}")
+                self.display.note(f"{name}: {event.details['text']}")
             else:
                 text = self._ended(run, event, time.monotonic() - started, failed)
-                self.display.end(self.names[run.directory], text)
+                self.display.end(name, text)
                 if waiting:
                     start(waiting.popleft(), device)
         return failed

@@ -67,14 +67,15 @@ def group_for_measuring(variants: Sequence[Variant]) -> list[list[list[Variant]]
 def measure_portion(
     portion: Sequence[Sequence[Variant]],
     measure: Measure,
-    say: Callable[[str], None],
+    progress: Callable[[int, float], None],
 ) -> list[dict[str, Any]]:
     """Measure networks in fresh processes until every ratio is known well enough.
 
     Args:
         portion: As `group_for_measuring` makes it.
         measure: Times networks side by side in one fresh process.
-        say: Told how far it is.
+        progress: Told the number of processes so far, and the relative width of the widest
+            interval.
 
     Returns:
         One measurement for every network.
@@ -90,7 +91,7 @@ def measure_portion(
         number = len(timings[0])
         ratios = [paired_ratio(timing, timings[0]) for timing in timings]
         widest = max(ratio.relative_width for ratio in ratios)
-        say(f"process {number}: widest interval {100 * widest:.1f} %")
+        progress(number, widest)
         stopped_by = _stop(settings, number, widest, time.monotonic() - started)
         if stopped_by:
             break
