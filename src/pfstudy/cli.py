@@ -121,7 +121,7 @@ def compose(arguments: Sequence[str]) -> list[Config]:
         configs.extend(map(config_of, single))
     except PfstudyError:
         raise
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explain(error) from None
     return configs
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol, cast
 
 from pfstudy.errors import unknown_name
@@ -58,7 +57,6 @@ def find_source(name: str) -> Source:
     return cast(Source, importlib.import_module(SOURCES[name]))
 
 
-@lru_cache(maxsize=64)
 def fingerprint(data: Data) -> str:
     """Identify the content of a dataset, wherever it lies.
 

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def run_sweep(configs: Sequence[Config]) -> SweepResult:
     if len({(c.runs_dir, c.study, c.launcher, c.logger) for c in configs}) > 1:
         raise PfstudyError("a sweep cannot vary runs_dir, study, launcher or logger.")
     root = Path(configs[0].runs_dir)
-    asked = [make_variant(config, fingerprint(config.data)) for config in configs]
+    content = cache(fingerprint)
+    asked = [make_variant(config, content(config.data)) for config in configs]
     runs = list_runs(asked)
     variants = list({run.variant.hash: run.variant for run in runs}.values())
     study = configs[0].study.name or default_study_name(variants)

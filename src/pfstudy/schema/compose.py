@@ -117,30 +117,38 @@ def compose_jobs(
         PfstudyError: A job's config is not valid.
     """
     parser = OverridesParser.create()
-    fixed = [str(line) for line in config.hydra.overrides.hydra]
-    parsed: dict[str, Override] = {}
+    parse = cache(parser.parse_override)
     is_group = cache(lambda key: bool(loader.get_group_options(key)))
-    bases: dict[tuple[str, ...], DictConfig] = {}
+    fixed = [str(line) for line in config.hydra.overrides.hydra]
+
+    @cache
+    def compose(groups: tuple[str, ...]) -> DictConfig:
+        tree = loader.load_configuration(
+            config_name=config.hydra.job.config_name,
+            overrides=[*fixed, *groups],
+            run_mode=RunMode.RUN,
+        )
+        with open_dict(tree):
+            del tree["hydra"]
+        return tree
+
+    @cache
+    def copy_for(groups: tuple[str, ...], keys: tuple[str, ...]) -> DictConfig:
+        """A tree for all jobs that set these keys: each overwrites what the one before set."""
+        del keys
+        return copy.deepcopy(compose(groups))
+
     configs = []
     for job in jobs:
-        for line in job:
-            if line not in parsed:
-                parsed[line] = parser.parse_override(line)
+        overrides = {line: parse(line) for line in job}
         groups = tuple(
-            line
-            for line in job
-            if not _is_plain(parsed[line]) or is_group(parsed[line].key_or_group)
+            line for line, o in overrides.items() if not _is_plain(o) or is_group(o.key_or_group)
         )
-        if groups not in bases:
-            bases[groups] = loader.load_configuration(
-                config_name=config.hydra.job.config_name,
-                overrides=[*fixed, *groups],
-                run_mode=RunMode.RUN,
-            )
-            with open_dict(bases[groups]) as base:
-                del base["hydra"]
-        tree = copy.deepcopy(bases[groups])
-        values = [parsed[line] for line in job if line not in groups]
+        values = [override for line, override in overrides.items() if line not in groups]
+        if any(isinstance(override.value(), dict | list) for override in values):
+            tree = copy.deepcopy(compose(groups))  # these merge and do not overwrite
+        else:
+            tree = copy_for(groups, tuple(override.key_or_group for override in values))
         ConfigLoaderImpl._apply_overrides_to_config(values, tree)
         configs.append(config_of(tree))
     return configs
@@ -160,7 +168,7 @@ def config_of(tree: DictConfig) -> Config:
         if key not in _NOT_CONFIG
     }
     block: dict[str, Any] = OmegaConf.to_container(tree.block, resolve=False)  # type: ignore[assignment]
-    depths = plain["model"]["depths"]
+    depths, _ = _check_model(plain["model"], "model")
     plain["sites"] = [
         {"address": address, **values}
         for address, values in site_values(
@@ -242,11 +250,18 @@ def _read_model(path: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
         content = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise PfstudyError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
-    depths = content.get("depths") if isinstance(content, dict) else None
+    return _check_model(content, str(path))
+
+
+def _check_model(content: Any, place: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Check the part of a declaration that the block tree is generated from."""
+    declared = content if isinstance(content, dict) else {}
+    depths, downsample = declared.get("depths"), declared.get("downsample") or []
     if not isinstance(depths, list) or not all(isinstance(d, int) and d > 0 for d in depths):
-        raise PfstudyError(f"{path}: depths must list the number of blocks in each stage.")
-    downsample = content.get("downsample") or []
+        raise PfstudyError(f"{place}: depths must list the number of blocks in each stage.")
+    if not isinstance(downsample, list):
+        raise PfstudyError(f"{place}: downsample must list sites such as stage2.block1.")
     for address in downsample:
         if address not in addresses(depths):
-            raise unknown_name(f"{path}: the site", str(address), addresses(depths))
+            raise unknown_name(f"{place}: the site", str(address), addresses(depths))
     return tuple(depths), tuple(downsample)

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field
 from typing import Annotated, Any, Literal
 
@@ -275,7 +275,7 @@ def config_tree(config: Config) -> dict[str, Any]:
 
 
 def _sentence(error: Any, tree: Mapping[str, Any]) -> str:
-    path = [str(part) for part in error["loc"] if part not in ("int", "float")]
+    path = _path(error["loc"], tree, error["type"])
     if path[0] == "sites":  # as it stands in the block tree
         path = ["block", tree["sites"][int(path[1])]["address"], *path[2:]]
     place = ".".join(path)
@@ -285,3 +285,16 @@ def _sentence(error: Any, tree: Mapping[str, Any]) -> str:
         return f"{place} is required"
     message = error["msg"][:1].lower() + error["msg"][1:]
     return f"{place}: {message}, but got {error['input']!r}"
+
+
+def _path(location: Sequence[str | int], tree: Any, kind: str) -> list[str]:
+    """The keys of an error's location; pydantic puts the members of a union among them."""
+    path: list[str] = []
+    for part in location:
+        is_key = isinstance(tree, Mapping) and part in tree
+        if is_key or (isinstance(tree, list | tuple) and isinstance(part, int)):
+            tree = tree[part]
+        elif kind != "missing" or part != location[-1]:
+            continue
+        path.append(str(part))
+    return path
