@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -38,19 +39,24 @@ class Cost:
 
 
 def cost(network: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
-    """Count the cost of a network for one image.
+    """Count the cost of a network for one image, on the meta device: nothing is computed.
 
     Args:
-        network: On any device, the meta device included; left as it was found.
+        network: In evaluation or training mode, on any device; left as it was found.
         input_shape: ``(C, H, W)``.
     """
-    parameter = next(network.parameters())
-    image = torch.empty((1, *input_shape), device=parameter.device, dtype=parameter.dtype)
-    training = network.training
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    dtype = next(network.parameters()).dtype
+    image = torch.empty((1, *input_shape), device="meta", dtype=dtype)
+    modes = {module: module.training for module in network.modules()}
     network.eval()
-    with _Counter() as counter:
-        network(image)
-    network.train(training)
+    try:
+        with _Counter() as counter:
+            functional_call(network, on_meta, (image,))
+    finally:
+        for module, training in modes.items():
+            module.training = training
     return Cost(
         params=sum(p.numel() for p in network.parameters()),
         macs=counter.flops // 2,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zipfile import BadZipFile
+
 import numpy as np
 
 from pfstudy.data import Arrays
@@ -25,7 +27,15 @@ def load(data: Data) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as archive:
             images, labels = archive["images"], archive["labels"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        EOFError,
+        BadZipFile,
+    ) as error:
         raise PfstudyError(
             f"data.path={path} is no NumPy archive with the arrays 'images' and 'labels': {error}."
         ) from None
@@ -35,6 +45,10 @@ def load(data: Data) -> Arrays:
         raise PfstudyError(
             f"data.path={path}: expected images (N, H, W) or (N, C, H, W) and labels (N,), but "
             f"got {images.shape} and {labels.shape}."
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise PfstudyError(
+            f"data.path={path}: labels must be whole numbers from 0, but are {labels.dtype}."
         )
     return Arrays(images, labels.astype(np.int64))
 

@@ -49,8 +49,8 @@ def load_splits(data: Data) -> dict[str, Split]:
     _check(arrays, data)
     members = _members(arrays, data)
     images_NCHW = torch.from_numpy(np.ascontiguousarray(arrays.images_NCHW, dtype=np.float32))
-    if images_NCHW.shape[-1] != data.image_size:
-        size = (data.image_size, data.image_size)
+    size = (data.image_size, data.image_size)
+    if images_NCHW.shape[-2:] != size:
         images_NCHW = functional.interpolate(
             images_NCHW, size, mode="bilinear", antialias=True, align_corners=False
         )
@@ -119,6 +119,8 @@ def _check(arrays: Arrays, data: Data) -> None:
         raise PfstudyError(
             f"data {data.name}: data.channels is {data.channels}, but the images have {channels}."
         )
+    if not len(labels):
+        raise PfstudyError(f"data {data.name} has no images.")
     if labels.min() < 0 or labels.max() >= data.num_classes:
         raise PfstudyError(
             f"data {data.name}: data.num_classes is {data.num_classes}, but the labels run from "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import nn
 
 from pfstudy.ops import Layer
@@ -71,7 +73,8 @@ def projection(layer: Layer) -> nn.Conv2d:
 
 
 def _initialised(module: nn.Conv2d) -> nn.Conv2d:
-    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    fan_out = module.kernel_size[0] ** 2 * module.out_channels // module.groups
+    nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
     if module.bias is not None:
         nn.init.zeros_(module.bias)
     return module

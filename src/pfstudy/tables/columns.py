@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,14 @@ COLUMNS = (
 """In the order of a table; ``test_top1_percent_std`` is written behind its mean."""
 
 
-def setting_column(key: str) -> Column:
-    """Column of a setting in which the variants of a table differ, such as ``recipe.lr``."""
-    return Column(key, key.rpartition(".")[2], _text)
+def setting_columns(keys: Sequence[str]) -> list[Column]:
+    """Columns of the settings in which the variants of a table differ, such as ``recipe.lr``.
+
+    The header is the last part of the key, or all of it where that would not be unique.
+    """
+    last = [key.rpartition(".")[2] for key in keys]
+    taken = Counter([*last, *(column.label for column in COLUMNS)])
+    return [
+        Column(key, name if taken[name] == 1 else key, _text)
+        for key, name in zip(keys, last, strict=True)
+    ]

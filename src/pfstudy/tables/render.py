@@ -8,10 +8,11 @@ from typing import Literal
 
 import pandas as pd
 from rich import box
+from rich.markup import escape as rich_escape
 from rich.table import Table
 
 from pfstudy.store import write_text
-from pfstudy.tables.columns import COLUMNS, Column, setting_column
+from pfstudy.tables.columns import COLUMNS, Column, setting_columns
 from pfstudy.tables.rows import PROJECTED, Rows
 
 _WIDEST = 40
@@ -44,13 +45,15 @@ def write_files(rows: Rows, directory: Path) -> list[Path]:
 def terminal(rows: Rows, title: str | None = None) -> Table:
     """Table for the terminal."""
     cells = _cells(rows, " +- ")
-    table = Table(title=title, caption=caption(rows), box=box.SIMPLE_HEAD, caption_justify="left")
+    table = Table(
+        title=title, caption=rich_escape(caption(rows)), box=box.SIMPLE_HEAD, caption_justify="left"
+    )
     for label in cells.columns:
         justify: Literal["left", "right"] = "left" if label in _text_labels(rows) else "right"
         width = max(map(len, [*label.split(), *cells[label]]))
         table.add_column(label, justify=justify, min_width=min(width, _WIDEST), overflow="fold")
     for values in cells.itertuples(index=False):
-        table.add_row(*values)
+        table.add_row(*map(rich_escape, values))
     return table
 
 
@@ -111,7 +114,7 @@ def caption(rows: Rows) -> str:
 
 def _columns(rows: Rows) -> list[Column]:
     first, *others = COLUMNS
-    return [first, *map(setting_column, rows.settings), *others]
+    return [first, *setting_columns(rows.settings), *others]
 
 
 def _cells(
@@ -134,7 +137,7 @@ def _cells(
 
 
 def _text_labels(rows: Rows) -> list[str]:
-    return [COLUMNS[0].label, *(setting_column(key).label for key in rows.settings)]
+    return [COLUMNS[0].label, *(column.label for column in setting_columns(rows.settings))]
 
 
 def _escape(text: str) -> str:

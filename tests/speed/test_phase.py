@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from configs import variant_of
+from pfstudy import store
+from pfstudy.speed import phase
+from pfstudy.variant import Variant
+
+MAXPOOL = "block.spatial=maxpool"
+BLOCKS = [f"stage3.block{b}" for b in range(1, 7)] + [f"stage2.block{b}" for b in range(1, 5)]
+
+
+class FakeMeasure:
+    """Stands for fresh processes: every network is ``factor`` times as slow as the baseline.
+
+    Args:
+        factors: One for every network.
+        between: By how much, relatively, processes differ.
+    """
+
+    def __init__(self, factors: Sequence[float], between: float = 0.0) -> None:
+        self.factors = factors
+        self.between = between
+        self.generator = np.random.default_rng(0)
+        self.calls: list[list[str]] = []
+
+    def __call__(self, networks: Sequence[Variant]) -> dict[str, Any]:
+        self.calls.append([network.label for network in networks])
+        shifts = np.exp(self.generator.normal(0, self.between, len(self.factors)))
+        rows = [[2.0 * f * s] * 4 for f, s in zip(self.factors, shifts, strict=True)]
+        return {"device": "Some CPU", "latencies_ms": rows}
+
+
+def portion(*settings: str) -> list[list[Variant]]:
+    """The baseline and all-maxpool."""
+    (found,) = phase.group_for_measuring([variant_of(MAXPOOL, *settings)])
+    return found
+
+
+def measure(fake: FakeMeasure, *settings: str) -> list[dict[str, Any]]:
+    return phase.measure_portion(portion(*settings), fake, lambda number, width: None)
+
+
+def test_a_variant_is_measured_beside_its_baseline() -> None:
+    baseline, maxpool = portion()
+    assert [v.label for v in baseline] == ["original"]
+    assert [v.label for v in maxpool] == ["maxpool"]
+
+
+def test_a_baseline_alone_is_measured_once() -> None:
+    ((shared,),) = phase.group_for_measuring([variant_of()])
+    assert {v.hash for v in shared} == {variant_of().hash}
+
+
+def test_variants_of_one_network_are_measured_once() -> None:
+    variants = [variant_of(MAXPOOL), variant_of(MAXPOOL, "recipe.lr=0.3")]
+    ((_, shared),) = phase.group_for_measuring(variants)
+    assert shared == variants
+
+
+def test_backbones_and_settings_are_measured_apart() -> None:
+    variants = [
+        variant_of(MAXPOOL),
+        variant_of(MAXPOOL, "speed.batch_size=8"),
+        variant_of("model=resnet18", "data=synthetic", MAXPOOL),
+    ]
+    portions = phase.group_for_measuring(variants)
+    assert [networks[1] for networks in portions] == [[variant] for variant in variants]
+    baselines = [networks[0][0] for networks in portions]
+    assert [b.config.model.name for b in baselines] == ["resnet_digits"] * 2 + ["resnet18"]
+    assert [b.config.speed.batch_size for b in baselines] == [1, 8, 1]
+
+
+def test_many_variants_are_measured_in_portions_with_the_baseline_in_each() -> None:
+    variants = [variant_of("model=resnet50", f"block.{block}.spatial=maxpool") for block in BLOCKS]
+    portions = phase.group_for_measuring(variants)
+    assert [len(networks) for networks in portions] == [1 + phase.MOST_TOGETHER, 3]
+    assert all(networks[0][0].is_baseline for networks in portions)
+    labels = [shared[0].label for networks in portions for shared in networks[1:]]
+    assert labels == [variant.label for variant in variants]
+
+
+def test_the_result_is_relative_to_the_baseline() -> None:
+    fake = FakeMeasure([1.0, 0.75])
+    baseline, maxpool = measure(fake, "speed.batch_size=4")
+    assert fake.calls == [["original", "maxpool"]] * 5
+    assert (baseline["latency_ms"], maxpool["latency_ms"]) == (2, 1.5)
+    assert (baseline["relative_latency"], maxpool["relative_latency"]) == (1, 0.75)
+    assert maxpool["relative_latency_low"] == maxpool["relative_latency_high"] == 0.75
+    assert maxpool["throughput_images_per_s"] == pytest.approx(4 / 1.5e-3)
+    assert maxpool["device"] == "Some CPU"
+    assert maxpool["batch_size"] == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "between", "number", "reason"),
+    [
+        pytest.param([], 0.0, 5, "interval_width", id="narrow at once"),
+        pytest.param(["speed.num_processes=3"], 0.0, 3, "interval_width", id="least number"),
+        pytest.param(["speed.interval_width=0.001"], 0.05, 10, "max_processes", id="never narrow"),
+        pytest.param(["speed.max_processes=6"], 0.2, 6, "max_processes", id="the most"),
+        pytest.param(["speed.max_seconds=1e-9"], 0.2, 5, "max_seconds", id="no time"),
+    ],
+)
+def test_measuring_stops(settings: list[str], between: float, number: int, reason: str) -> None:
+    fake = FakeMeasure([1.0, 0.75], between)
+    for result in measure(fake, *settings):
+        assert (result["num_processes"], result["stopped_by"]) == (number, reason)
+    assert len(fake.calls) == number
+
+
+def test_measuring_goes_on_until_the_widest_interval_is_narrow() -> None:
+    fake = FakeMeasure([1.0, 0.75], between=0.02)
+    told: list[tuple[int, float]] = []
+    settings = ("speed.max_processes=60", "speed.interval_width=0.025")
+    _, maxpool = phase.measure_portion(
+        portion(*settings), fake, lambda *progress: told.append(progress)
+    )
+    assert maxpool["stopped_by"] == "interval_width"
+    assert 5 < len(fake.calls) < 60
+    assert [number for number, _ in told] == list(range(1, len(fake.calls) + 1))
+    assert all(width > 0.025 for _, width in told[4:-1])
+    width = maxpool["relative_latency_high"] - maxpool["relative_latency_low"]
+    assert width / maxpool["relative_latency"] == pytest.approx(told[-1][1])
+    assert told[-1][1] <= 0.025
+
+
+def saved(directory: Path, host: str = "here", *settings: str) -> Variant:
+    """A variant in a directory of its own, with a measurement from a host."""
+    variant = variant_of(MAXPOOL, *settings)
+    variant = replace(variant, config=replace(variant.config, runs_dir=str(directory)))
+    _, result = measure(FakeMeasure([1.0, 0.5]), *settings)
+    phase.save(variant, {**result, "host": host})
+    return variant
+
+
+def test_a_measurement_is_found_again(tmp_path: Path) -> None:
+    variant = saved(tmp_path)
+    found = phase.find_measured(variant, "here")
+    assert found is not None
+    assert (found["relative_latency"], found["host"]) == (0.5, "here")
+    assert phase.unmeasured([variant], "here") == []
+
+
+def test_a_measurement_of_another_host_or_setting_is_not_taken(tmp_path: Path) -> None:
+    variant = saved(tmp_path)
+    assert phase.find_measured(variant, "elsewhere") is None
+    assert phase.unmeasured([variant], "elsewhere") == [variant]
+    for change in ({"batch_size": 2}, {"num_threads": 2}):
+        speed = replace(variant.config.speed, **change)
+        other = replace(variant, config=replace(variant.config, speed=speed))
+        assert phase.find_measured(other, "here") is None
+
+
+def test_measurements_of_several_settings_stand_side_by_side(tmp_path: Path) -> None:
+    one, other = saved(tmp_path), saved(tmp_path, "here", "speed.batch_size=8")
+    assert one.hash == other.hash
+    assert len(store.read_speeds(store.variant_directory(one))) == 2
+    batches = [phase.find_measured(variant, "here")["batch_size"] for variant in (one, other)]
+    assert batches == [1, 8]

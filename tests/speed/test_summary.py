@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pfstudy.speed.summary import Ratio, paired_ratio, percentiles_ms
+
+TRUE_RATIO = 0.9
+NUM_PROCESSES = 10
+NUM_ROUNDS = 20
+NUM_STUDIES = 150
+
+
+def simulate(generator: np.random.Generator, between: float) -> tuple[np.ndarray, np.ndarray]:
+    """Timings of a network and its baseline, ``[process][round]``.
+
+    A process shifts the ratio by ``between`` (relative), a round by 1 %, and both networks share
+    the drift of the machine.
+    """
+    shape = (NUM_PROCESSES, NUM_ROUNDS)
+    drift = 2 * np.exp(generator.normal(0, 0.1, shape))
+    process = generator.normal(0, between, (NUM_PROCESSES, 1))
+    rounds = generator.normal(0, 0.01, shape)
+    return TRUE_RATIO * drift * np.exp(process + rounds), drift
+
+
+def coverage(between: float, as_one_process: bool) -> float:
+    """Share of simulated studies whose interval covers the true ratio."""
+    generator = np.random.default_rng(7)
+    covered = 0
+    for _ in range(NUM_STUDIES):
+        latencies, baseline = simulate(generator, between)
+        if as_one_process:
+            latencies, baseline = latencies.reshape(1, -1), baseline.reshape(1, -1)
+        ratio = paired_ratio(latencies.tolist(), baseline.tolist())
+        covered += ratio.low <= TRUE_RATIO <= ratio.high
+    return covered / NUM_STUDIES
+
+
+@pytest.mark.parametrize("between", [pytest.param(0.03, id="processes differ by 3 %"),
+                                     pytest.param(0.0, id="processes are alike")])  # fmt: skip
+def test_the_interval_covers_the_true_ratio_95_times_in_100(between: float) -> None:
+    assert coverage(between, as_one_process=False) >= 0.92
+
+
+def test_an_interval_over_rounds_alone_is_too_narrow() -> None:
+    """Shows that the simulation tells the two apart."""
+    assert coverage(0.03, as_one_process=True) < 0.7
+
+
+def test_the_interval_is_no_wider_than_the_processes_differ() -> None:
+    latencies, baseline = simulate(np.random.default_rng(0), between=0.03)
+    ratio = paired_ratio(latencies.tolist(), baseline.tolist())
+    assert 0.005 < ratio.relative_width < 4 * 0.03
+
+
+def test_the_ratio_is_the_median_over_processes_of_paired_medians() -> None:
+    baseline = [[1.0, 2.0, 4.0], [1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]
+    latencies = [[2.0, 2.0, 4.0], [3.0, 3.0, 9.0], [4.0, 4.0, 4.0]]
+    assert paired_ratio(latencies, baseline).value == 2  # medians 1, 3 and 2
+
+
+def test_drift_that_both_share_cancels() -> None:
+    drift = np.random.default_rng(0).uniform(1, 100, (5, 8))
+    ratio = paired_ratio((1.5 * drift).tolist(), drift.tolist())
+    assert ratio.low == pytest.approx(1.5)
+    assert ratio.value == pytest.approx(1.5)
+    assert ratio.high == pytest.approx(1.5)
+
+
+def test_the_same_timings_give_the_same_interval() -> None:
+    latencies, baseline = simulate(np.random.default_rng(0), between=0.03)
+    once, again = (paired_ratio(latencies.tolist(), baseline.tolist()) for _ in range(2))
+    assert once == again
+
+
+def test_the_width_is_relative_to_the_value() -> None:
+    assert Ratio(value=2, low=1.9, high=2.2).relative_width == pytest.approx(0.15)
+
+
+def test_percentiles_are_medians_over_processes() -> None:
+    latencies = np.array([np.arange(11.0), np.arange(11.0) + 100, np.arange(11.0) + 10])
+    assert percentiles_ms(latencies.tolist()) == (15, 11, 19)

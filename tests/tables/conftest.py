@@ -1,0 +1,72 @@
+"""Records as runs leave them, made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Record = dict[str, Any]
+MakeRecord = Callable[..., Record]
+
+SETTING = {
+    "device": "Some CPU",
+    "host": "here",
+    "batch_size": 1,
+    "layout": "contiguous",
+    "dtype": "float32",
+    "backend": "eager",
+    "num_threads": 1,
+}
+
+
+@pytest.fixture
+def record() -> MakeRecord:
+    """Make a record of a run of the default family, lr 0.1."""
+
+    def make(
+        label: str = "original",
+        accuracy: float = 97.0,
+        *,
+        family: str = "base",
+        model: str = "resnet_digits",
+        lr: float = 0.1,
+        speed: tuple[float, float] | None = None,
+        num_projected_sites: int = 0,
+        params: int = 1_000_000,
+        macs: int = 2_000_000_000,
+        **setting: Any,
+    ) -> Record:
+        is_baseline = label == "original"
+        canonical: Record = {
+            "schema": 1,
+            "backbone": {"timm": model, "args": {"layers": [len(model)]}},
+            "recipe": {"lr": lr, "epochs": 15},
+        }
+        if not is_baseline:
+            canonical["sites"] = {"layer1.0.conv2": {"operation": label}}
+        measured = {} if speed is None else {"latency_ms": speed[0], "relative_latency": speed[1]}
+        return {
+            "schema_version": 1,
+            "identity": {
+                "hash": family if is_baseline else f"{family}-{label}",
+                "baseline": family,
+                "canonical": canonical,
+            },
+            "variant": {
+                "model": model,
+                "label": label,
+                "is_baseline": is_baseline,
+                "original": "conv",
+            },
+            "metrics": {"test_top1_percent": accuracy},
+            "cost": {
+                "params": params,
+                "macs": macs,
+                "num_projected_sites": num_projected_sites,
+            },
+            "speed": [{**SETTING, **setting, **measured}] if measured else [],
+        }
+
+    return make

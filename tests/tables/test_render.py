@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pfstudy.errors import PfstudyError
+from pfstudy.tables import render
+from pfstudy.tables.rows import Rows, make_rows
+
+ODD = r"odd_name & 50% of #1 $x$ {a|b} ~^ \end"
+
+
+@pytest.fixture
+def rows(record: Any) -> Rows:
+    """A baseline with two seeds, and a variant with one."""
+    return make_rows(
+        [
+            record("original", 97.0, speed=(2.0, 1.0)),
+            record("original", 98.0, speed=(2.0, 1.0)),
+            record("maxpool", 96.0, speed=(1.6, 0.8), params=500_000, macs=123_456_789),
+        ]
+    )
+
+
+def cells_of(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+
+
+def test_markdown_has_a_line_for_every_variant(rows: Rows) -> None:
+    lines = render.markdown(rows).splitlines()
+    assert [cells_of(line) for line in (lines[0], *lines[2:4])] == [
+        ["variant", "params (M)", "MACs (G)", "latency (ms)", "speed", "top-1 (%)",
+         "diff. (points)"],
+        ["original (conv)", "1.00", "2.00", "2.00", "1.00x", "97.50 ± 0.71", "+0.00"],
+        ["maxpool", "0.500", "0.123", "1.60", "1.25x", "96.00", "-1.50"],
+    ]  # fmt: skip
+    assert cells_of(lines[1]) == [":--"] + ["--:"] * 6
+
+
+def test_the_caption_says_what_the_figures_are(rows: Rows) -> None:
+    assert render.markdown(rows).endswith(
+        "\n\nTest accuracy after the last epoch, 1 to 2 seeds (mean ± standard deviation). Latency "
+        "and speed relative to the unsubstituted backbone: Some CPU, 1 thread, batch 1, "
+        "contiguous, float32, eager.\n"
+    )
+
+
+def test_the_caption_of_one_seed_speaks_of_no_deviation(record: Any) -> None:
+    rows = make_rows([record()])
+    assert render.caption(rows) == "Test accuracy after the last epoch, 1 seed."
+
+
+def test_what_was_not_measured_has_no_column(record: Any) -> None:
+    header = render.markdown(make_rows([record()])).splitlines()[0]
+    assert "latency" not in header
+    assert "speed" not in header
+
+
+def test_the_caption_explains_a_projection(record: Any) -> None:
+    rows = make_rows([record(), record("maxpool", num_projected_sites=2)])
+    assert "maxpool (+1x1)" in render.markdown(rows)
+    assert "(+1x1): a 1x1 convolution follows" in render.caption(rows)
+
+
+def test_csv_is_unrounded_under_the_keys_of_the_columns(rows: Rows) -> None:
+    baseline, maxpool = csv.DictReader(io.StringIO(render.csv(rows)))
+    assert (maxpool["variant"], maxpool["params"], maxpool["macs"]) == (
+        "maxpool",
+        "500000",
+        "123456789",
+    )
+    assert float(baseline["test_top1_percent_std"]) == pytest.approx(0.5**0.5, rel=1e-12)
+    assert (baseline["num_seeds"], maxpool["num_seeds"]) == ("2", "1")
+    assert maxpool["test_top1_percent_std"] == ""
+    assert float(maxpool["difference_points"]) == -1.5
+
+
+def test_a_setting_that_varies_stands_behind_the_variant(record: Any) -> None:
+    rows = make_rows([record(lr=0.1), record("maxpool", lr=0.2)])
+    assert render.markdown(rows).startswith("| variant | lr | ")
+    assert render.csv(rows).startswith("variant,recipe.lr,")
+
+
+def test_settings_of_one_last_name_are_told_apart(record: Any) -> None:
+    one, other = record(family="a"), record("maxpool", family="b")
+    for form, sizes in ((one, (8, 16)), (other, (9, 17))):
+        canonical = form["identity"]["canonical"]
+        canonical["data"] = {"size": sizes[0]}
+        canonical["recipe"]["size"] = sizes[1]
+    text = render.markdown(make_rows([one, other]))
+    assert all(f" {size} " in text for size in (8, 9, 16, 17))
+
+
+def test_pipes_are_escaped_in_markdown(record: Any) -> None:
+    line = render.markdown(make_rows([record(ODD)])).splitlines()[2]
+    assert r"{a\|b}" in line
+
+
+def test_latex_has_booktabs_rules_and_escaped_cells(record: Any) -> None:
+    text = render.latex(make_rows([record("original"), record(ODD)]))
+    assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 1
+    assert (
+        r"odd\_name \& 50\% of \#1 \$x\$ \{a|b\} \textasciitilde{}\textasciicircum{} "
+        r"\textbackslash{}end" in text
+    )
+    assert r"top-1 (\%)" in text
+    assert r"{lrrrr}" in text
+
+
+def test_a_name_looks_the_same_in_the_terminal(record: Any, rows: Rows) -> None:
+    odd = make_rows([record("[bold]not bold[/bold]"), record("a" * 60)])
+    text = printed(odd)
+    assert "[bold]not bold[/bold]" in text
+    assert "maxpool" in printed(rows)
+    assert "97.50 +- 0.71" in printed(rows)
+
+
+def printed(rows: Rows) -> str:
+    console = Console(file=io.StringIO(), width=200, color_system=None)
+    console.print(render.terminal(rows, "title"))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_three_files_are_written(rows: Rows, tmp_path: Path) -> None:
+    paths = render.write_files(rows, tmp_path / "made")
+    assert [path.name for path in paths] == ["table.md", "table.csv", "table.tex"]
+    written = [path.read_text() for path in paths]
+    assert written == [render.markdown(rows), render.csv(rows), render.latex(rows)]
+    assert len(list((tmp_path / "made").iterdir())) == 3
+
+
+def test_a_directory_that_cannot_be_made_is_named(rows: Rows, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(PfstudyError, match=r"file/table\.md cannot be written"):
+        render.write_files(rows, tmp_path / "file")
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_the_latex_table_compiles(record: Any, tmp_path: Path) -> None:
+    rows = make_rows(
+        [
+            record("original", 97.0, speed=(2.0, 1.0)),
+            record("original", 98.0, speed=(2.0, 1.0)),
+            record(ODD, 96.0, lr=0.2, speed=(1.6, 0.8), num_projected_sites=1),
+        ]
+    )
+    lines = [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}",
+             r"\input{table}", r"\end{document}"]  # fmt: skip
+    (tmp_path / "paper.tex").write_text("\n".join(lines))
+    render.write_files(rows, tmp_path)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Missing character" not in (tmp_path / "paper.log").read_text(errors="replace")
+    assert (tmp_path / "paper.pdf").stat().st_size > 0

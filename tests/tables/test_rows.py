@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Any
+
+import pytest
+
+from pfstudy.errors import PfstudyError
+from pfstudy.tables.columns import COLUMNS
+from pfstudy.tables.rows import Rows, make_rows
+
+
+def by_variant(rows: Rows, key: str) -> dict[str, Any]:
+    return dict(zip(rows.frame["variant"], rows.frame[key], strict=True))
+
+
+def test_seeds_are_averaged_with_the_standard_deviation_of_a_sample(record: Any) -> None:
+    accuracies = [96.2, 97.0, 98.4]
+    rows = make_rows([record("maxpool", a) for a in accuracies])
+    (row,) = rows.frame.to_dict("records")
+    assert row["test_top1_percent"] == pytest.approx(statistics.mean(accuracies))
+    assert row["test_top1_percent_std"] == pytest.approx(statistics.stdev(accuracies))
+    assert row["num_seeds"] == 3
+
+
+def test_one_seed_has_no_standard_deviation(record: Any) -> None:
+    (row,) = make_rows([record()]).frame.to_dict("records")
+    assert math.isnan(row["test_top1_percent_std"])
+
+
+def test_the_difference_is_taken_between_means(record: Any) -> None:
+    records = [record("maxpool", 95.0), record("maxpool", 96.0), record("original", 97.0)]
+    rows = make_rows([*records, record("original", 98.0)])
+    difference = by_variant(rows, "difference_points")
+    assert difference == pytest.approx({"original (conv)": 0, "maxpool": -2})
+    assert rows.lacks_baseline == ()
+
+
+def test_the_baseline_stands_first_and_the_others_in_their_order(record: Any) -> None:
+    rows = make_rows([record(label) for label in ("maxpool", "avgpool", "original", "dwconv")])
+    assert list(rows.frame["variant"]) == ["original (conv)", "maxpool", "avgpool", "dwconv"]
+
+
+def test_without_a_baseline_the_difference_is_empty_and_the_variant_named(record: Any) -> None:
+    rows = make_rows([record("maxpool"), record("avgpool")])
+    assert rows.frame["difference_points"].isna().all()
+    assert rows.lacks_baseline == ("maxpool", "avgpool")
+
+
+def test_a_variant_is_compared_within_its_family(record: Any) -> None:
+    rows = make_rows(
+        [
+            record("original", 97.0, family="a", lr=0.1),
+            record("maxpool", 96.0, family="a", lr=0.1),
+            record("original", 90.0, family="b", lr=0.2),
+            record("maxpool", 93.0, family="b", lr=0.2),
+            record("dwconv", 99.0, family="c", lr=0.3),
+        ]
+    )
+    found = {(row["variant"], row["recipe.lr"]): row["difference_points"]
+             for row in rows.frame.to_dict("records")}  # fmt: skip
+    assert found["maxpool", 0.1] == -1
+    assert found["maxpool", 0.2] == 3
+    assert math.isnan(found["dwconv", 0.3])
+    assert rows.lacks_baseline == ("dwconv",)
+    assert rows.settings == ("recipe.lr",)
+
+
+def test_settings_that_do_not_vary_are_no_columns(record: Any) -> None:
+    assert make_rows([record(), record("maxpool")]).settings == ()
+
+
+def test_several_models_become_one_column(record: Any) -> None:
+    rows = make_rows(
+        [
+            record("original", model="resnet18", family="a"),
+            record("original", model="resnet_digits", family="b"),
+            record("maxpool", model="resnet_digits", family="b"),
+        ]
+    )
+    assert rows.settings == ("model",)
+    assert list(rows.frame["model"]) == ["resnet18", "resnet_digits", "resnet_digits"]
+
+
+def test_another_variant_can_be_the_baseline(record: Any) -> None:
+    records = [record("original", 97.0), record("maxpool", 95.0), record("dwconv", 96.5)]
+    rows = make_rows(records, baseline="maxpool")
+    expected = {"original (conv)": 2, "maxpool": 0, "dwconv": 1.5}
+    assert by_variant(rows, "difference_points") == pytest.approx(expected)
+
+
+def test_a_baseline_that_is_not_there_lists_the_choices(record: Any) -> None:
+    with pytest.raises(PfstudyError) as caught:
+        make_rows([record(), record("maxpool")], baseline="maxpol")
+    assert str(caught.value) == (
+        "baseline 'maxpol' does not exist; choose from: original, maxpool. Did you mean 'maxpool'?"
+    )
+
+
+def test_no_records_are_an_error() -> None:
+    with pytest.raises(PfstudyError, match="there are no finished runs here"):
+        make_rows([])
+
+
+def test_speed_is_the_inverse_of_the_relative_latency(record: Any) -> None:
+    rows = make_rows([record(speed=(2.0, 1.0)), record("maxpool", speed=(1.6, 0.8))])
+    assert by_variant(rows, "relative_speed") == pytest.approx(
+        {"original (conv)": 1, "maxpool": 1.25}
+    )
+    assert by_variant(rows, "latency_ms") == {"original (conv)": 2.0, "maxpool": 1.6}
+    assert rows.speed["device"] == "Some CPU"
+
+
+def test_latencies_of_several_settings_are_not_mixed(record: Any) -> None:
+    rows = make_rows(
+        [
+            record(speed=(2.0, 1.0)),
+            record("maxpool", speed=(1.6, 0.8)),
+            record("dwconv", speed=(9.0, 1.2), batch_size=64),
+        ]
+    )
+    assert rows.speed["batch_size"] == 1
+    assert math.isnan(by_variant(rows, "latency_ms")["dwconv"])
+
+
+def test_runs_that_were_not_measured_have_no_speed(record: Any) -> None:
+    rows = make_rows([record()])
+    assert rows.speed == {}
+    assert rows.frame[["latency_ms", "relative_speed"]].isna().all(axis=None)
+
+
+def test_a_projection_is_marked(record: Any) -> None:
+    rows = make_rows([record("maxpool", num_projected_sites=1), record("conv3")])
+    assert list(rows.frame["variant"]) == ["maxpool (+1x1)", "conv3"]
+
+
+def test_every_column_is_there(record: Any) -> None:
+    assert {column.key for column in COLUMNS} <= set(make_rows([record()]).frame)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "written"),
+    [
+        pytest.param("params", 14_232_232, "14.2", id="params"),
+        pytest.param("params", 1_230, "0.00123", id="few params"),
+        pytest.param("macs", 2_239_496_192, "2.24", id="macs"),
+        pytest.param("latency_ms", 123.4, "123", id="latency"),
+        pytest.param("relative_speed", 0.7251, "0.73x", id="speed"),
+        pytest.param("test_top1_percent", 97.456, "97.46", id="accuracy"),
+        pytest.param("difference_points", -0.5, "-0.50", id="worse"),
+        pytest.param("difference_points", 0.5, "+0.50", id="better"),
+        pytest.param("difference_points", math.nan, "", id="no baseline"),
+        pytest.param("latency_ms", None, "", id="not measured"),
+    ],
+)
+def test_values_are_written_for_people(key: str, value: Any, written: str) -> None:
+    (column,) = (column for column in COLUMNS if column.key == key)
+    assert column.write(value) == written
+
+
+def test_keys_of_columns_are_unique() -> None:
+    keys = [column.key for column in COLUMNS]
+    assert len(set(keys)) == len(keys)
