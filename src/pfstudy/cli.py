@@ -151,6 +151,7 @@ def show_table(
     members: Sequence[str] | None = None,
     baseline: str | None = None,
     output: Path | None = None,
+    as_json: bool = False,
 ) -> None:
     """Print the table of finished runs and write it as Markdown, CSV and LaTeX.
 
@@ -160,6 +161,7 @@ def show_table(
         members: Run directories to take instead of the whole study.
         baseline: Label of the variant to compare with.
         output: Directory of the files; that of the study, or ``root``, unless given.
+        as_json: Print the rows as JSON and nothing else.
 
     Raises:
         PfstudyError: There are no finished runs, or no such study or baseline.
@@ -175,6 +177,9 @@ def show_table(
     if study is not None and members is None:
         members = store.read_study(root, study)
     rows = make_rows(store.read_records(root, members), baseline)
+    if as_json:
+        print(render.json(rows))
+        return
     output = output or (root / store.STUDIES / study if study else root)
     paths = render.write_files(rows, output)
     console = Console(highlight=False)
@@ -226,13 +231,16 @@ def table(
     baseline: Annotated[
         str | None, typer.Option(help="Compare with this variant; default: the backbone.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", help="Directory of the files.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory of the files.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Tabulate finished runs: accuracy beside cost and speed.
 
     Written as table.md, table.csv and table.tex, too.
     """
-    show_table(source, study, baseline=baseline, output=output)
+    show_table(source, study, baseline=baseline, output=output, as_json=as_json)
 
 
 def _terminate(number: int, frame: object) -> None:

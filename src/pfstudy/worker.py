@@ -36,6 +36,7 @@ from pfstudy.variant import SCHEMA_VERSION, Variant, make_variant
 
 _MOST_LOGITS = 10_000_000
 _NUM_TOP = 5
+_SPEED_FIGURES = ("latency_ms", "relative_latency", "throughput_images_per_s")
 
 Report = Callable[[str, Mapping[str, Any]], None]
 
@@ -90,12 +91,14 @@ def _train_and_record(task: Task, report: Report) -> None:
         group=task.study,
         config={**config_tree(config), "seed": seed, "label": variant.label},
     )
+    tracker.summarise({k: task.speed[k] for k in _SPEED_FIGURES if k in task.speed})
     exit_code = 1
     try:
         waiting = "waiting for a measurement of speed to end"
         with lease.training(task.device, on_wait=lambda: note(waiting)):
             record = _fit(task, variant, seed, tracker, report)
-        tracker.summarise(_summary(record, task.speed))
+        counted = {key: record["cost"][key] for key in ("params", "macs")}
+        tracker.summarise({**record["metrics"], **counted})
         store.write_json(directory / store.RECORD, record, durable=True)
         store.write_state(directory, "done")
         exit_code = 0
@@ -269,12 +272,6 @@ def _record(
         },
         "environment": {**task.environment, "device": name},
     }
-
-
-def _summary(record: Mapping[str, Any], speed: Mapping[str, Any]) -> dict[str, Any]:
-    counted = {key: record["cost"][key] for key in ("params", "macs")}
-    measured = {key: speed[key] for key in ("latency_ms", "relative_latency") if key in speed}
-    return {**record["metrics"], **counted, **measured}
 
 
 def _device(config: Config) -> torch.device:

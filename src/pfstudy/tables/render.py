@@ -73,6 +73,13 @@ def csv(rows: Rows) -> str:
     return text
 
 
+def json(rows: Rows) -> str:
+    """A list of objects, unrounded, under the keys of the columns; ``null`` where missing."""
+    keys = [column.key for column in _columns(rows)]
+    text: str = rows.frame[keys].to_json(orient="records", indent=1, double_precision=15)
+    return text
+
+
 def latex(rows: Rows) -> str:
     r"""A ``table`` with booktabs rules; needs ``\usepackage{booktabs}``."""
     cells = _cells(rows, r" $\pm$ ", _escape)
