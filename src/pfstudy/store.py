@@ -75,7 +75,7 @@ def check_writable(root: Path) -> None:
         tempfile.TemporaryFile(dir=here).close()
     except OSError as error:
         raise PfstudyError(
-            f"runs_dir={root} cannot be written to: {here}: {error.strerror}; choose another with "
+            f"runs_dir={root} cannot be written to: {here} takes no files ({error.strerror}); choose another with "
             "runs_dir=DIRECTORY."
         ) from None
 
@@ -125,6 +125,8 @@ def state_of(directory: Path) -> State:
         return "pending"
     entry = read_json(directory / STATE)
     state: State = entry.get("state", "pending")
+    if state == "done":
+        return "interrupted"  # its record is gone
     if state == "running" and entry.get("host") == socket.gethostname():
         return "running" if _is_alive(entry.get("pid", 0)) else "interrupted"
     return state

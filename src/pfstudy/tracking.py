@@ -69,7 +69,7 @@ def stop_service() -> None:
     """Stop that process; it may be gone already."""
     import wandb
 
-    with suppress(Exception):
+    with suppress(Exception, SystemExit):  # teardown leaves with the service's exit code
         wandb.teardown()
 
 

@@ -78,35 +78,41 @@ def _train_and_record(task: Task, report: Report) -> None:
     directory = task.directory
     attempt = store.read_state(directory).get("attempt", 0) + 1
     store.write_state(directory, "running", attempt=attempt)
-    variant, seed = read_run(directory)
-    config = variant.config
-
-    def note(text: str) -> None:
-        report("note", {"text": text})
-
-    tracker = Tracker(config.logger, task.mode, directory, note)
-    tracker.start(
-        run_id=f"{variant.hash}-{seed}-{attempt}",
-        name=f"{variant.slug}-seed{seed}",
-        group=task.study,
-        config={**config_tree(config), "seed": seed, "label": variant.label},
-    )
-    tracker.summarise({k: task.speed[k] for k in _SPEED_FIGURES if k in task.speed})
-    exit_code = 1
     try:
-        waiting = "waiting for a measurement of speed to end"
-        with lease.training(task.device, on_wait=lambda: note(waiting)):
-            record = _fit(task, variant, seed, tracker, report)
-        counted = {key: record["cost"][key] for key in ("params", "macs")}
-        tracker.summarise({**record["metrics"], **counted})
-        store.write_json(directory / store.RECORD, record, durable=True)
+        variant, seed = read_run(directory)
+        _train_tracked(task, variant, seed, attempt, report)
         store.write_state(directory, "done")
-        exit_code = 0
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
         reason = str(error).strip() or type(error).__name__
         store.write_state(directory, "interrupted" if stopped else "failed", reason=reason)
         raise
+
+
+def _train_tracked(task: Task, variant: Variant, seed: int, attempt: int, report: Report) -> None:
+    """Train under a run of W&B, which ends as the attempt does, and write the record."""
+
+    def note(text: str) -> None:
+        report("note", {"text": text})
+
+    config = variant.config
+    tracker = Tracker(config.logger, task.mode, task.directory, note)
+    exit_code = 1
+    try:
+        tracker.start(
+            run_id=f"{variant.hash}-{seed}-{attempt}",
+            name=f"{variant.slug}-seed{seed}",
+            group=task.study,
+            config={**config_tree(config), "seed": seed, "label": variant.label},
+        )
+        tracker.summarise({k: task.speed[k] for k in _SPEED_FIGURES if k in task.speed})
+        waiting = "waiting for a measurement of speed to end"
+        with lease.training(task.device, on_wait=lambda: note(waiting)):
+            record = _fit(task, variant, seed, tracker, report)
+        counted = {key: record["cost"][key] for key in ("params", "macs")}
+        tracker.summarise({**record["metrics"], **counted})
+        store.write_json(task.directory / store.RECORD, record, durable=True)
+        exit_code = 0
     finally:
         tracker.finish(exit_code)
 

@@ -95,8 +95,12 @@ class Pool:
         forkserver.ensure_running()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.stop()
+        pid = getattr(forkserver, "_forkserver")._forkserver_pid  # noqa: B009
+        if kind is not None and pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # or it would end only when its imports are done
 
     def start(
         self,

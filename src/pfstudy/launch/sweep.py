@@ -55,8 +55,11 @@ def run_sweep(configs: Sequence[Config]) -> SweepResult:
     Raises:
         PfstudyError: Something is wrong with the sweep; nothing has been written then.
     """
-    if len({(c.runs_dir, c.study, c.launcher, c.logger) for c in configs}) > 1:
-        raise PfstudyError("a sweep cannot vary runs_dir, study, launcher or logger.")
+    for key in ("runs_dir", "study", "launcher", "logger", "speed"):
+        if len({getattr(config, key) for config in configs}) > 1:
+            raise PfstudyError(f"{key} must be the same for all runs of a sweep.")
+    if len({(c.trainer.accelerator, c.trainer.num_threads) for c in configs}) > 1:
+        raise PfstudyError("trainer may vary in its precision alone within a sweep.")
     root = Path(configs[0].runs_dir)
     content = cache(fingerprint)
     asked = [make_variant(config, content(config.data)) for config in configs]

@@ -183,9 +183,10 @@ def config_of(tree: DictConfig) -> Config:
 def explain(error: Exception) -> PfstudyError:
     """Turn an error of Hydra or OmegaConf into one sentence."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return unknown_name(group, name, error.options)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        known = [path.removesuffix(".yaml") for path in ConfigStore.instance().list(group)]
+        return unknown_name(group, name, known if error.options is None else error.options)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
         return _unknown_key(cause)
     if isinstance(cause, MissingMandatoryValue):

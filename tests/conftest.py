@@ -1,0 +1,105 @@
+"""What the tests share: configs composed in this process, and real sweeps through the console."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import pytest
+
+from pfstudy.schema.config import Config
+
+QUICK_SPEED = ("speed.num_processes=2", "speed.max_processes=2", "speed.num_rounds=3")
+
+Pfstudy = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobody_is_logged_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep a person's W&B login, settings and leases out of the tests, and the tests out of W&B."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("WANDB_", "PFSTUDY_", "HYDRA_")) or name == "NETRC":
+                patch.delenv(name)
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("PFSTUDY_LEASE_DIR", str(tmp_path_factory.mktemp("leases")))
+        patch.setenv("WANDB_ERROR_REPORTING", "false")
+        yield
+
+
+@pytest.fixture(scope="session")
+def executable() -> str:
+    """The console script of the environment that runs the tests."""
+    return str(Path(sys.executable).with_name("pfstudy"))
+
+
+@pytest.fixture(scope="session")
+def environment(_nobody_is_logged_in: None) -> Mapping[str, str]:
+    """The environment of real sweeps: they see no GPU, so that they are the same everywhere."""
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(scope="session")
+def pfstudy(executable: str, environment: Mapping[str, str]) -> Pfstudy:
+    """Run ``pfstudy`` in a directory, with further variables, until it ends."""
+
+    def run(directory: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        command = [executable, *arguments]
+        # files, not pipes, so that no process left behind delays the end
+        with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+            code = subprocess.run(
+                command,
+                cwd=directory,
+                env={**environment, **variables},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                timeout=300,
+                check=False,
+            ).returncode
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(command, code, out.read(), err.read())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def quick_speed() -> tuple[str, ...]:
+    """Settings by which the speed phase takes no time, and says nothing."""
+    return QUICK_SPEED
+
+
+@pytest.fixture(scope="session")
+def make_config() -> Callable[..., Config]:
+    """Compose a config from overrides, without a command line."""
+    from hydra import compose, initialize_config_dir
+
+    from pfstudy.schema.compose import conf_directory, config_of, register_models
+
+    register_models([conf_directory()])
+
+    def make(*overrides: str) -> Config:
+        with initialize_config_dir(str(conf_directory()), version_base="1.3"):
+            return config_of(compose("config", overrides=list(overrides)))
+
+    return make
+
+
+@pytest.fixture
+def make_run(make_config: Callable[..., Config], tmp_path: Path) -> Callable[..., Any]:
+    """Make a run from overrides; its directory lies below ``tmp_path``."""
+    from pfstudy import store
+    from pfstudy.data import fingerprint
+    from pfstudy.variant import make_variant
+
+    def make(*overrides: str) -> store.Run:
+        config = make_config(*overrides, f"runs_dir={tmp_path / 'runs'}")
+        return store.make_run(make_variant(config, fingerprint(config.data)), config.seed)
+
+    return make

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from dataclasses import replace
+
+import lightning as L  # noqa: N812
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from pfstudy.errors import PfstudyError
+from pfstudy.module import Classifier, check_finite, cosine_with_warmup
+from pfstudy.schema.config import Recipe
+
+NUM_CLASSES = 7
+RECIPE = Recipe(
+    name="test",
+    epochs=3,
+    batch_size=4,
+    lr=0.1,
+    momentum=0.9,
+    weight_decay=1e-3,
+    schedule="cosine",
+    warmup_epochs=1,
+    label_smoothing=0.1,
+)
+
+
+def make_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 7))
+
+
+def make_batches(number: int, seed: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (
+            torch.randn(4, 1, 4, 4, generator=generator),
+            torch.randint(NUM_CLASSES, (4,), generator=generator),
+        )
+        for _ in range(number)
+    ]
+
+
+def fit(
+    module: Classifier, train: list[tuple[torch.Tensor, torch.Tensor]], epochs: int
+) -> L.Trainer:
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(
+        module, DataLoader(train, batch_size=None), DataLoader(make_batches(2), batch_size=None)
+    )
+    return trainer
+
+
+class TestCosineWithWarmup:
+    def test_without_warmup_is_that_of_torch(self) -> None:
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
+        for step in range(21):
+            expected = optimizer.param_groups[0]["lr"]
+            assert cosine_with_warmup(step, 20, 0) == pytest.approx(expected, abs=1e-12)
+            optimizer.step()
+            reference.step()
+
+    def test_warmup_rises_evenly_to_the_peak(self) -> None:
+        shares = [cosine_with_warmup(step, 20, 4) for step in range(5)]
+        np.testing.assert_allclose(shares, [0.2, 0.4, 0.6, 0.8, 1.0])
+
+    def test_falls_after_the_peak_to_zero(self) -> None:
+        shares = [cosine_with_warmup(step, 20, 4) for step in range(4, 22)]
+        assert all(a > b for a, b in itertools.pairwise(shares[:-1]))
+        assert shares[-2:] == [0, 0]
+
+
+class TestTraining:
+    @pytest.mark.parametrize(
+        "recipe",
+        [
+            pytest.param(RECIPE, id="cosine"),
+            pytest.param(replace(RECIPE, schedule="one_cycle"), id="one_cycle"),
+            pytest.param(replace(RECIPE, warmup_epochs=0, label_smoothing=0), id="no-warmup"),
+            pytest.param(replace(RECIPE, momentum=0), id="no-momentum"),
+            pytest.param(replace(RECIPE, warmup_epochs=9), id="warmup-longer-than-training"),
+        ],
+    )
+    def test_ends_with_the_weights_of_a_bare_loop(self, recipe: Recipe) -> None:
+        train = make_batches(5)
+        network = make_network()
+        reference = copy.deepcopy(network)
+        module = Classifier(network, recipe, NUM_CLASSES, len(train))
+        fit(module, train, recipe.epochs)
+        self.bare_loop(reference, recipe, train)
+        for name, expected in reference.state_dict().items():
+            torch.testing.assert_close(module.network.state_dict()[name], expected, msg=name)
+
+    @staticmethod
+    def bare_loop(
+        network: nn.Module, recipe: Recipe, train: list[tuple[torch.Tensor, torch.Tensor]]
+    ) -> None:
+        num_steps = recipe.epochs * len(train)
+        num_warmup = min(int(recipe.warmup_epochs * len(train)), num_steps - 1)
+        optimizer = torch.optim.SGD(
+            network.parameters(),
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.momentum > 0,
+        )
+        if recipe.schedule == "one_cycle":
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer,
+                recipe.lr,
+                total_steps=num_steps + 1,
+                pct_start=num_warmup / num_steps,
+                cycle_momentum=False,
+            )
+        network.train()
+        for step in range(num_steps):
+            if recipe.schedule == "cosine":
+                if step < num_warmup:
+                    share = (step + 1) / (num_warmup + 1)
+                else:
+                    angle = math.pi * (step - num_warmup) / (num_steps - num_warmup)
+                    share = (1 + math.cos(angle)) / 2
+                optimizer.param_groups[0]["lr"] = recipe.lr * share
+            images, labels = train[step % len(train)]
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(
+                network(images), labels, label_smoothing=recipe.label_smoothing
+            )
+            loss.backward()
+            optimizer.step()
+            if recipe.schedule == "one_cycle":
+                schedule.step()
+
+    def test_train_loss_is_the_mean_since_the_last_call(self) -> None:
+        batches = make_batches(3)
+        module = Classifier(make_network().eval(), RECIPE, NUM_CLASSES, len(batches))
+        losses = [float(module.training_step(b, i).detach()) for i, b in enumerate(batches)]
+        expected = [
+            functional.cross_entropy(module.network(x), y, label_smoothing=0.1).item()
+            for x, y in batches
+        ]
+        np.testing.assert_allclose(losses, expected, rtol=1e-6)
+        assert module.take_train_loss() == pytest.approx(np.mean(losses), rel=1e-6)
+        assert module.take_train_loss() == 0
+
+
+class TestEvaluation:
+    def test_figures_are_those_of_numpy_over_uneven_batches(self) -> None:
+        module = Classifier(make_network().eval(), RECIPE, NUM_CLASSES, 1)
+        (one, two) = make_batches(2)
+        two = (two[0][:3], two[1][:3])
+        for batch in (one, two):
+            module.test_step(batch, 0)
+        module.on_test_epoch_end()
+        logits = torch.cat(module.logits).numpy().astype(np.float64)
+        labels = torch.cat([one[1], two[1]]).numpy()
+        assert logits.shape == (7, NUM_CLASSES)
+        rank = np.argsort(-logits, axis=1)
+        loss = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(7), labels]
+        assert module.evaluated == {
+            "test_top1_percent": pytest.approx(100 * np.mean(rank[:, 0] == labels)),
+            "test_top5_percent": pytest.approx(
+                100 * np.mean((rank[:, :5] == labels[:, None]).any(axis=1))
+            ),
+            "test_loss": pytest.approx(loss.mean()),
+        }
+
+    def test_epochs_do_not_run_into_each_other(self) -> None:
+        module = Classifier(make_network().eval(), RECIPE, NUM_CLASSES, 1)
+        first, second = make_batches(2)
+        module.validation_step(first, 0)
+        module.on_validation_epoch_end()
+        module.validation_step(second, 0)
+        module.on_validation_epoch_end()
+        alone = Classifier(module.network, RECIPE, NUM_CLASSES, 1)
+        alone.validation_step(second, 0)
+        alone.on_validation_epoch_end()
+        assert module.evaluated == alone.evaluated
+        assert module.logits == []
+
+    def test_top5_of_fewer_classes(self) -> None:
+        network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+        module = Classifier(network, RECIPE, 3, 1)
+        module.test_step((torch.randn(4, 1, 4, 4), torch.tensor([0, 1, 2, 0])), 0)
+        module.on_test_epoch_end()
+        assert module.evaluated["test_top5_percent"] == 100
+
+
+class TestCheckFinite:
+    def test_finite_is_fine(self) -> None:
+        check_finite(1e30, 1)
+
+    @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+    def test_says_what_to_do(self, loss: float) -> None:
+        with pytest.raises(PfstudyError, match=r"in epoch 3; lower recipe\.lr"):
+            check_finite(loss, 3)

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pfstudy import store
+from pfstudy.errors import PfstudyError
+
+MakeRun = Callable[..., store.Run]
+
+
+@pytest.fixture
+def ended_process() -> int:
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+class TestMakeRun:
+    def test_directory_is_readable_and_unique(self, make_run: MakeRun) -> None:
+        run = make_run("block.stage2.spatial=maxpool", "seed=3")
+        name = f"resnet_digits-digits-stage2=maxpool-{run.variant.hash}"
+        assert run.directory == Path(run.variant.config.runs_dir) / name / "seed3"
+        assert not run.directory.exists()
+
+    def test_found_by_identity_under_another_name(self, make_run: MakeRun) -> None:
+        run = make_run("block.spatial=maxpool")
+        renamed = run.directory.parent.with_name(f"old-name-{run.variant.hash}")
+        renamed.mkdir(parents=True)
+        assert make_run("block.spatial=maxpool").directory == renamed / "seed0"
+
+
+class TestCheckWritable:
+    @pytest.mark.parametrize("root", [".", "new", "new/deep/er"], ids=["here", "new", "deep"])
+    def test_makes_nothing(self, tmp_path: Path, root: str) -> None:
+        store.check_writable(tmp_path / root)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("root", ["file", "file/runs"])
+    def test_file_in_the_way(self, tmp_path: Path, root: str) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(PfstudyError, match=r"cannot be written to.*choose another"):
+            store.check_writable(tmp_path / root)
+
+    @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
+    def test_directory_without_permission(self, tmp_path: Path) -> None:
+        tmp_path.chmod(0o500)
+        with pytest.raises(PfstudyError, match="Permission denied"):
+            store.check_writable(tmp_path / "runs")
+        tmp_path.chmod(0o700)
+
+
+class TestPrepare:
+    def test_writes_config_and_pending_state(self, make_run: MakeRun) -> None:
+        run = make_run("block.spatial=maxpool")
+        store.prepare(run)
+        names = {path.name for path in run.directory.iterdir()}
+        assert names == {"config.json", "config.yaml", "state.json"}
+        assert store.read_state(run.directory) == {"state": "pending", "attempt": 0}
+        identity = store.read_json(run.directory / store.CONFIG)["identity"]
+        assert (identity["hash"], identity["seed"]) == (run.variant.hash, 0)
+
+    def test_keeps_the_state_of_an_earlier_attempt(self, make_run: MakeRun) -> None:
+        run = make_run()
+        store.prepare(run)
+        store.write_state(run.directory, "failed", attempt=2, reason="why")
+        store.prepare(run)
+        state = store.read_state(run.directory)
+        assert (state["state"], state["attempt"], state["reason"]) == ("failed", 2, "why")
+
+
+class TestCheckDirectory:
+    def test_own_or_no_directory_is_fine(self, make_run: MakeRun) -> None:
+        run = make_run("block.spatial=maxpool")
+        store.check_directory(run)
+        store.prepare(run)
+        store.check_directory(run)
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            pytest.param(["block.spatial=avgpool"], id="variant"),
+            pytest.param(["block.spatial=maxpool", "seed=1"], id="seed"),
+            pytest.param(["block.spatial=maxpool", "recipe.lr=0.1"], id="recipe"),
+        ],
+    )
+    def test_written_by_another_config(self, make_run: MakeRun, other: list[str]) -> None:
+        run = make_run("block.spatial=maxpool")
+        store.prepare(replace(make_run(*other), directory=run.directory))
+        with pytest.raises(PfstudyError, match="written by another config"):
+            store.check_directory(run)
+
+
+class TestState:
+    def test_of_no_directory_is_pending(self, tmp_path: Path) -> None:
+        assert store.state_of(tmp_path / "none") == "pending"
+
+    @pytest.mark.parametrize("state", ["pending", "failed", "interrupted"])
+    def test_reads_what_was_written(self, tmp_path: Path, state: store.State) -> None:
+        store.write_state(tmp_path, state, attempt=1)
+        assert store.state_of(tmp_path) == state
+
+    def test_running_in_a_process_that_lives(self, tmp_path: Path) -> None:
+        store.write_state(tmp_path, "running", attempt=1)
+        assert store.read_state(tmp_path)["pid"] == os.getpid()
+        assert store.state_of(tmp_path) == "running"
+
+    def test_running_in_a_process_that_is_gone(self, tmp_path: Path, ended_process: int) -> None:
+        store.write_state(tmp_path, "running", pid=ended_process)
+        assert store.state_of(tmp_path) == "interrupted"
+
+    def test_running_on_another_host(self, tmp_path: Path, ended_process: int) -> None:
+        store.write_state(tmp_path, "running", pid=ended_process, host="elsewhere.invalid")
+        assert store.state_of(tmp_path) == "running"
+
+    def test_record_alone_says_that_it_is_done(self, tmp_path: Path, ended_process: int) -> None:
+        store.write_state(tmp_path, "running", pid=ended_process)
+        store.write_json(tmp_path / store.RECORD, {})
+        assert store.state_of(tmp_path) == "done"
+
+    def test_attempt_is_kept_and_heartbeat_moves(self, tmp_path: Path) -> None:
+        store.write_state(tmp_path, "running", attempt=3)
+        first = store.read_state(tmp_path)
+        store.write_state(tmp_path, "running")
+        second = store.read_state(tmp_path)
+        assert second["attempt"] == 3
+        assert second["heartbeat"] >= first["heartbeat"]
+
+    def test_reason_does_not_outlive_the_state(self, tmp_path: Path) -> None:
+        store.write_state(tmp_path, "failed", attempt=1, reason="why")
+        store.write_state(tmp_path, "running", attempt=2)
+        assert "reason" not in store.read_state(tmp_path)
+
+
+class TestStudy:
+    def test_members_are_added_once_and_stay(self, make_run: MakeRun, tmp_path: Path) -> None:
+        root = tmp_path / "runs"
+        first, second = make_run("block.spatial=conv"), make_run("block.spatial=maxpool")
+        store.add_to_study(root, "mine", [second])
+        members = store.add_to_study(root, "mine", [first, second, first])
+        expected = [str(run.directory.relative_to(root)) for run in (second, first)]
+        assert members == store.read_study(root, "mine") == expected
+
+    def test_unknown_study_lists_those_that_exist(self, make_run: MakeRun, tmp_path: Path) -> None:
+        store.add_to_study(tmp_path, "pooling", [replace(make_run(), directory=tmp_path / "a")])
+        with pytest.raises(PfstudyError, match=r"'poling'.*choose from: pooling.*Did you mean"):
+            store.read_study(tmp_path, "poling")
+
+
+class TestReadRecords:
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        for name in ("a/seed0", "a/seed1", "b/seed0"):
+            record = {"schema_version": 1, "name": name}
+            store.write_json(tmp_path / name / store.RECORD, record)
+        (tmp_path / "b" / "seed1").mkdir()
+        store.write_json(tmp_path / "a" / "speed" / "x.json", {"latency_ms": 1})
+        return tmp_path
+
+    def test_all_with_the_speed_beside_them(self, root: Path) -> None:
+        found = {record["name"]: record["speed"] for record in store.read_records(root)}
+        speed = [{"latency_ms": 1}]
+        assert found == {"a/seed0": speed, "a/seed1": speed, "b/seed0": []}
+
+    def test_members_in_their_order_without_those_not_done(self, root: Path) -> None:
+        members = ["b/seed0", "b/seed1", "a/seed1"]
+        found = [record["name"] for record in store.read_records(root, members)]
+        assert found == ["b/seed0", "a/seed1"]
+
+    def test_unknown_schema(self, root: Path) -> None:
+        store.write_json(root / "b" / "seed0" / store.RECORD, {"schema_version": 99})
+        with pytest.raises(PfstudyError, match="schema version 99"):
+            list(store.read_records(root))
+
+
+class TestFiles:
+    @pytest.mark.parametrize(
+        "content", ["", "{", "[1]", '"text"'], ids=["empty", "cut", "list", "text"]
+    )
+    def test_damaged_json(self, tmp_path: Path, content: str) -> None:
+        (tmp_path / "x.json").write_text(content)
+        with pytest.raises(PfstudyError, match=r"x\.json is damaged"):
+            store.read_json(tmp_path / "x.json")
+
+    def test_missing_json(self, tmp_path: Path) -> None:
+        with pytest.raises(PfstudyError, match="cannot be read: No such file"):
+            store.read_json(tmp_path / "x.json")
+
+    @pytest.mark.parametrize("durable", [False, True], ids=["fast", "durable"])
+    def test_write_replaces_the_whole_file(self, tmp_path: Path, durable: bool) -> None:
+        path = tmp_path / "new" / "x.json"
+        contents: list[dict[str, Any]] = [{"a": "long" * 1000}, {"b": 1}]
+        for content in contents:
+            store.write_json(path, content, durable=durable)
+            assert json.loads(path.read_text()) == content
+        assert [p.name for p in path.parent.iterdir()] == ["x.json"]
+
+    def test_failed_write_keeps_the_old_file_and_leaves_no_draft(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "x.txt"
+        store.write_text(path, "old")
+
+        def full(self: Path, target: Path) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Path, "replace", full)
+        with pytest.raises(PfstudyError, match=r"x\.txt cannot be written: No space left"):
+            store.write_text(path, "new")
+        assert path.read_text() == "old"
+        assert [p.name for p in tmp_path.iterdir()] == ["x.txt"]
+
+    def test_unwritable_place(self) -> None:
+        with pytest.raises(PfstudyError, match="cannot be written"):
+            store.write_text(Path("/dev/null/x"), "text")
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            pytest.param("AMD EPYC 7B13 (64 cores)", "amd-epyc-7b13-64-cores", id="device"),
+            pytest.param("stage2=maxpool", "stage2=maxpool", id="label"),
+            pytest.param("../a/b", "a-b", id="path"),
+            pytest.param("ü", "", id="nothing-left"),
+        ],
+    )
+    def test_file_name(self, text: str, expected: str) -> None:
+        assert store.file_name(text) == expected
