@@ -75,8 +75,8 @@ def check_writable(root: Path) -> None:
         tempfile.TemporaryFile(dir=here).close()
     except OSError as error:
         raise PfstudyError(
-            f"runs_dir={root} cannot be written to: {here} takes no files ({error.strerror}); choose another with "
-            "runs_dir=DIRECTORY."
+            f"runs_dir={root} cannot be written to: {here} takes no files "
+            f"({error.strerror}); choose another with runs_dir=DIRECTORY."
         ) from None
 
 

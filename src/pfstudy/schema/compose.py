@@ -185,8 +185,10 @@ def explain(error: Exception) -> PfstudyError:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        known = [path.removesuffix(".yaml") for path in ConfigStore.instance().list(group)]
-        return unknown_name(group, name, known if error.options is None else error.options)
+        if error.options is None and group == "site":  # one of several
+            options = ConfigStore.instance().list(group)
+            return unknown_name(group, name, sorted(o.removesuffix(".yaml") for o in options))
+        return unknown_name(group, name, error.options or [])
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
         return _unknown_key(cause)
     if isinstance(cause, MissingMandatoryValue):
