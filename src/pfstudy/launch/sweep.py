@@ -204,8 +204,7 @@ class _Sweep:
             return done
 
         def progress(number: int, widest: float) -> None:
-            figures = f"widest interval {100 * widest:.1f} %"
-            self.display.bar("processes", number, settings.max_processes, figures)
+            self.display.bar("processes", number, settings.max_processes, _width(widest))
 
         def waiting() -> None:
             self.display.note("waiting for other runs on this device to end")
@@ -223,7 +222,8 @@ class _Sweep:
                 first = results[0]
                 self.display.note(
                     f"{first['device']}, {_count(first['num_processes'], 'process')}, "
-                    f"stopped by {first['stopped_by']}, {time.monotonic() - started:.1f} s"
+                    f"{_width(max(map(phase.relative_width, results)))}, "
+                    f"{time.monotonic() - started:.1f} s"
                 )
 
     def _train(self, pool: Pool, devices: Sequence[Device], mode: tracking.Mode) -> dict[str, str]:
@@ -301,6 +301,10 @@ class _Sweep:
 def _asks(variant: Variant) -> bool:
     """Whether its config names an operation at any site."""
     return any(site.operation != ORIGINAL for site in variant.config.sites)
+
+
+def _width(relative: float) -> str:
+    return f"widest 95 % interval {100 * relative:.1f} % of its ratio"
 
 
 def _count(number: int, noun: str) -> str:

@@ -101,6 +101,12 @@ def measure_portion(
     ]
 
 
+def relative_width(result: Mapping[str, Any]) -> float:
+    """Width of a measurement's 95 % interval, relative to its ratio."""
+    width: float = result["relative_latency_high"] - result["relative_latency_low"]
+    return width / float(result["relative_latency"])
+
+
 def save(variant: Variant, result: Mapping[str, Any]) -> Path:
     """Write a measurement beside the runs of a variant, in a file named after its setting."""
     name = "_".join(
