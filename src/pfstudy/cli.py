@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -97,11 +97,19 @@ def compose(arguments: Sequence[str]) -> list[Config]:
     from hydra.types import RunMode
     from omegaconf.errors import OmegaConfBaseException
 
-    from pfstudy.schema.compose import conf_directory, config_of, explain, register_models
+    from pfstudy.schema.compose import (
+        conf_directory,
+        config_of,
+        explain,
+        named_models,
+        offer_sites,
+        register_models,
+    )
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to stderr
     directories = [conf_directory(), *_config_directories(arguments)]
     register_models(directories)
+    offer_sites(named_models(arguments))
     sys.argv = [sys.argv[0], *arguments]
     configs: list[Config] = []
     single: list[DictConfig] = []
@@ -131,25 +139,33 @@ def run_configs(configs: Sequence[Config]) -> None:
 
     Raises:
         PfstudyError: The sweep is not valid.
-        RunsFailedError: Some runs failed.
+        RunsFailedError: Some runs failed, or are being trained elsewhere.
     """
     from pfstudy.launch.sweep import run_sweep
+    from pfstudy.speed.phase import setting_of
 
     result = run_sweep(configs)
-    if len(result.failed) < len(result.members):
-        show_table(result.root, result.study, result.members)
+    if len(result.failed) + len(result.elsewhere) < len(result.members):
+        show_table(result.root, result.study, speed=setting_of(configs[0].speed))
+    problems = []
     if result.failed:
-        raise RunsFailedError(
-            f"{len(result.failed)} of {len(result.members)} runs failed: "
-            + "; ".join(f"{name} ({reason})" for name, reason in result.failed.items())
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in result.failed.items())
+        problems.append(f"{len(result.failed)} of {len(result.members)} runs failed: {reasons}")
+    if result.elsewhere:
+        problems.append(
+            f"{', '.join(result.elsewhere)}: trained by another pfstudy just now; the same command "
+            "later prints the whole table"
         )
+    if problems:
+        raise RunsFailedError(". ".join(problems))
 
 
 def show_table(
     root: Path,
     study: str | None = None,
-    members: Sequence[str] | None = None,
+    *,
     baseline: str | None = None,
+    speed: Mapping[str, Any] | None = None,
     output: Path | None = None,
     as_json: bool = False,
 ) -> None:
@@ -158,8 +174,8 @@ def show_table(
     Args:
         root: Directory of the run directories.
         study: Whose members to take; ``None`` for all runs.
-        members: Run directories to take instead of the whole study.
         baseline: Label of the variant to compare with.
+        speed: Setting of speed to show, if there are several.
         output: Directory of the files; that of the study, or ``root``, unless given.
         as_json: Print the rows as JSON and nothing else.
 
@@ -174,9 +190,8 @@ def show_table(
 
     if not root.is_dir():
         raise PfstudyError(f"there is no directory {root}; give the one that runs were made in.")
-    if study is not None and members is None:
-        members = store.read_study(root, study)
-    rows = make_rows(store.read_records(root, members), baseline)
+    members = None if study is None else store.read_study(root, study)
+    rows = make_rows(store.read_records(root, members), baseline, speed)
     if as_json:
         print(render.json(rows))
         return

@@ -69,7 +69,7 @@ def variant_cost(variant: Variant) -> Cost:
     """Count the cost of a variant without allocating or computing anything."""
     data = variant.config.data
     with torch.device("meta"):
-        network = build_network(_without_weights(variant))
+        network = build_network(variant.without_weights())
     return cost(network, (data.channels, data.image_size, data.image_size))
 
 
@@ -104,9 +104,3 @@ def _is_view(func: Any) -> bool:
 
 def _tensors(tree: Any) -> Iterator[torch.Tensor]:
     return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
-
-
-def _without_weights(variant: Variant) -> Variant:
-    from dataclasses import replace
-
-    return replace(variant, config=replace(variant.config, init_from=None))

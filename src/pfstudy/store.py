@@ -15,13 +15,15 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
 import yaml
+from filelock import FileLock
 
-from pfstudy.errors import PfstudyError
+from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.schema.config import config_tree
 from pfstudy.variant import SCHEMA_VERSION, Variant
 
@@ -56,8 +58,17 @@ def make_run(variant: Variant, seed: int) -> Run:
 def variant_directory(variant: Variant) -> Path:
     """Find the directory of a variant by its identity, whatever it was called before."""
     root = Path(variant.config.runs_dir)
-    found = sorted(root.glob(f"*-{variant.hash}"))
-    return found[0] if found else root / f"{variant.slug}-{variant.hash}"
+    usual = root / f"{variant.slug}-{variant.hash}"
+    if usual.is_dir() or not root.is_dir():
+        return usual
+    return _directories_by_hash(root, root.stat().st_mtime_ns).get(variant.hash, usual)
+
+
+@lru_cache(maxsize=1)
+def _directories_by_hash(root: Path, changed_ns: int) -> dict[str, Path]:
+    """The variants' directories; ``changed_ns`` makes a new listing whenever one was made."""
+    del changed_ns
+    return {path.name.rpartition("-")[2]: path for path in root.iterdir() if path.is_dir()}
 
 
 def check_writable(root: Path) -> None:
@@ -84,8 +95,11 @@ def check_directory(run: Run) -> None:
     """Check that a run's directory, where it exists, belongs to the run.
 
     Raises:
-        PfstudyError: It was written by another config.
+        PfstudyError: It was written by another config, or cannot be written to.
     """
+    for directory in (run.directory.parent, run.directory):
+        if directory.exists() and not (directory.is_dir() and os.access(directory, os.W_OK)):
+            raise PfstudyError(f"{directory} is no directory that can be written to; move it away.")
     path = run.directory / CONFIG
     if not path.exists():
         return
@@ -98,9 +112,14 @@ def check_directory(run: Run) -> None:
 
 
 def prepare(run: Run) -> None:
-    """Make a run's directory and write its config, unless the run is done."""
-    run.directory.mkdir(parents=True, exist_ok=True)
+    """Make the directory of a run that is not done, and write its config.
+
+    Paths become absolute, so that the run can be trained from any working directory.
+    """
     tree = config_tree(run.variant.config)
+    for place, key in ((tree, "runs_dir"), (tree, "init_from"), (tree["data"], "path")):
+        if place[key] is not None:
+            place[key] = str(Path(place[key]).absolute())
     identity = {
         "schema_version": SCHEMA_VERSION,
         "hash": run.variant.hash,
@@ -196,10 +215,16 @@ def add_to_study(root: Path, name: str, runs: Sequence[Run]) -> list[str]:
         The run directories of all members, relative to ``root``.
     """
     path = root / STUDIES / f"{name}.json"
-    members = list(read_json(path)["members"]) if path.exists() else []
     new = [str(run.directory.relative_to(root)) for run in runs]
-    members += [member for member in dict.fromkeys(new) if member not in members]
-    write_json(path, {"schema_version": SCHEMA_VERSION, "name": name, "members": members})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(".lock")).acquire()
+    except OSError as error:
+        raise PfstudyError(f"{path} cannot be written: {error.strerror}.") from None
+    with lock:
+        members = list(read_json(path)["members"]) if path.exists() else []
+        members = list(dict.fromkeys([*members, *new]))
+        write_json(path, {"schema_version": SCHEMA_VERSION, "name": name, "members": members})
     return members
 
 
@@ -211,8 +236,6 @@ def read_study(root: Path, name: str) -> list[str]:
     """
     path = root / STUDIES / f"{name}.json"
     if not path.exists():
-        from pfstudy.errors import unknown_name
-
         raise unknown_name("study", name, sorted(p.stem for p in path.parent.glob("*.json")))
     return [str(member) for member in read_json(path)["members"]]
 

@@ -15,10 +15,12 @@ class Device:
     Attributes:
         kind: ``cpu`` or ``gpu``.
         id: ``cpu``, or the UUID of the GPU, as ``CUDA_VISIBLE_DEVICES`` takes it.
+        name: Name of the processor.
     """
 
     kind: Literal["cpu", "gpu"]
     id: str
+    name: str
 
     @property
     def environment(self) -> dict[str, str]:
@@ -32,10 +34,12 @@ class Checked:
 
     Attributes:
         devices: What runs are placed on.
+        speed_device: Where speed is measured.
         projected: Number of sites that need a 1x1 convolution, by label of the variant.
     """
 
     devices: tuple[Device, ...]
+    speed_device: Device
     projected: Mapping[str, int]
 
 

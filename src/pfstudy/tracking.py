@@ -29,8 +29,12 @@ def choose_mode(logger: Logger) -> Mode:
     """
     if logger.name == "none":
         return "disabled"
-    if logger.mode == "offline":
+    asked = os.environ.get("WANDB_MODE") if logger.mode == "auto" else logger.mode
+    if asked == "disabled":
+        return "disabled"
+    if asked == "offline":
         return "offline"
+    os.environ.setdefault("WANDB_SILENT", "true")  # what it would say is not about the sweep
     import wandb
 
     try:
@@ -81,15 +85,22 @@ class Tracker:
         mode: As `choose_mode` said.
         directory: The run directory.
         say: Told once when tracking is lost, or goes offline.
+        on_offline: Called if nothing could be reached.
     """
 
     def __init__(
-        self, logger: Logger, mode: Mode, directory: Path, say: Callable[[str], None]
+        self,
+        logger: Logger,
+        mode: Mode,
+        directory: Path,
+        say: Callable[[str], None],
+        on_offline: Callable[[], None] = lambda: None,
     ) -> None:
         self._logger = logger
         self._mode = mode
         self._directory = directory
         self._say = say
+        self._on_offline = on_offline
         self._run: Any = None
 
     def start(
@@ -138,6 +149,7 @@ class Tracker:
                 if self._mode == "online":
                     self._say(f"W&B is not to be reached ({reason}); logging offline.")
                     self._mode = "offline"
+                    self._on_offline()
                 elif "WANDB_SERVICE" in os.environ:
                     _leave_service()
                 else:

@@ -102,6 +102,10 @@ class Variant:
         name = f"{self.config.model.name}-{self.config.data.name}-{self.label}"
         return re.sub(r"[^A-Za-z0-9=._+]+", "-", name)[:_SLUG_LENGTH].strip("-.")
 
+    def without_weights(self) -> Variant:
+        """The same network before any checkpoint is loaded; as fast, and of the same cost."""
+        return replace(self, config=replace(self.config, init_from=None))
+
     def baseline(self) -> Variant:
         """The unsubstituted backbone with the same data and recipe."""
         sites = tuple(replace(site, operation=ORIGINAL) for site in self.config.sites)
@@ -193,6 +197,8 @@ def _substitution(site: SiteSetting, model: Model) -> Substitution | None:
     if operation.at_stride_1 and site.address not in model.downsample:
         operation = find_operation(operation.at_stride_1)
     kernel_size = (site.kernel_size or model.sites.kernel_size) if operation.has_kernel else None
+    if kernel_size == 1 and operation.at_kernel_1:
+        operation, kernel_size = find_operation(operation.at_kernel_1), None
     keep = operation.trainable if site.norm_act == "auto" else site.norm_act == "keep"
     layer = layer_path(model, site.address)
     parent = layer.rpartition(".")[0]

@@ -83,9 +83,13 @@ def _train_and_record(task: Task, report: Report) -> None:
         _train_tracked(task, variant, seed, attempt, report)
         store.write_state(directory, "done")
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        reason = str(error).strip() or type(error).__name__
-        store.write_state(directory, "interrupted" if stopped else "failed", reason=reason)
+        if store.state_of(directory) == "done":  # only what comes after the record went wrong
+            raise
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            store.write_state(directory, "interrupted", reason="asked to stop")
+        else:
+            reason = str(error).strip() or type(error).__name__
+            store.write_state(directory, "failed", reason=reason)
         raise
 
 
@@ -96,7 +100,7 @@ def _train_tracked(task: Task, variant: Variant, seed: int, attempt: int, report
         report("note", {"text": text})
 
     config = variant.config
-    tracker = Tracker(config.logger, task.mode, task.directory, note)
+    tracker = Tracker(config.logger, task.mode, task.directory, note, lambda: report("offline", {}))
     exit_code = 1
     try:
         tracker.start(
@@ -143,11 +147,6 @@ def _fit(
     splits = {name: split.to(device) for name, split in load_splits(config.data).items()}
     order = EpochOrder(len(splits["train"]), seeds["order"])
     train = Batches(splits["train"], config.recipe.batch_size, order)
-    if not len(train):
-        raise PfstudyError(
-            f"recipe.batch_size is {config.recipe.batch_size}, but there are only "
-            f"{len(splits['train'])} training images."
-        )
     network = build_network(variant, seeds["init"])
     module = Classifier(network, config.recipe, config.data.num_classes, len(train))
     epochs = _Epochs(task.directory / "metrics.csv", config.recipe.epochs, tracker, report)
@@ -181,7 +180,7 @@ def _fit(
     num_images = config.recipe.epochs * len(train) * config.recipe.batch_size
     training = {
         "seconds": seconds,
-        "images_per_second": num_images / seconds,
+        "images_per_second": num_images / epochs.train_seconds,
         "test_seconds": test_seconds,
     }
     return _record(task, variant, seed, seeds, module.evaluated, counted, training, device)
@@ -196,9 +195,13 @@ class _Epochs(L.Callback):
         self.tracker = tracker
         self.report = report
         self.started = 0.0
+        self.train_seconds = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started = time.perf_counter()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.train_seconds += time.perf_counter() - self.started
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
@@ -289,7 +292,16 @@ def _device(config: Config) -> torch.device:
 
 def main() -> None:
     """Train the run of the directory that is given: ``python -m pfstudy.worker RUN_DIR``."""
-    directory = Path(sys.argv[1])
+    try:
+        if len(sys.argv) != 2:
+            raise PfstudyError("give one run directory: python -m pfstudy.worker RUN_DIR.")
+        _train_directory(Path(sys.argv[1]))
+    except PfstudyError as error:
+        print(f"pfstudy: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _train_directory(directory: Path) -> None:
     config = parse_config(store.read_json(directory / store.CONFIG)["config"])
     task = Task(
         directory,

@@ -35,12 +35,17 @@ class PfstudySweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Launch the product of all lists."""
-        from pfstudy.schema.compose import expand_sweep
+        """Launch the product of all lists; checked before, raises the first failure behind."""
+        from pfstudy.schema.compose import compose_jobs, expand_sweep
 
         loader = self.hydra_context.config_loader
         jobs = expand_sweep(loader, self.config, self.params, arguments)
-        return self.launcher.launch(jobs, initial_job_idx=0)
+        if not isinstance(self.launcher, PfstudyLauncher):
+            compose_jobs(loader, self.config, jobs)
+        returns = self.launcher.launch(jobs, initial_job_idx=0)
+        for done in returns:
+            _ = done.return_value
+        return returns
 
 
 class PfstudyLauncher(Launcher):
@@ -58,11 +63,8 @@ class PfstudyLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Compose every job, and hand all of them on."""
-        from pfstudy.errors import PfstudyError
         from pfstudy.schema.compose import compose_jobs
 
-        if not job_overrides:
-            raise PfstudyError("the sweep is empty: its lists have no values.")
         configs = compose_jobs(self.hydra_context.config_loader, self.config, job_overrides)
         self.task_function(configs)
         return []

@@ -5,6 +5,7 @@ Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI (199
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,13 +16,17 @@ from pfstudy.schema.config import Data
 
 
 def fingerprint(data: Data) -> str:
-    """Digest of the file, found without importing scikit-learn."""
+    """Digest of the file's text, found without importing scikit-learn."""
     del data
     spec = find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
         raise PfstudyError("data=digits needs scikit-learn: pip install scikit-learn.")
     path = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except OSError as error:
+        raise PfstudyError(f"{path} cannot be read: {error}; install scikit-learn anew.") from None
+    return hashlib.sha256(content).hexdigest()
 
 
 def load(data: Data) -> Arrays:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
@@ -9,12 +11,16 @@ import numpy as np
 from pfstudy.data import Arrays
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
-from pfstudy.variant import file_digest
 
 
 def fingerprint(data: Data) -> str:
-    """Digest of the file's content."""
-    return file_digest(_path(data), "data.path")
+    """Digest of the arrays, however the file packs them."""
+    arrays = load(data)
+    digest = hashlib.sha256()
+    for array in (arrays.images_NCHW, arrays.labels_N):
+        digest.update(f"{array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def load(data: Data) -> Arrays:
@@ -24,6 +30,10 @@ def load(data: Data) -> Arrays:
         PfstudyError: The file is no such archive, or the arrays do not fit together.
     """
     path = _path(data)
+    try:
+        Path(path).open("rb").close()
+    except OSError as error:
+        raise PfstudyError(f"data.path={path} cannot be read: {error.strerror}.") from None
     try:
         with np.load(path, allow_pickle=False) as archive:
             images, labels = archive["images"], archive["labels"]

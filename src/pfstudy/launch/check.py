@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pfstudy.data.tensors import load_splits
+from pfstudy.environment import cpu_model
 from pfstudy.errors import PfstudyError
 from pfstudy.network.surgery import (
     build_backbone,
@@ -37,20 +38,31 @@ def check_variants(
     del report
     projected: dict[str, int] = {}
     inspect = cache(_inspect)
+    count_training_images = cache(_count_training_images)
     try_out = cache(_needs_projection)
     for variant in variants:
         config = variant.config
         try:
             backbone = inspect(_Backbone(config))
             number = sum(try_out(backbone, s) for s in variant.substitutions)
-            _check_data(config.data)
+            num_train = count_training_images(config.data)
+            if config.recipe.batch_size > num_train:
+                raise PfstudyError(
+                    f"recipe.batch_size is {config.recipe.batch_size}, but there are only "
+                    f"{num_train} training images."
+                )
             if config.init_from:
                 build_network(variant, seed=0)
         except PfstudyError as error:
             raise PfstudyError(f"{variant.label}: {error}") from None
         if number:
             projected[variant.label] = number
-    return Checked(_devices(variants[0].config), projected)
+    config = variants[0].config
+    devices = _devices("trainer.accelerator", config.trainer.accelerator)
+    wanted = config.speed.device
+    measured_on = devices if wanted == "auto" else _devices("speed.device", wanted)
+    _check_precision(variants, devices[0])
+    return Checked(devices, measured_on[0], projected)
 
 
 class _Backbone:
@@ -88,15 +100,20 @@ def _needs_projection(backbone: _Inspected, substitution: Substitution) -> bool:
     return check_substitution(backbone.network, substitution, shape)
 
 
-@cache
-def _check_data(data: Data) -> None:
-    load_splits(data)
+def _count_training_images(data: Data) -> int:
+    return len(load_splits(data)["train"])
 
 
-def _devices(config: Config) -> tuple[Device, ...]:
-    wanted = config.trainer.accelerator
+def _devices(key: str, wanted: str) -> tuple[Device, ...]:
     number = torch.cuda.device_count() if wanted != "cpu" else 0
     if wanted == "gpu" and number == 0:
-        raise PfstudyError("trainer.accelerator=gpu, but there is no GPU here; use auto or cpu.")
-    gpus = [str(torch.cuda.get_device_properties(i).uuid) for i in range(number)]
-    return tuple(Device("gpu", f"GPU-{uuid}") for uuid in gpus) or (Device("cpu", "cpu"),)
+        raise PfstudyError(f"{key}=gpu, but there is no GPU here; use auto or cpu.")
+    gpus = [torch.cuda.get_device_properties(index) for index in range(number)]
+    found = tuple(Device("gpu", f"GPU-{gpu.uuid}", gpu.name) for gpu in gpus)
+    return found or (Device("cpu", "cpu", cpu_model()),)
+
+
+def _check_precision(variants: Sequence[Variant], device: Device) -> None:
+    precisions = {variant.config.trainer.precision for variant in variants}
+    if device.kind == "cpu" and "16-mixed" in precisions:
+        raise PfstudyError("trainer.precision=16-mixed needs a GPU; on the CPU use bf16-mixed.")

@@ -14,7 +14,6 @@ class Display:
     """Says what a sweep does.
 
     Args:
-        num_runs: Number of runs to train.
         console: Where to; stderr unless told otherwise.
     """
 

@@ -21,7 +21,7 @@ from multiprocessing import connection, forkserver
 from pathlib import Path
 from typing import Any
 
-from pfstudy.errors import PfstudyError
+from pfstudy.errors import ChildFailedError, PfstudyError
 
 PRELOAD = (
     "torch",
@@ -92,7 +92,11 @@ class Pool:
         self._context.set_forkserver_preload(list(self.preload))
 
     def __enter__(self) -> Pool:
-        forkserver.ensure_running()
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the forkserver inherits it
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.signal(signal.SIGINT, previous)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -136,15 +140,15 @@ class Pool:
 
         Raises:
             PfstudyError: It raised one.
-            RuntimeError: It failed otherwise.
+            ChildFailedError: It failed otherwise.
         """
         child = self.start(function, *arguments, **options)
         for event in self.events():
             if event.child is child and event.is_last:
                 if event.kind == "result":
                     return event.details["value"]
-                error = PfstudyError if event.details["user"] else RuntimeError
-                raise error(event.details["reason"])
+                reason = str(event.details["reason"])
+                raise PfstudyError(reason) if event.details["user"] else ChildFailedError(reason)
         raise AssertionError("a child ends with a last event")
 
     def events(self) -> Iterator[Event]:
@@ -232,7 +236,7 @@ def _child_main(
         report("result", {"value": run(*arguments, report)})
     except PfstudyError as error:
         report("error", {"reason": str(error), "user": True})
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the one into the other
         report("error", {"reason": "interrupted", "user": False})
     except BaseException as error:
         traceback.print_exc()

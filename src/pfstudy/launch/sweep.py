@@ -14,12 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from pfstudy import lease, store, tracking
 from pfstudy.data import fingerprint
 from pfstudy.environment import describe_environment
-from pfstudy.errors import PfstudyError
+from pfstudy.errors import ChildFailedError, PfstudyError
 from pfstudy.launch.display import Display
 from pfstudy.launch.pool import PRELOAD, PRELOAD_TRACKING, Event, Pool
 from pfstudy.schema.config import Config
@@ -38,12 +37,14 @@ class SweepResult:
         study: Name of the study that its runs belong to.
         members: Run directories of the sweep, relative to ``root``.
         failed: Reason by name of the run, for those that failed.
+        elsewhere: Names of the runs that another process trains just now.
     """
 
     root: Path
     study: str
     members: tuple[str, ...]
     failed: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: tuple[str, ...] = ()
 
 
 def run_sweep(configs: Sequence[Config]) -> SweepResult:
@@ -72,8 +73,8 @@ def run_sweep(configs: Sequence[Config]) -> SweepResult:
     with Display() as display:
         sweep = _Sweep(display, root, study, variants, runs)
         sweep.announce(asked)
-        failed = sweep.run_phases()
-    return SweepResult(root, study, sweep.members, failed)
+        sweep.run_phases()
+    return SweepResult(root, study, sweep.members, sweep.failed, tuple(sweep.elsewhere))
 
 
 def list_runs(asked: Sequence[Variant]) -> list[store.Run]:
@@ -127,10 +128,10 @@ class _Sweep:
         self.variants = variants
         self.runs = runs
         self.todo = [run for run in runs if store.state_of(run.directory) != "done"]
-        self.host = platform.node()
-        with_speed = [variant for variant in variants if variant.config.speed.enabled]
-        self.unmeasured = phase.unmeasured(with_speed, self.host)
         self.config = variants[0].config
+        self.place = {"host": platform.node(), **phase.expected_device(self.config)}
+        self.failed: dict[str, str] = {}
+        self.elsewhere: list[str] = []
         self.names = name_runs(runs)
         self.members = tuple(str(run.directory.relative_to(root)) for run in runs)
 
@@ -139,26 +140,23 @@ class _Sweep:
         num_done = len(self.runs) - len(self.todo)
         counts = f"{_count(len(self.variants), 'variant')}, {_count(len(self.runs), 'run')}"
         self.display.phase("study", f"{self.study}: {counts}, {num_done} done before")
-        unchanged = [variant for variant in asked if variant.is_baseline and _asks(variant)]
-        for variant in {v.config.model.name: v for v in unchanged}.values():
-            model = variant.config.model
-            self.display.note(
-                f"{model.sites.original} changes nothing: {model.name} has it at its sites; it "
-                "is the baseline"
-            )
+        unchanged = [variant for variant in asked if variant.is_baseline]
+        for note in dict.fromkeys(filter(None, map(_why_unchanged, unchanged))):
+            self.display.note(note)
         num_same = len(asked) - len({(v.hash, v.config.seed) for v in asked})
         if num_same:
             self.display.note(f"{_count(num_same, 'variant')} coincide with others")
 
-    def run_phases(self) -> dict[str, str]:
-        """Check, measure and train what is not done.
+    def unmeasured(self) -> list[Variant]:
+        """The variants whose speed is asked for and not known at the place."""
+        wanted = [variant for variant in self.variants if variant.config.speed.enabled]
+        return [v for v in wanted if phase.find_measured(v, self.place) is None]
 
-        Returns:
-            Reason by name of each run that failed.
-        """
-        if not self.todo and not self.unmeasured:
+    def run_phases(self) -> None:
+        """Check, measure and train what is not done."""
+        if not self.todo and not self.unmeasured():
             store.add_to_study(self.root, self.study, self.runs)
-            return {}
+            return
         tracked = self.config.logger.name != "none" and bool(self.todo)
         with Pool(PRELOAD + PRELOAD_TRACKING if tracked else PRELOAD) as pool:
             started = time.monotonic()
@@ -175,21 +173,22 @@ class _Sweep:
             for run in self.todo:
                 store.prepare(run)
             store.add_to_study(self.root, self.study, self.runs)
-            if self.unmeasured:
-                self._measure(pool, checked.devices[0])
-            if not self.todo:
-                return {}
-            if mode == "disabled":
-                return self._train(pool, checked.devices, mode)
-            pool.environment |= tracking.start_service()
+            device = checked.speed_device
+            self.place |= {"device": device.name, "device_kind": device.kind}
+            unmeasured = self.unmeasured()
+            if unmeasured:
+                self._measure(pool, device, unmeasured)
+            if mode != "disabled" and self.todo:
+                pool.environment |= tracking.start_service()
             try:
-                return self._train(pool, checked.devices, mode)
+                self._train(pool, checked.devices, mode)
             finally:
                 pool.stop()
-                tracking.stop_service()
+                if mode != "disabled":
+                    tracking.stop_service()
 
-    def _measure(self, pool: Pool, device: Device) -> None:
-        portions = phase.group_for_measuring(self.unmeasured)
+    def _measure(self, pool: Pool, device: Device, unmeasured: Sequence[Variant]) -> None:
+        portions = phase.group_for_measuring(unmeasured)
         settings = self.config.speed
         self.display.phase(
             "speed",
@@ -197,10 +196,12 @@ class _Sweep:
             f"batch {settings.batch_size}, {_count(settings.num_threads, 'thread')}",
         )
 
-        def measure(networks: Sequence[Variant]) -> dict[str, Any]:
+        def measure(networks: Sequence[Variant]) -> list[list[float]]:
             arguments = (list(networks), settings, device.kind == "gpu")
             function = "pfstudy.speed.measure:measure_in_process"
-            done: dict[str, Any] = pool.call(function, *arguments, environment=device.environment)
+            done: list[list[float]] = pool.call(
+                function, *arguments, environment=device.environment
+            )
             return done
 
         def progress(number: int, widest: float) -> None:
@@ -209,16 +210,21 @@ class _Sweep:
         def waiting() -> None:
             self.display.note("waiting for other runs on this device to end")
 
-        wanted = {variant.hash for variant in self.unmeasured}
+        wanted = {variant.hash for variant in unmeasured}
         with lease.measuring(device.id, on_wait=waiting):
             for portion in portions:
                 started = time.monotonic()
-                results = phase.measure_portion(portion, measure, progress)
+                try:
+                    results = phase.measure_portion(portion, measure, progress, self.place)
+                except ChildFailedError as error:
+                    self.display.note(f"speed could not be measured: {error}")
+                    continue
+                finally:
+                    self.display.drop_bar("processes")
                 for shared, result in zip(portion, results, strict=True):
                     for variant in shared:
                         if variant.hash in wanted:
-                            phase.save(variant, {**result, "host": self.host})
-                self.display.drop_bar("processes")
+                            phase.save(variant, result)
                 first = results[0]
                 self.display.note(
                     f"{first['device']}, {_count(first['num_processes'], 'process')}, "
@@ -226,7 +232,9 @@ class _Sweep:
                     f"{time.monotonic() - started:.1f} s"
                 )
 
-    def _train(self, pool: Pool, devices: Sequence[Device], mode: tracking.Mode) -> dict[str, str]:
+    def _train(self, pool: Pool, devices: Sequence[Device], mode: tracking.Mode) -> None:
+        if not self.todo:
+            return
         slots = deque(self._slots(devices))
         threads = _count(self.config.trainer.num_threads, "thread")
         self.display.phase(
@@ -235,7 +243,6 @@ class _Sweep:
         self.display.num_runs = len(self.todo)
         environment = describe_environment()
         waiting = deque(self.todo)
-        failed: dict[str, str] = {}
 
         def start(run: store.Run, device: Device) -> None:
             task = Task(
@@ -243,7 +250,7 @@ class _Sweep:
                 study=self.study,
                 mode=mode,
                 device=device.id,
-                speed=phase.find_measured(run.variant, self.host) or {},
+                speed=phase.find_measured(run.variant, self.place) or {},
                 environment=environment,
             )
             pool.start(
@@ -264,24 +271,25 @@ class _Sweep:
                 self.display.epoch(name, event.details)
             elif event.kind == "note":
                 self.display.note(f"{name}: {event.details['text']}")
+            elif event.kind == "offline":  # those to come need not find out by themselves
+                mode = "offline"
             else:
-                text = self._ended(run, event, time.monotonic() - started, failed)
-                self.display.end(name, text)
+                self.display.end(name, self._ended(run, event, time.monotonic() - started))
                 if waiting:
                     start(waiting.popleft(), device)
-        return failed
 
-    def _ended(self, run: store.Run, event: Event, seconds: float, failed: dict[str, str]) -> str:
+    def _ended(self, run: store.Run, event: Event, seconds: float) -> str:
         """Say how a run ended; one whose process died could not write its state itself."""
         if event.kind == "result" and event.details["value"] == "elsewhere":
+            self.elsewhere.append(self.names[run.directory])
             return "is being trained by another process"
-        if event.kind == "result":
+        if store.state_of(run.directory) == "done":
             metrics = store.read_json(run.directory / store.RECORD)["metrics"]
             return f"{metrics['test_top1_percent']:.2f} % in {seconds:.1f} s"
         reason = str(event.details["reason"])
         if event.kind == "died":
             store.write_state(run.directory, "failed", reason=reason)
-        failed[self.names[run.directory]] = reason
+        self.failed[self.names[run.directory]] = reason
         return f"failed: {reason} (log: {run.directory / 'run.log'})"
 
     def _slots(self, devices: Sequence[Device]) -> list[Device]:
@@ -298,9 +306,17 @@ class _Sweep:
         return [devices[index % len(devices)] for index in range(number)]
 
 
-def _asks(variant: Variant) -> bool:
-    """Whether its config names an operation at any site."""
-    return any(site.operation != ORIGINAL for site in variant.config.sites)
+def _why_unchanged(variant: Variant) -> str | None:
+    """Say what was asked for and changes nothing, if anything was."""
+    model, sites = variant.config.model, variant.config.sites
+    if any(site.operation != ORIGINAL for site in sites):
+        return (
+            f"{model.sites.original} changes nothing: {model.name} has it at its sites; it is the "
+            "baseline"
+        )
+    if any(site.kernel_size or site.norm_act != "auto" for site in sites):
+        return "kernel_size and norm_act change nothing where no operation is substituted"
+    return None
 
 
 def _width(relative: float) -> str:

@@ -7,36 +7,15 @@ channels and the stride of the layer that it replaces.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 
 from torch import nn
 
 from pfstudy.errors import PfstudyError
+from pfstudy.ops.convolution import projection
+from pfstudy.ops.layer import Layer
 from pfstudy.schema.operations import Operation
 
-
-@dataclass(frozen=True)
-class Layer:
-    """What an operation must know of the layer that it replaces.
-
-    Attributes:
-        in_channels: Channels that come in.
-        out_channels: Channels that must go out.
-        kernel_size: Side of the window, odd.
-        stride: Step of the window.
-        bias: Whether the replaced layer adds a bias.
-    """
-
-    in_channels: int
-    out_channels: int
-    kernel_size: int
-    stride: int
-    bias: bool = False
-
-    @property
-    def padding(self) -> int:
-        """Padding that puts out ``ceil(H / s)`` rows: ``(k - 1) / 2``."""
-        return (self.kernel_size - 1) // 2
+__all__ = ["Layer", "Projected", "build_operation"]
 
 
 def build_operation(operation: Operation, layer: Layer) -> nn.Module:
@@ -58,8 +37,6 @@ def build_operation(operation: Operation, layer: Layer) -> nn.Module:
         target = getattr(importlib.import_module(module_name), function_name)
     module: nn.Module = target(layer)
     if layer.in_channels != layer.out_channels and not operation.changes_channels:
-        from pfstudy.ops.convolution import projection
-
         return Projected(module, projection(layer))
     return module
 

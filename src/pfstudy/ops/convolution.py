@@ -6,7 +6,7 @@ import math
 
 from torch import nn
 
-from pfstudy.ops import Layer
+from pfstudy.ops.layer import Layer
 
 
 def conv(layer: Layer) -> nn.Conv2d:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from pfstudy.ops import Layer
+from pfstudy.ops.layer import Layer
 
 
 def maxpool(layer: Layer) -> nn.MaxPool2d:

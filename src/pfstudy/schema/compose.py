@@ -72,6 +72,17 @@ def offer_sites(models: Iterable[str]) -> None:
         )
 
 
+def named_models(arguments: Sequence[str]) -> list[str]:
+    """The models that a command line chooses, by name or by default; all where a preset may."""
+    named = [a.partition("=")[2].split(",") for a in arguments if a.startswith("model=")]
+    if named:
+        return [name for name in named[-1] if name in _DEPTHS] or list(_DEPTHS)
+    if any(a.startswith(("+", "study=", "paper=", "-cn", "--config-n")) for a in arguments):
+        return list(_DEPTHS)
+    defaults = yaml.safe_load((conf_directory() / "config.yaml").read_text())["defaults"]
+    return [entry["model"] for entry in defaults if isinstance(entry, dict) and "model" in entry]
+
+
 def expand_sweep(
     loader: ConfigLoader,
     config: DictConfig,
@@ -95,11 +106,13 @@ def expand_sweep(
     chosen = by_key.pop("model", None)
     models = _product(parser, [chosen]) if chosen else [[]]
     jobs: list[list[str]] = []
+    names: set[str] = set()
     for lead in models:
         name = lead[0].partition("=")[2] if lead else config.hydra.runtime.choices.get("model")
-        offer_sites([name] if name in _DEPTHS else _DEPTHS)
+        names |= {name} & _DEPTHS.keys() or set(_DEPTHS)
+        offer_sites({name} & _DEPTHS.keys() or _DEPTHS)
         jobs += [lead + job for job in _product(parser, list(by_key.values()))]
-    offer_sites(_DEPTHS)
+    offer_sites(sorted(names))
     return jobs
 
 
@@ -232,13 +245,25 @@ def _product(parser: OverridesParser, lines: Sequence[str]) -> list[list[str]]:
             alternatives.append([str(override.input_line)])
         elif override.is_discrete_sweep():
             key = override.get_key_element()
-            alternatives.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            values = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            if not values:
+                raise _empty(override)
+            alternatives.append(values)
         else:
             raise PfstudyError(
                 f"{override.input_line}: a sweep takes lists such as KEY=a,b, choice(a,b), "
                 "range(1,4) or glob(*), and no intervals."
             )
     return [list(job) for job in itertools.product(*alternatives)]
+
+
+def _empty(override: Override) -> PfstudyError:
+    """Say that a list has no values, and which there are."""
+    message = f"{override.input_line} matches nothing"
+    if override.key_or_group == "site":
+        options = sorted(o.removesuffix(".yaml") for o in ConfigStore.instance().list("site"))
+        message += f"; the sites are: {', '.join(options)}"
+    return PfstudyError(message + ".")
 
 
 def _is_plain(override: Override) -> bool:

@@ -29,6 +29,7 @@ class Operation:
         changes_channels: Whether it can put out another number of channels than it takes; one
             that cannot is followed by a 1x1 convolution where the replaced layer does.
         at_stride_1: Name of the operation that it is at a site which keeps the resolution.
+        at_kernel_1: Name of the operation that it is with a kernel of size 1.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Operation:
     has_kernel: bool = True
     changes_channels: bool = False
     at_stride_1: str | None = None
+    at_kernel_1: str | None = None
 
 
 OPERATIONS: dict[str, Operation] = {}
@@ -67,8 +69,8 @@ def find_operation(name: str) -> Operation:
 for _operation in (
     Operation("conv", "pfstudy.ops.convolution:conv", trainable=True, changes_channels=True),
     Operation("dwconv", "pfstudy.ops.convolution:dwconv", trainable=True),
-    Operation("maxpool", "pfstudy.ops.pooling:maxpool", trainable=False),
-    Operation("avgpool", "pfstudy.ops.pooling:avgpool", trainable=False),
+    Operation("maxpool", "pfstudy.ops.pooling:maxpool", trainable=False, at_kernel_1="identity"),
+    Operation("avgpool", "pfstudy.ops.pooling:avgpool", trainable=False, at_kernel_1="identity"),
     Operation(
         "avgpool_conv",
         "pfstudy.ops.convolution:avgpool_conv",

@@ -21,7 +21,7 @@ def measure_in_process(
     settings: Speed,
     on_gpu: bool,
     report: Callable[[str, Mapping[str, Any]], None],
-) -> dict[str, Any]:
+) -> list[list[float]]:
     """Time one forward pass of each network, in interleaved rounds.
 
     Every round times every network once, beginning with another one than the round before, on
@@ -34,8 +34,7 @@ def measure_in_process(
         report: Not used.
 
     Returns:
-        ``{"device": name, "latencies_ms": [[...], ...]}``: a row for every network, a column for
-        every round.
+        Milliseconds: a row for every network, a column for every round.
     """
     torch.set_num_threads(settings.num_threads)
     device = torch.device("cuda" if on_gpu else "cpu")
@@ -52,12 +51,12 @@ def measure_in_process(
                 seconds = _time(networks[chosen], images)
                 if number >= 0:
                     latencies[chosen].append(1e3 * seconds)
-    return {"device": _name(device), "latencies_ms": latencies}
+    return latencies
 
 
 def _build(variant: Variant, device: torch.device) -> nn.Module:
     try:
-        return build_network(variant, seed=0).eval().to(device)
+        return build_network(variant.without_weights(), seed=0).eval().to(device)
     except PfstudyError as error:
         raise PfstudyError(f"{variant.label}: {error}") from None
 
@@ -72,11 +71,3 @@ def _time(network: nn.Module, images: torch.Tensor) -> float:
         if on_gpu:
             torch.cuda.synchronize()
         return time.perf_counter() - started
-
-
-def _name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    from pfstudy.environment import cpu_model
-
-    return cpu_model()

@@ -8,35 +8,41 @@ from pathlib import Path
 from typing import Any
 
 from pfstudy import store
-from pfstudy.schema.config import Speed
+from pfstudy.schema.config import Config, Speed
 from pfstudy.speed.summary import Ratio, paired_ratio, percentiles_ms
 from pfstudy.variant import SCHEMA_VERSION, Variant
 
 MOST_TOGETHER = 8
 """Most variants that are timed beside the baseline in one process."""
 
-Measure = Callable[[Sequence[Variant]], Mapping[str, Any]]
+Measure = Callable[[Sequence[Variant]], Sequence[Sequence[float]]]
 
 
-def setting_of(settings: Speed, precision: str = "float32") -> dict[str, Any]:
+def setting_of(settings: Speed) -> dict[str, Any]:
     """What a measurement is comparable by, besides the device."""
     return {
         "batch_size": settings.batch_size,
         "layout": "contiguous",
-        "dtype": precision,
+        "dtype": "float32",
         "backend": "eager",
         "num_threads": settings.num_threads,
     }
 
 
-def unmeasured(variants: Sequence[Variant], host: str) -> list[Variant]:
-    """The variants that have no measurement of their setting from this host."""
-    return [variant for variant in variants if find_measured(variant, host) is None]
+def expected_device(config: Config) -> dict[str, str]:
+    """What a config alone says of the device that speed is measured on: its kind, or nothing."""
+    wanted = config.speed.device if config.speed.device != "auto" else config.trainer.accelerator
+    return {} if wanted == "auto" else {"device_kind": wanted}
 
 
-def find_measured(variant: Variant, host: str) -> dict[str, Any] | None:
-    """The measurement of a variant in its config's setting from this host, if there is one."""
-    wanted = {**setting_of(variant.config.speed), "host": host}
+def find_measured(variant: Variant, place: Mapping[str, str]) -> dict[str, Any] | None:
+    """Find the measurement of a variant in its config's setting.
+
+    Args:
+        variant: The variant.
+        place: Where it must be from: ``host``, and ``device`` or ``device_kind`` where known.
+    """
+    wanted = {**setting_of(variant.config.speed), **place}
     for found in store.read_speeds(store.variant_directory(variant)):
         if all(found.get(key) == value for key, value in wanted.items()):
             return found
@@ -68,6 +74,7 @@ def measure_portion(
     portion: Sequence[Sequence[Variant]],
     measure: Measure,
     progress: Callable[[int, float], None],
+    place: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """Measure networks in fresh processes until every ratio is known well enough.
 
@@ -76,6 +83,7 @@ def measure_portion(
         measure: Times networks side by side in one fresh process.
         progress: Told the number of processes so far, and the relative width of the widest
             interval.
+        place: Host, device and kind of device, which become part of each measurement.
 
     Returns:
         One measurement for every network.
@@ -83,10 +91,10 @@ def measure_portion(
     networks = [shared[0] for shared in portion]
     settings = networks[0].config.speed
     started = time.monotonic()
-    timings: list[list[list[float]]] = [[] for _ in networks]
+    timings: list[list[Sequence[float]]] = [[] for _ in networks]
     while True:
         done = measure(networks)
-        for timing, latencies in zip(timings, done["latencies_ms"], strict=True):
+        for timing, latencies in zip(timings, done, strict=True):
             timing.append(latencies)
         number = len(timings[0])
         ratios = [paired_ratio(timing, timings[0]) for timing in timings]
@@ -96,7 +104,7 @@ def measure_portion(
         if stopped_by:
             break
     return [
-        _result(timing, ratio, settings, networks[0], str(done["device"]), stopped_by)
+        _result(timing, timings[0], ratio, settings, place, stopped_by)
         for timing, ratio in zip(timings, ratios, strict=True)
     ]
 
@@ -137,22 +145,22 @@ def _stop(settings: Speed, number: int, widest: float, seconds: float) -> str | 
 
 def _result(
     timing: Sequence[Sequence[float]],
+    baseline: Sequence[Sequence[float]],
     ratio: Ratio,
     settings: Speed,
-    baseline: Variant,
-    device: str,
+    place: Mapping[str, str],
     stopped_by: str,
 ) -> dict[str, Any]:
     median, low, high = percentiles_ms(timing)
     return {
         "schema_version": SCHEMA_VERSION,
-        "device": device,
+        **place,
         **setting_of(settings),
-        "baseline_architecture": baseline.architecture_hash,
         "latency_ms": median,
         "latency_p10_ms": low,
         "latency_p90_ms": high,
         "throughput_images_per_s": 1e3 * settings.batch_size / median,
+        "baseline_latency_ms": percentiles_ms(baseline)[0],
         "relative_latency": ratio.value,
         "relative_latency_low": ratio.low,
         "relative_latency_high": ratio.high,

@@ -37,12 +37,18 @@ class Rows:
     lacks_baseline: tuple[str, ...]
 
 
-def make_rows(records: Iterable[Mapping[str, Any]], baseline: str | None = None) -> Rows:
+def make_rows(
+    records: Iterable[Mapping[str, Any]],
+    baseline: str | None = None,
+    speed: Mapping[str, Any] | None = None,
+) -> Rows:
     """Aggregate records.
 
     Args:
         records: As `pfstudy.store.read_records` yields them.
         baseline: Label of the variant to compare with; ``None`` for the unsubstituted backbone.
+        speed: What the measurements should have in common, such as ``{"batch_size": 8}``; of
+            those that do, or else of all, the setting that most records have is taken.
 
     Raises:
         PfstudyError: There are no records, or none with the label of ``baseline``.
@@ -56,12 +62,13 @@ def make_rows(records: Iterable[Mapping[str, Any]], baseline: str | None = None)
     forms = [seeds[0]["identity"]["canonical"] for seeds in by_variant.values()]
     models = {seeds[0]["variant"]["model"] for seeds in by_variant.values()}
     settings = _settings(forms, has_several_models=len(models) > 1)
-    speed = _common_speed_setting(found)
-    frame = pd.DataFrame([_row(seeds, settings, speed) for seeds in by_variant.values()])
+    setting = _common_speed_setting(found, speed or {})
+    frame = pd.DataFrame([_row(seeds, settings, setting) for seeds in by_variant.values()])
     _compare(frame, baseline)
+    _reconcile_latencies(frame)
     lacking = frame.loc[frame["difference_points"].isna(), "variant"]
     frame = frame.sort_values("is_baseline", ascending=False, kind="stable")
-    return Rows(frame.reset_index(drop=True), settings, speed, tuple(lacking))
+    return Rows(frame.reset_index(drop=True), settings, setting, tuple(lacking))
 
 
 def _settings(forms: Sequence[Mapping[str, Any]], has_several_models: bool) -> tuple[str, ...]:
@@ -89,6 +96,7 @@ def _row(
         "params": first["cost"]["params"],
         "macs": first["cost"]["macs"],
         "latency_ms": measured["latency_ms"] if measured else None,
+        "baseline_latency_ms": measured["baseline_latency_ms"] if measured else None,
         "relative_speed": 1 / measured["relative_latency"] if measured else None,
         "test_top1_percent": accuracies.mean(),
         "test_top1_percent_std": accuracies.std(ddof=1),
@@ -105,11 +113,25 @@ def _compare(frame: pd.DataFrame, baseline: str | None) -> None:
     frame["difference_points"] = frame["test_top1_percent"] - frame["family"].map(accuracy)
 
 
-def _common_speed_setting(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _reconcile_latencies(frame: pd.DataFrame) -> None:
+    """Refer all latencies of a family to one measurement of its baseline.
+
+    Networks are timed beside the baseline, but not all of them in the same processes, and between
+    processes and days times differ by more than ratios do.
+    """
+    measured = frame[frame["latency_ms"].notna()]
+    first = measured.sort_values("is_baseline", ascending=False, kind="stable")
+    reference = first.drop_duplicates("family").set_index("family")["baseline_latency_ms"]
+    frame["latency_ms"] = frame["family"].map(reference) / frame["relative_speed"]
+
+
+def _common_speed_setting(
+    records: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any]
+) -> dict[str, Any]:
     """The setting, device included, in which most records are measured."""
-    counter = Counter(
-        json.dumps(_setting(measured)) for record in records for measured in record["speed"]
-    )
+    found = [_setting(measured) for record in records for measured in record["speed"]]
+    fitting = [s for s in found if all(s.get(key) == value for key, value in wanted.items())]
+    counter = Counter(map(json.dumps, fitting or found))
     if not counter:
         return {}
     setting: dict[str, Any] = json.loads(counter.most_common(1)[0][0])
