@@ -100,10 +100,12 @@ MISTAKES = [
         ["'block3'", "block1, block2"],
         id="block",
     ),
-    pytest.param(["site=stage3", "swap=maxpool"], ["stage3", *SMALL_SITES], id="site-of-another"),
+    pytest.param(
+        ["site=stage3", "swap=maxpool"], ["'stage3'", "stage1.block2"], id="site-of-another"
+    ),
     pytest.param(
         ["-m", "site=stage1,stage3", "swap=maxpool"],
-        ["stage3", *SMALL_SITES],
+        ["'stage3'", "stage1.block2"],
         id="site-of-a-sweep",
     ),
     pytest.param(["site=stage9", "swap=maxpool"], ["'stage9'", "stage1", "stage2"], id="site"),

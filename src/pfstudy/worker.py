@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from pfstudy import lease, store
 from pfstudy.cost import MACS_CONVENTION, cost
 from pfstudy.data import fingerprint
-from pfstudy.data.tensors import Batches, EpochOrder, Split, load_splits
+from pfstudy.data.tensors import Batches, Split, load_splits, training_batches
 from pfstudy.environment import describe_environment
 from pfstudy.errors import PfstudyError
 from pfstudy.module import Classifier, check_finite
@@ -145,8 +145,7 @@ def _fit(
     torch.set_num_threads(config.trainer.num_threads)
     device = _device(config)
     splits = {name: split.to(device) for name, split in load_splits(config.data).items()}
-    order = EpochOrder(len(splits["train"]), seeds["order"])
-    train = Batches(splits["train"], config.recipe.batch_size, order)
+    train = training_batches(splits["train"], config.recipe.batch_size, seeds["order"])
     network = build_network(variant, seeds["init"])
     module = Classifier(network, config.recipe, config.data.num_classes, len(train))
     epochs = _Epochs(task.directory / "metrics.csv", config.recipe.epochs, tracker, report)

@@ -65,13 +65,14 @@ RECORD_KEYS = {
 SPEED_KEYS = {
     "schema_version",
     "device",
+    "device_kind",
     "host",
     "batch_size",
     "layout",
     "dtype",
     "backend",
     "num_threads",
-    "baseline_architecture",
+    "baseline_latency_ms",
     "latency_ms",
     "latency_p10_ms",
     "latency_p90_ms",
@@ -233,7 +234,8 @@ class TestRecord:
     ) -> None:
         num_images = (1797 - 500 - 150) // 64 * 64
         training = record["training"]
-        assert training["images_per_second"] * training["seconds"] == pytest.approx(num_images)
+        # training alone, and the whole fit with its validation
+        assert 0 < num_images / training["images_per_second"] < training["seconds"]
 
     def test_variant_and_baseline(self, sweep: Sweep) -> None:
         baseline = store.read_json(sweep.run_dir("original") / "record.json")
@@ -329,7 +331,7 @@ class TestSpeed:
 
     def test_measured_on_this_host_beside_the_same_backbone(self, sweep: Sweep) -> None:
         both = [store.read_speeds(sweep.run_dir(v).parent)[0] for v in ("original", "maxpool")]
-        assert both[0]["baseline_architecture"] == both[1]["baseline_architecture"]
+        assert both[0]["baseline_latency_ms"] == both[1]["baseline_latency_ms"]
         record = store.read_json(sweep.run_dir("maxpool") / "record.json")
         assert {measured["host"] for measured in both} == {record["environment"]["host"]}
         assert {measured["device"] for measured in both} == {record["environment"]["cpu_model"]}

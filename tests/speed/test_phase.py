@@ -13,6 +13,7 @@ from pfstudy import store
 from pfstudy.speed import phase
 from pfstudy.variant import Variant
 
+PLACE = {"host": "here", "device": "Some CPU", "device_kind": "cpu"}
 MAXPOOL = "block.spatial=maxpool"
 BLOCKS = [f"stage3.block{b}" for b in range(1, 7)] + [f"stage2.block{b}" for b in range(1, 5)]
 
@@ -31,11 +32,10 @@ class FakeMeasure:
         self.generator = np.random.default_rng(0)
         self.calls: list[list[str]] = []
 
-    def __call__(self, networks: Sequence[Variant]) -> dict[str, Any]:
+    def __call__(self, networks: Sequence[Variant]) -> list[list[float]]:
         self.calls.append([network.label for network in networks])
         shifts = np.exp(self.generator.normal(0, self.between, len(self.factors)))
-        rows = [[2.0 * f * s] * 4 for f, s in zip(self.factors, shifts, strict=True)]
-        return {"device": "Some CPU", "latencies_ms": rows}
+        return [[2.0 * f * s] * 4 for f, s in zip(self.factors, shifts, strict=True)]
 
 
 def portion(*settings: str) -> list[list[Variant]]:
@@ -44,8 +44,10 @@ def portion(*settings: str) -> list[list[Variant]]:
     return found
 
 
-def measure(fake: FakeMeasure, *settings: str) -> list[dict[str, Any]]:
-    return phase.measure_portion(portion(*settings), fake, lambda number, width: None)
+def measure(
+    fake: FakeMeasure, *settings: str, place: dict[str, str] = PLACE
+) -> list[dict[str, Any]]:
+    return phase.measure_portion(portion(*settings), fake, lambda number, width: None, place)
 
 
 def test_a_variant_is_measured_beside_its_baseline() -> None:
@@ -121,7 +123,7 @@ def test_measuring_goes_on_until_the_widest_interval_is_narrow() -> None:
     told: list[tuple[int, float]] = []
     settings = ("speed.max_processes=60", "speed.interval_width=0.025")
     _, maxpool = phase.measure_portion(
-        portion(*settings), fake, lambda *progress: told.append(progress)
+        portion(*settings), fake, lambda *progress: told.append(progress), PLACE
     )
     assert maxpool["stopped_by"] == "interval_width"
     assert 5 < len(fake.calls) < 60
@@ -132,36 +134,62 @@ def test_measuring_goes_on_until_the_widest_interval_is_narrow() -> None:
     assert told[-1][1] <= 0.025
 
 
-def saved(directory: Path, host: str = "here", *settings: str) -> Variant:
-    """A variant in a directory of its own, with a measurement from a host."""
+def saved(directory: Path, *settings: str) -> Variant:
+    """A variant in a directory of its own, with a measurement."""
     variant = variant_of(MAXPOOL, *settings)
     variant = replace(variant, config=replace(variant.config, runs_dir=str(directory)))
     _, result = measure(FakeMeasure([1.0, 0.5]), *settings)
-    phase.save(variant, {**result, "host": host})
+    phase.save(variant, result)
     return variant
 
 
 def test_a_measurement_is_found_again(tmp_path: Path) -> None:
     variant = saved(tmp_path)
-    found = phase.find_measured(variant, "here")
-    assert found is not None
-    assert (found["relative_latency"], found["host"]) == (0.5, "here")
-    assert phase.unmeasured([variant], "here") == []
+    for place in ({"host": "here"}, {"host": "here", "device_kind": "cpu"}, PLACE):
+        found = phase.find_measured(variant, place)
+        assert found is not None
+        assert (found["relative_latency"], found["baseline_latency_ms"]) == (0.5, 2)
 
 
-def test_a_measurement_of_another_host_or_setting_is_not_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"host": "elsewhere"}, id="host"),
+        pytest.param({"device": "Another CPU"}, id="device"),
+        pytest.param({"device_kind": "gpu"}, id="kind"),
+    ],
+)
+def test_a_measurement_of_another_place_is_not_taken(tmp_path: Path, change: Any) -> None:
+    assert phase.find_measured(saved(tmp_path), {**PLACE, **change}) is None
+
+
+def test_a_measurement_of_another_setting_is_not_taken(tmp_path: Path) -> None:
     variant = saved(tmp_path)
-    assert phase.find_measured(variant, "elsewhere") is None
-    assert phase.unmeasured([variant], "elsewhere") == [variant]
     for change in ({"batch_size": 2}, {"num_threads": 2}):
         speed = replace(variant.config.speed, **change)
         other = replace(variant, config=replace(variant.config, speed=speed))
-        assert phase.find_measured(other, "here") is None
+        assert phase.find_measured(other, PLACE) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        pytest.param([], {}, id="auto"),
+        pytest.param(["trainer.accelerator=gpu"], {"device_kind": "gpu"}, id="where runs train"),
+        pytest.param(
+            ["trainer.accelerator=gpu", "speed.device=cpu"], {"device_kind": "cpu"}, id="named"
+        ),
+    ],
+)
+def test_the_kind_of_device_is_known_where_a_config_names_it(
+    settings: list[str], expected: dict[str, str]
+) -> None:
+    assert phase.expected_device(variant_of(*settings).config) == expected
 
 
 def test_measurements_of_several_settings_stand_side_by_side(tmp_path: Path) -> None:
-    one, other = saved(tmp_path), saved(tmp_path, "here", "speed.batch_size=8")
+    one, other = saved(tmp_path), saved(tmp_path, "speed.batch_size=8")
     assert one.hash == other.hash
     assert len(store.read_speeds(store.variant_directory(one))) == 2
-    batches = [phase.find_measured(variant, "here")["batch_size"] for variant in (one, other)]
-    assert batches == [1, 8]
+    found = [phase.find_measured(variant, PLACE) for variant in (one, other)]
+    assert [measured and measured["batch_size"] for measured in found] == [1, 8]

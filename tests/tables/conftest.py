@@ -46,7 +46,10 @@ def record() -> MakeRecord:
         }
         if not is_baseline:
             canonical["sites"] = {"layer1.0.conv2": {"operation": label}}
-        measured = {} if speed is None else {"latency_ms": speed[0], "relative_latency": speed[1]}
+        measured = {}
+        if speed is not None:
+            measured = {"latency_ms": speed[0], "relative_latency": speed[1]}
+            measured["baseline_latency_ms"] = speed[0] / speed[1]
         return {
             "schema_version": 1,
             "identity": {

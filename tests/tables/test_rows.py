@@ -112,6 +112,24 @@ def test_speed_is_the_inverse_of_the_relative_latency(record: Any) -> None:
     assert rows.speed["device"] == "Some CPU"
 
 
+def test_latencies_agree_with_the_speed_beside_them(record: Any) -> None:
+    """The variant was timed later, when the machine was slower by half."""
+    rows = make_rows([record(speed=(2.0, 1.0)), record("maxpool", speed=(2.4, 0.8))])
+    assert by_variant(rows, "latency_ms") == {"original (conv)": 2.0, "maxpool": 1.6}
+
+
+def test_without_the_baseline_its_latency_is_the_one_beside_the_variant(record: Any) -> None:
+    rows = make_rows([record("maxpool", speed=(2.4, 0.8))])
+    assert by_variant(rows, "latency_ms") == pytest.approx({"maxpool": 2.4})
+
+
+def test_the_wanted_setting_is_shown_where_there_are_several(record: Any) -> None:
+    small, large = record(speed=(2.0, 1.0)), record(speed=(9.0, 1.0), batch_size=64)
+    both = {**small, "speed": [*small["speed"], *large["speed"]]}
+    for batch_size in (1, 64):
+        assert make_rows([both], speed={"batch_size": batch_size}).speed["batch_size"] == batch_size
+
+
 def test_latencies_of_several_settings_are_not_mixed(record: Any) -> None:
     rows = make_rows(
         [

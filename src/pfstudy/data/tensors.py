@@ -113,6 +113,19 @@ class Batches:
             yield images[index], labels[index]
 
 
+def training_batches(split: Split, batch_size: int, seed: int) -> Batches:
+    """Batches for training, in an order drawn anew for every epoch.
+
+    Raises:
+        PfstudyError: There are not enough images for one batch.
+    """
+    if batch_size > len(split):
+        raise PfstudyError(
+            f"recipe.batch_size is {batch_size}, but there are only {len(split)} training images."
+        )
+    return Batches(split, batch_size, EpochOrder(len(split), seed))
+
+
 def _check(arrays: Arrays, data: Data) -> None:
     channels, labels = arrays.images_NCHW.shape[1], arrays.labels_N
     if channels != data.channels:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pfstudy.data.tensors import load_splits
+from pfstudy.data.tensors import load_splits, training_batches
 from pfstudy.environment import cpu_model
 from pfstudy.errors import PfstudyError
 from pfstudy.network.surgery import (
@@ -19,7 +19,7 @@ from pfstudy.network.surgery import (
     check_backbone,
     check_substitution,
 )
-from pfstudy.schema.config import Config, Data
+from pfstudy.schema.config import Config
 from pfstudy.tasks import Checked, Device
 from pfstudy.variant import Substitution, Variant, layer_path
 
@@ -38,19 +38,14 @@ def check_variants(
     del report
     projected: dict[str, int] = {}
     inspect = cache(_inspect)
-    count_training_images = cache(_count_training_images)
+    load = cache(load_splits)
     try_out = cache(_needs_projection)
     for variant in variants:
         config = variant.config
         try:
             backbone = inspect(_Backbone(config))
             number = sum(try_out(backbone, s) for s in variant.substitutions)
-            num_train = count_training_images(config.data)
-            if config.recipe.batch_size > num_train:
-                raise PfstudyError(
-                    f"recipe.batch_size is {config.recipe.batch_size}, but there are only "
-                    f"{num_train} training images."
-                )
+            training_batches(load(config.data)["train"], config.recipe.batch_size, seed=0)
             if config.init_from:
                 build_network(variant, seed=0)
         except PfstudyError as error:
@@ -98,10 +93,6 @@ def _inspect(backbone: _Backbone) -> _Inspected:
 def _needs_projection(backbone: _Inspected, substitution: Substitution) -> bool:
     shape = backbone.shapes[substitution.address]
     return check_substitution(backbone.network, substitution, shape)
-
-
-def _count_training_images(data: Data) -> int:
-    return len(load_splits(data)["train"])
 
 
 def _devices(key: str, wanted: str) -> tuple[Device, ...]:
