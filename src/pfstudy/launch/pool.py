@@ -28,14 +28,17 @@ PRELOAD = (
     "lightning",
     "timm",
     "torchmetrics",
-    "sklearn.datasets",
+    "sklearn.datasets.data",
+    "sklearn.datasets.descr",
     "sklearn.model_selection",
     "pfstudy.worker",
     "pfstudy.speed.measure",
     "pfstudy.launch.check",
+    "pfstudy.launch.warm",
+    "pfstudy.data.digits",
     "pfstudy.cli",
 )
-PRELOAD_TRACKING = ("wandb", "wandb.sdk.launch", "wandb.apis.public")
+PRELOAD_TRACKING = ("wandb", "pfstudy.launch.warm_tracking")
 
 _LEFT_OVER = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_PORT")
 _GRACE_S = 10.0
@@ -88,6 +91,7 @@ class Pool:
         self.preload = tuple(preload)
         self.environment: dict[str, str] = {}
         self.children: list[Child] = []
+        self._leaving: list[Child] = []
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(self.preload))
 
@@ -154,6 +158,7 @@ class Pool:
     def events(self) -> Iterator[Event]:
         """Yield what happens to the children, as it happens, until none is left."""
         while self.children:
+            self._reap()
             by_source: dict[Any, Child] = {}
             for child in self.children:
                 by_source |= {child.events: child, child.process.sentinel: child}
@@ -169,12 +174,13 @@ class Pool:
         for child in self.children:
             _signal(child, signal.SIGTERM)
         deadline = time.monotonic() + _GRACE_S
-        for child in self.children:
+        for child in [*self.children, *self._leaving]:
             child.process.join(max(0.0, deadline - time.monotonic()))
             _signal(child, signal.SIGKILL)
             child.process.join()
             child.events.close()
         self.children.clear()
+        self._leaving.clear()
 
     def _receive(self, child: Child) -> Event:
         try:
@@ -194,11 +200,16 @@ class Pool:
         return Event(child, "died", {"reason": f"its process {how}", "user": False})
 
     def _remove(self, child: Child) -> None:
+        """Let a child go that has said its last; that it ends is not waited for."""
         self.children.remove(child)
-        child.process.join(_GRACE_S)
-        _signal(child, signal.SIGKILL)  # also whatever it left in its session
-        child.process.join()
+        self._leaving.append(child)
         child.events.close()
+
+    def _reap(self) -> None:
+        for child in [child for child in self._leaving if not child.process.is_alive()]:
+            self._leaving.remove(child)
+            _signal(child, signal.SIGKILL)  # whatever it left in its session
+            child.process.join()
 
 
 def _signal(child: Child, number: signal.Signals) -> None:
