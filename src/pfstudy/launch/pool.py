@@ -149,6 +149,8 @@ class Pool:
         child = self.start(function, *arguments, **options)
         for event in self.events():
             if event.child is child and event.is_last:
+                child.process.join(_GRACE_S)
+                self._reap()
                 if event.kind == "result":
                     return event.details["value"]
                 reason = str(event.details["reason"])
@@ -195,6 +197,7 @@ class Pool:
     def _bury(self, child: Child) -> Event:
         child.process.join()
         code = child.process.exitcode or 0
+        _signal(child, signal.SIGKILL)  # it lives on if only the forkserver has died
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         self._remove(child)
         return Event(child, "died", {"reason": f"its process {how}", "user": False})
