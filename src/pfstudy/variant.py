@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -241,14 +241,23 @@ def _label(operations: Mapping[str, str], model: Model) -> str:
     return ", ".join(parts)
 
 
-def varying_settings(forms: Sequence[Mapping[str, Any]]) -> list[str]:
+def varying_settings(
+    forms: Sequence[Mapping[str, Any]], models: Set[str] = frozenset()
+) -> list[str]:
     """Name the settings, apart from the sites, in which canonical forms differ.
+
+    Args:
+        forms: The canonical forms.
+        models: Names of their models; where there are several, they stand for what differs in
+            the backbones.
 
     Returns:
         Dotted keys such as ``recipe.lr``.
     """
     flat = [flatten({k: v for k, v in form.items() if k != "sites"}) for form in forms]
     keys = sorted({key for form in flat for key in form})
+    if len(models) > 1:
+        keys = [key for key in keys if not key.startswith("backbone.")]
     return [key for key in keys if len({json.dumps(form.get(key)) for form in flat}) > 1]
 
 

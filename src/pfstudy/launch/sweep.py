@@ -90,10 +90,8 @@ def list_runs(asked: Sequence[Variant]) -> list[store.Run]:
 
 def name_runs(runs: Sequence[store.Run]) -> dict[Path, str]:
     """Name runs for messages, by their directories: what differs between them is in the name."""
-    varying = varying_settings([run.variant.canonical for run in runs])
     models = {run.variant.config.model.name for run in runs}
-    if len(models) > 1:
-        varying = [key for key in varying if not key.startswith("backbone.")]
+    varying = varying_settings([run.variant.canonical for run in runs], models)
     names = {}
     for run in runs:
         settings = flatten(run.variant.canonical)

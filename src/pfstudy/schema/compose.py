@@ -199,8 +199,7 @@ def explain(error: Exception) -> PfstudyError:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         if error.options is None and group == "site":  # one of several
-            options = ConfigStore.instance().list(group)
-            return unknown_name(group, name, sorted(o.removesuffix(".yaml") for o in options))
+            return unknown_name(group, name, _offered_sites())
         return unknown_name(group, name, error.options or [])
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
         return _unknown_key(cause)
@@ -257,12 +256,15 @@ def _product(parser: OverridesParser, lines: Sequence[str]) -> list[list[str]]:
     return [list(job) for job in itertools.product(*alternatives)]
 
 
+def _offered_sites() -> list[str]:
+    return sorted(name.removesuffix(".yaml") for name in ConfigStore.instance().list("site"))
+
+
 def _empty(override: Override) -> PfstudyError:
     """Say that a list has no values, and which there are."""
     message = f"{override.input_line} matches nothing"
     if override.key_or_group == "site":
-        options = sorted(o.removesuffix(".yaml") for o in ConfigStore.instance().list("site"))
-        message += f"; the sites are: {', '.join(options)}"
+        message += f"; the sites are: {', '.join(_offered_sites())}"
     return PfstudyError(message + ".")
 
 

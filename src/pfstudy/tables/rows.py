@@ -61,7 +61,8 @@ def make_rows(
         by_variant.setdefault(record["identity"]["hash"], []).append(record)
     forms = [seeds[0]["identity"]["canonical"] for seeds in by_variant.values()]
     models = {seeds[0]["variant"]["model"] for seeds in by_variant.values()}
-    settings = _settings(forms, has_several_models=len(models) > 1)
+    varying = varying_settings(forms, models)
+    settings = ("model", *varying) if len(models) > 1 else tuple(varying)
     setting = _common_speed_setting(found, speed or {})
     frame = pd.DataFrame([_row(seeds, settings, setting) for seeds in by_variant.values()])
     _compare(frame, baseline)
@@ -69,13 +70,6 @@ def make_rows(
     lacking = frame.loc[frame["difference_points"].isna(), "variant"]
     frame = frame.sort_values("is_baseline", ascending=False, kind="stable")
     return Rows(frame.reset_index(drop=True), settings, setting, tuple(lacking))
-
-
-def _settings(forms: Sequence[Mapping[str, Any]], has_several_models: bool) -> tuple[str, ...]:
-    varying = varying_settings(forms)
-    if has_several_models:
-        varying = ["model", *(key for key in varying if not key.startswith("backbone."))]
-    return tuple(varying)
 
 
 def _row(
