@@ -98,7 +98,7 @@ def main() -> None:
     ours: list[float] = []
     bare: list[float] = []
     for number in range(NUM_ROUNDS):
-        network = build_network(variant, seed=0)
+        network = build_network(variant.config, seed=0)
         classifier = Classifier(network, config.recipe, config.data.num_classes, len(batches))
         pair = [(bare, bare_epochs), (ours, lightning_epochs)]
         for found, run in pair if number % 2 else reversed(pair):

@@ -11,16 +11,17 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from pfstudy.errors import PfstudyError
-from pfstudy.schema.blocktree import stage_and_block
-from pfstudy.schema.config import Config, Model, SiteSetting
-from pfstudy.schema.operations import ORIGINAL, find_operation
+from pfstudy.schema.config import Config, Model, SitePattern, SiteSetting
+from pfstudy.schema.imports import import_modules, source_digest
+from pfstudy.schema.operations import OPERATIONS, ORIGINAL, find_operation
+from pfstudy.schema.sites import Site, list_sites
 
 SCHEMA_VERSION = 1
 _HASH_LENGTH = 10
@@ -39,6 +40,7 @@ class Substitution:
         kernel_size: ``None`` where the operation has no kernel.
         drops: Paths of the norm and activation that are replaced by the identity.
         decoration: How kernel and norm differ from what one would expect, for the label.
+        pattern: The declaration of the site.
     """
 
     address: str
@@ -47,6 +49,7 @@ class Substitution:
     kernel_size: int | None
     drops: tuple[str, ...]
     decoration: str
+    pattern: SitePattern = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class Variant:
 
     def without_weights(self) -> Variant:
         """The same network before any checkpoint is loaded; as fast, and of the same cost."""
-        return replace(self, config=replace(self.config, init_from=None))
+        return replace(self, config=replace(self.config, init_from=None, pretrained=False))
 
     def baseline(self) -> Variant:
         """The unsubstituted backbone with the same data and recipe."""
@@ -125,9 +128,7 @@ def make_variant(config: Config, data_fingerprint: str) -> Variant:
             checkpoint to start from cannot be read.
     """
     model = config.model
-    substitutions = tuple(
-        found for site in config.sites if (found := _substitution(site, model)) is not None
-    )
+    substitutions = list_substitutions(config)
     canonical = _compact(
         {
             "schema": SCHEMA_VERSION,
@@ -137,6 +138,10 @@ def make_variant(config: Config, data_fingerprint: str) -> Variant:
                     "operation": s.operation,
                     "kernel_size": s.kernel_size,
                     "drops": sorted(s.drops),
+                    "layout": s.pattern.layout if s.pattern.layout != "NCHW" else None,
+                    "prefix_tokens": s.pattern.prefix_tokens or None,
+                    "parent": s.pattern.parent,
+                    "source": source_digest(find_operation(s.operation)),
                 }
                 for s in substitutions
             },
@@ -148,10 +153,15 @@ def make_variant(config: Config, data_fingerprint: str) -> Variant:
                 "num_validation": config.data.num_validation,
                 "num_test": config.data.num_test,
                 "split_seed": config.data.split_seed,
+                "crop_fraction": config.data.crop_fraction,
+                "interpolation": config.data.interpolation,
+                "mean": config.data.mean,
+                "std": config.data.std,
             },
             "recipe": {key: value for key, value in asdict(config.recipe).items() if key != "name"},
             "precision": config.trainer.precision,
             "init": file_digest(config.init_from, "init_from") if config.init_from else None,
+            "pretrained": config.pretrained or None,
         }
     )
     return Variant(config, substitutions, canonical)
@@ -176,40 +186,41 @@ def file_digest(path: str, key: str) -> str:
         raise PfstudyError(f"{key}={path} cannot be read: {error.strerror}.") from None
 
 
-def layer_path(model: Model, address: str) -> str:
-    """Path of a site's layer in the backbone."""
-    stage, block = stage_and_block(address)
-    try:
-        return model.sites.layer.format(
-            stage=stage, block=block, stage0=stage - 1, block0=block - 1
-        )
-    except (KeyError, IndexError, ValueError):
-        raise PfstudyError(
-            f"model {model.name}: the pattern {model.sites.layer!r} may only use {{stage}}, "
-            "{block}, {stage0} and {block0}."
-        ) from None
+def list_substitutions(config: Config) -> tuple[Substitution, ...]:
+    """List what a config puts in the place of the backbone's own layers.
+
+    Raises:
+        PfstudyError: An operation or a module of the user's does not exist, or the model's
+            declaration is inconsistent.
+    """
+    import_modules(config.imports)
+    sites = {site.address: site for site in list_sites(config.model)}
+    found = (_substitution(setting, sites[setting.address]) for setting in config.sites)
+    return tuple(substitution for substitution in found if substitution is not None)
 
 
-def _substitution(site: SiteSetting, model: Model) -> Substitution | None:
-    if site.operation == ORIGINAL:
+def _substitution(setting: SiteSetting, site: Site) -> Substitution | None:
+    original = site.pattern.original
+    is_own = setting.operation == original and original not in OPERATIONS
+    if setting.operation == ORIGINAL or is_own:
         return None
-    operation = find_operation(site.operation)
-    if operation.at_stride_1 and site.address not in model.downsample:
+    operation = find_operation(setting.operation)
+    if operation.at_stride_1 and not site.reduces:
         operation = find_operation(operation.at_stride_1)
-    kernel_size = (site.kernel_size or model.sites.kernel_size) if operation.has_kernel else None
+    kernel_size = (setting.kernel_size or site.kernel_size) if operation.has_kernel else None
     if kernel_size == 1 and operation.at_kernel_1:
         operation, kernel_size = find_operation(operation.at_kernel_1), None
-    keep = operation.trainable if site.norm_act == "auto" else site.norm_act == "keep"
-    layer = layer_path(model, site.address)
-    parent = layer.rpartition(".")[0]
-    drops = () if keep else tuple(f"{parent}.{name}" for name in model.sites.norm_act)
-    kernel_is_usual = kernel_size in (None, model.sites.kernel_size)
-    if operation.name == model.sites.original and kernel_is_usual and not drops:
+    keep = operation.trainable if setting.norm_act == "auto" else setting.norm_act == "keep"
+    drops = () if keep else site.norm_act
+    kernel_is_usual = kernel_size in (None, site.kernel_size)
+    if operation.name == original and kernel_is_usual and not drops:
         return None
     decoration = "" if kernel_is_usual else f"{kernel_size}x{kernel_size}"
-    if model.sites.norm_act and keep != operation.trainable:
+    if site.norm_act and keep != operation.trainable:
         decoration += "+norm" if keep else "-norm"
-    return Substitution(site.address, layer, operation.name, kernel_size, drops, decoration)
+    return Substitution(
+        site.address, site.layer, operation.name, kernel_size, drops, decoration, site.pattern
+    )
 
 
 def _compact(value: Any) -> Any:

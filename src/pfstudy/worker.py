@@ -21,9 +21,9 @@ from lightning.pytorch.plugins.environments import (  # type: ignore[attr-define
 from safetensors.torch import save_file
 
 from pfstudy import lease, store
-from pfstudy.cost import MACS_CONVENTION, cost
+from pfstudy.complexity import MACS_CONVENTION, cost
 from pfstudy.data import fingerprint
-from pfstudy.data.tensors import Batches, Split, load_splits, training_batches
+from pfstudy.data.loading import make_loaders
 from pfstudy.environment import describe_environment
 from pfstudy.errors import PfstudyError
 from pfstudy.module import Classifier, check_finite
@@ -144,10 +144,12 @@ def _fit(
     config, seeds = variant.config, derive_seeds(seed)
     torch.set_num_threads(config.trainer.num_threads)
     device = _device(config)
-    splits = {name: split.to(device) for name, split in load_splits(config.data).items()}
-    train = training_batches(splits["train"], config.recipe.batch_size, seeds["order"])
-    network = build_network(variant, seeds["init"])
-    module = Classifier(network, config.recipe, config.data.num_classes, len(train))
+    batch_size, evaluation = config.recipe.batch_size, max(256, config.recipe.batch_size)
+    loaders = make_loaders(
+        config.data, batch_size, evaluation, seeds["order"], seeds["augmentation"], device
+    )
+    network = build_network(config, seeds["init"])
+    module = Classifier(network, config.recipe, config.data.num_classes, len(loaders.train))
     epochs = _Epochs(task.directory / "metrics.csv", config.recipe.epochs, tracker, report)
     trainer = L.Trainer(
         accelerator=device.type if device.type == "cpu" else "gpu",
@@ -165,18 +167,17 @@ def _fit(
         default_root_dir=task.directory,
     )
     torch.manual_seed(seeds["augmentation"])
-    evaluation = max(256, config.recipe.batch_size)
     started = time.perf_counter()
-    trainer.fit(module, train, Batches(splits["validation"], evaluation))
+    trainer.fit(module, loaders.train, loaders.validation)
     seconds = time.perf_counter() - started
     started = time.perf_counter()
-    trainer.test(module, Batches(splits["test"], evaluation), verbose=False)
+    trainer.test(module, loaders.test, verbose=False)
     test_seconds = time.perf_counter() - started
-    _save(task.directory, module, splits["test"])
+    _save(task.directory, module)
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
     num_projected = sum(isinstance(part, Projected) for part in network.modules())
     counted = {**asdict(cost(network, shape)), "num_projected_sites": num_projected}
-    num_images = config.recipe.epochs * len(train) * config.recipe.batch_size
+    num_images = config.recipe.epochs * len(loaders.train) * batch_size
     training = {
         "seconds": seconds,
         "images_per_second": num_images / epochs.train_seconds,
@@ -223,10 +224,10 @@ class _Epochs(L.Callback):
         self.report("epoch", {**row, "num_epochs": self.num_epochs})
 
 
-def _save(directory: Path, module: Classifier, test: Split) -> None:
+def _save(directory: Path, module: Classifier) -> None:
     """Keep the test predictions of every image, in the order of the split, and the weights."""
     logits = torch.cat(module.logits).cpu()
-    labels = test.labels_N.cpu().numpy()
+    labels = torch.cat(module.labels).cpu().numpy()
     if logits.numel() <= _MOST_LOGITS:
         np.savez(directory / "predictions.npz", labels=labels, logits=logits.numpy())
     else:
@@ -261,7 +262,7 @@ def _record(
             "model": config.model.name,
             "label": variant.label,
             "is_baseline": variant.is_baseline,
-            "original": config.model.sites.original,
+            "original": "/".join(dict.fromkeys(p.original for p in config.model.sites)),
             "operations": variant.operations,
         },
         "seed": seed,

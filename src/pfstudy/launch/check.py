@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
-from torch import nn
 
-from pfstudy.data.tensors import load_splits, training_batches
+from pfstudy.data.loading import check_batch_size, count_training_images
 from pfstudy.environment import cpu_model
 from pfstudy.errors import PfstudyError
-from pfstudy.network.surgery import (
-    build_backbone,
-    build_network,
+from pfstudy.network.inspection import (
+    Backbone,
     check_backbone,
+    check_image_is_used,
     check_substitution,
+    passing_sites,
 )
+from pfstudy.network.surgery import build_network
 from pfstudy.schema.config import Config
 from pfstudy.tasks import Checked, Device
-from pfstudy.variant import Substitution, Variant, layer_path
+from pfstudy.variant import Variant
 
 
 def check_variants(
@@ -38,16 +38,20 @@ def check_variants(
     del report
     projected: dict[str, int] = {}
     inspect = cache(_inspect)
-    load = cache(load_splits)
-    try_out = cache(_needs_projection)
+    check_image = cache(check_image_is_used)
+    count_images = cache(count_training_images)
+    try_out = cache(check_substitution)
     for variant in variants:
         config = variant.config
         try:
-            backbone = inspect(_Backbone(config))
+            backbone = inspect(_Key(config))
             number = sum(try_out(backbone, s) for s in variant.substitutions)
-            training_batches(load(config.data)["train"], config.recipe.batch_size, seed=0)
-            if config.init_from:
-                build_network(variant, seed=0)
+            passing = passing_sites(variant.substitutions)
+            if passing:
+                check_image(backbone, passing)
+            check_batch_size(config.recipe.batch_size, count_images(config.data))
+            if config.init_from or config.pretrained:
+                build_network(config, seed=0)
         except PfstudyError as error:
             raise PfstudyError(f"{variant.label}: {error}") from None
         if number:
@@ -60,7 +64,7 @@ def check_variants(
     return Checked(devices, measured_on[0], projected)
 
 
-class _Backbone:
+class _Key:
     """A config as far as its backbone goes: equal for all variants of one."""
 
     def __init__(self, config: Config) -> None:
@@ -68,31 +72,14 @@ class _Backbone:
         self._key = repr((config.model, config.data))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Backbone) and self._key == other._key
+        return isinstance(other, _Key) and self._key == other._key
 
     def __hash__(self) -> int:
         return hash(self._key)
 
 
-@dataclass(frozen=True, eq=False)
-class _Inspected:
-    """A backbone on the meta device, and what goes into its sites."""
-
-    network: nn.Module
-    shapes: Mapping[str, torch.Size]
-
-
-def _inspect(backbone: _Backbone) -> _Inspected:
-    config = backbone.config
-    layers = [(s.address, layer_path(config.model, s.address)) for s in config.sites]
-    shapes = check_backbone(config, layers)
-    with torch.device("meta"):
-        return _Inspected(build_backbone(config.model, config.data), shapes)
-
-
-def _needs_projection(backbone: _Inspected, substitution: Substitution) -> bool:
-    shape = backbone.shapes[substitution.address]
-    return check_substitution(backbone.network, substitution, shape)
+def _inspect(key: _Key) -> Backbone:
+    return check_backbone(key.config)
 
 
 def _devices(key: str, wanted: str) -> tuple[Device, ...]:

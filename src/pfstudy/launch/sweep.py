@@ -307,9 +307,10 @@ class _Sweep:
 def _why_unchanged(variant: Variant) -> str | None:
     """Say what was asked for and changes nothing, if anything was."""
     model, sites = variant.config.model, variant.config.sites
-    if any(site.operation != ORIGINAL for site in sites):
+    asked = dict.fromkeys(site.operation for site in sites if site.operation != ORIGINAL)
+    if asked:
         return (
-            f"{model.sites.original} changes nothing: {model.name} has it at its sites; it is the "
+            f"{' and '.join(asked)} changes nothing: {model.name} has it at its sites; it is the "
             "baseline"
         )
     if any(site.kernel_size or site.norm_act != "auto" for site in sites):

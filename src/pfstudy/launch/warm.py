@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from torch import nn
 
-from pfstudy.cost import cost
+from pfstudy.complexity import cost
 
 cost(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(1, 1)), (1, 1, 1))

@@ -1,10 +1,9 @@
-"""Backbone plus substitutions: builds the network of a variant."""
+"""Backbone plus substitutions: builds the network of a config."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -12,81 +11,147 @@ from torch import nn
 
 import pfstudy.network.backbones  # noqa: F401  # registers our backbones with timm
 from pfstudy.errors import PfstudyError
-from pfstudy.ops import Layer, Projected, build_operation
-from pfstudy.schema.config import Config, Data, Model
+from pfstudy.network.checkpoint import load_checkpoint
+from pfstudy.network.probe import BATCH, Seen, probe
+from pfstudy.ops import Layer, build_operation
+from pfstudy.ops.grid import OnGrid, grid_side
+from pfstudy.schema.config import Config, Data, Model, SitePattern
 from pfstudy.schema.operations import find_operation
-from pfstudy.variant import Substitution, Variant
+from pfstudy.schema.sites import list_sites
+from pfstudy.variant import Substitution, list_substitutions
 
 
-def build_backbone(model: Model, data: Data) -> nn.Module:
+def build_backbone(model: Model, data: Data, pretrained: bool = False) -> nn.Module:
     """Build the unsubstituted backbone for the images and classes of a dataset.
+
+    Args:
+        model: The declaration.
+        data: The dataset.
+        pretrained: Whether to load timm's weights, which may have to be downloaded.
 
     Returns:
         A network ``(N, data.channels, H, W) -> (N, data.num_classes)``.
 
     Raises:
-        PfstudyError: timm has no such model, or it does not take these arguments.
+        PfstudyError: timm has no such model, or it does not take these arguments, or there are
+            no weights.
     """
     if not timm.is_model(model.timm):
         raise PfstudyError(f"model {model.name}: timm {timm.__version__} has no {model.timm!r}.")
-    try:
+
+    def create(**arguments: Any) -> nn.Module:
         network: nn.Module = timm.create_model(
-            model.timm, in_chans=data.channels, num_classes=data.num_classes, **model.args
+            model.timm,
+            in_chans=data.channels,
+            num_classes=data.num_classes,
+            **model.args,
+            **arguments,
         )
-    except (TypeError, ValueError, RuntimeError) as error:
+        return network
+
+    try:
+        if not pretrained:
+            return create()
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise PfstudyError(
-            f"model {model.name}: timm cannot build {model.timm!r}: {error}"
+            f"model {model.name}: timm cannot build {model.timm!r}: {_first_line(error)}"
         ) from None
-    return network
+    try:
+        return create(pretrained=True)
+    except Exception as error:  # of timm, of the hub, of the network
+        raise PfstudyError(
+            f"pretrained=true: timm cannot load its weights of {model.timm!r}: "
+            f"{_first_line(error)}"
+        ) from None
 
 
-def build_network(variant: Variant, seed: int | None = None) -> nn.Module:
-    """Build the network of a variant.
+_SEEN: dict[str, dict[str, Seen]] = {}
+
+
+def image_shape(data: Data) -> tuple[int, int, int]:
+    """``(C, H, W)`` of the images."""
+    return data.channels, data.image_size, data.image_size
+
+
+def build_network(config: Config, seed: int | None = None) -> nn.Module:
+    """Build the network that a config describes.
 
     The backbone draws its weights first and every operation draws its own from a generator of
     its site, so that with one seed all variants agree in every layer that they share.
 
     Args:
-        variant: What to build.
+        config: What to build.
         seed: Seed of the initial weights; ``None`` draws from the current generator.
+
+    Returns:
+        A network ``(N, config.data.channels, H, W) -> (N, config.data.num_classes)``.
 
     Raises:
         PfstudyError: The backbone or an operation cannot be built, or the checkpoint to start
             from does not fit.
     """
-    config = variant.config
     if seed is not None:
         torch.manual_seed(seed)
-    network = build_backbone(config.model, config.data)
-    for substitution in variant.substitutions:
-        substitute(network, substitution, seed)
+    network = build_backbone(config.model, config.data, config.pretrained)
+    substitutions = list_substitutions(config)
+    seen = _see(network, config, substitutions)
+    for substitution in substitutions:
+        substitute(network, substitution, seed, seen.get(substitution.layer))
     if config.init_from:
-        load_weights(network, config.init_from)
+        load_checkpoint(network, config.init_from)
     return network
 
 
-def substitute(network: nn.Module, substitution: Substitution, seed: int | None = None) -> None:
+def substitute(
+    network: nn.Module,
+    substitution: Substitution,
+    seed: int | None = None,
+    seen: Seen | None = None,
+) -> None:
     """Put an operation in the place of a layer, in place.
 
     Keeps everything else, copies no weights, and drops the replaced layer and what
     ``substitution.drops`` names.
 
+    Args:
+        network: The backbone.
+        substitution: What to put where.
+        seed: Seed of the initial weights; ``None`` draws from the current generator.
+        seen: What goes through the layer, needed where that is no convolution.
+
     Raises:
         PfstudyError: The backbone has no such layer, or the operation cannot stand there.
     """
     layer = find_layer(network, substitution.layer)
-    described = describe(layer, substitution.layer, substitution.kernel_size)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(_site_seed(seed, substitution.layer))
-        try:
-            operation = build_operation(find_operation(substitution.operation), described)
-        except PfstudyError as error:
-            raise PfstudyError(f"{substitution.address}: {error}") from None
-    _replace(network, substitution.layer, operation)
+        operation = make_replacement(layer, substitution, seen)
+    replace_layer(network, substitution.layer, operation)
     for path in substitution.drops:
         find_layer(network, path)
-        _replace(network, path, nn.Identity())
+        replace_layer(network, path, nn.Identity())
+    if seen is not None:
+        set_parent(network, substitution.layer, substitution.pattern, seen)
+
+
+def make_replacement(
+    layer: nn.Module, substitution: Substitution, seen: Seen | None = None
+) -> nn.Module:
+    """Build what stands in the place of a layer: the operation, in the layout of the site.
+
+    Raises:
+        PfstudyError: The operation cannot stand there.
+    """
+    pattern = substitution.pattern
+    try:
+        described = describe(layer, substitution, seen)
+        operation = build_operation(find_operation(substitution.operation), described)
+    except PfstudyError as error:
+        raise PfstudyError(f"{substitution.address}: {error}") from None
+    if pattern.layout == "NCHW":
+        return operation
+    return OnGrid(operation, pattern.layout, pattern.prefix_tokens)
 
 
 def find_layer(network: nn.Module, path: str) -> nn.Module:
@@ -110,162 +175,99 @@ def find_layer(network: nn.Module, path: str) -> nn.Module:
     return here
 
 
-def describe(layer: nn.Module, path: str, kernel_size: int | None = None) -> Layer:
+def describe(layer: nn.Module, substitution: Substitution, seen: Seen | None = None) -> Layer:
     """Describe the layer at a site to the operation that will replace it.
 
     Args:
-        layer: A 2-d convolution.
-        path: Its path, for the error.
-        kernel_size: Kernel of the operation; ``None`` for that of the layer.
+        layer: The layer.
+        substitution: Says which kernel the operation has.
+        seen: What goes through the layer, needed where it is no convolution.
 
     Raises:
-        PfstudyError: The layer is no convolution.
+        PfstudyError: The layer is a convolution whose kernel or stride is not square.
     """
-    if not isinstance(layer, nn.Conv2d):
-        raise PfstudyError(
-            f"the layer {path!r} is a {type(layer).__name__}, but a site is a Conv2d."
+    if isinstance(layer, nn.Conv2d):
+        if len(set(layer.kernel_size)) > 1 or len(set(layer.stride)) > 1:
+            raise PfstudyError(
+                f"the layer {substitution.layer!r} has a kernel of {layer.kernel_size} and a "
+                f"stride of {layer.stride}; a site's are square."
+            )
+        return Layer(
+            in_channels=layer.in_channels,
+            out_channels=layer.out_channels,
+            kernel_size=substitution.kernel_size or layer.kernel_size[0],
+            stride=layer.stride[0],
+            bias=layer.bias is not None,
+            groups=layer.groups,
         )
+    assert seen is not None
+    layout = substitution.pattern.layout
+    channels = layout.index("C")
+    stride = 1
+    if layout in ("NCHW", "NHWC"):
+        height = layout.index("H")
+        stride = -(-seen.x.shape[height] // max(1, seen.out.shape[height]))
     return Layer(
-        in_channels=layer.in_channels,
-        out_channels=layer.out_channels,
-        kernel_size=kernel_size or layer.kernel_size[0],
-        stride=layer.stride[0],
-        bias=layer.bias is not None,
+        in_channels=seen.x.shape[channels],
+        out_channels=seen.out.shape[channels],
+        kernel_size=substitution.kernel_size or 3,
+        stride=stride,
     )
 
 
-def load_weights(network: nn.Module, path: str) -> None:
-    """Load a checkpoint, safetensors or a state dict, whose names are the network's own.
+def grid_of(seen: Seen, pattern: SitePattern) -> tuple[int, int]:
+    """Height and width of what goes through a site, windows of the same image put together.
 
     Raises:
-        PfstudyError: The file is no checkpoint, or belongs to another network.
+        PfstudyError: Its tokens form no square grid.
     """
-    try:
-        if Path(path).suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PfstudyError(f"init_from={path} is no readable checkpoint: {reason}") from None
-    if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
-        raise PfstudyError(f"init_from={path} is no state dict: expected names and tensors.")
-    ours = network.state_dict()
-    missing, left_over = sorted(ours.keys() - state.keys()), sorted(state.keys() - ours.keys())
-    reshaped = [n for n in ours.keys() & state.keys() if ours[n].shape != state[n].shape]
-    if missing or left_over or reshaped:
-        raise PfstudyError(
-            f"init_from={path} belongs to another network: {_some('missing', missing)}, "
-            f"{_some('left over', left_over)}, {_some('of another shape', sorted(reshaped))}."
-        )
-    network.load_state_dict(state)
+    if pattern.layout in ("NCHW", "NHWC") and not pattern.parent:
+        height = pattern.layout.index("H")
+        return seen.x.shape[height], seen.x.shape[height + 1]
+    channels = seen.x.shape[pattern.layout.index("C")]
+    side = grid_side(seen.x.numel() // (BATCH * channels) - pattern.prefix_tokens)
+    return side, side
 
 
-def check_backbone(config: Config, layers: Iterable[tuple[str, str]]) -> dict[str, torch.Size]:
-    """Check a model's declaration against the backbone itself.
-
-    Args:
-        config: Holds the declaration and the size of the images.
-        layers: Address and layer path of every site.
-
-    Returns:
-        Shape of what goes into every site, for one image, by address.
-
-    Raises:
-        PfstudyError: A site does not exist, is never called, or is not what is declared.
-    """
-    model, data = config.model, config.data
-    with torch.device("meta"):
-        network = build_backbone(model, data).eval()
-        image = torch.empty(1, data.channels, data.image_size, data.image_size)
-    shapes: dict[str, torch.Size] = {}
-    for address, path in layers:
-        try:
-            layer = find_layer(network, path)
-            described = describe(layer, path)
-            for name in model.sites.norm_act:
-                find_layer(network, f"{path.rpartition('.')[0]}.{name}")
-        except PfstudyError as error:
-            raise PfstudyError(f"model {model.name}, {address}: {error}") from None
-        assert isinstance(layer, nn.Conv2d)
-        _check_declared(model, address, "kernel_size", model.sites.kernel_size, layer.kernel_size)
-        _check_declared(model, address, "original", model.sites.original, _operation_of(layer))
-        reduces = described.stride > 1
-        _check_declared(model, address, "downsample", address in model.downsample, reduces)
-        layer.register_forward_hook(
-            lambda _, inputs, __, address=address: shapes.update({address: inputs[0].shape})
-        )
-    try:
-        network(image)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise PfstudyError(
-            f"model {model.name} cannot take images of {data.channels}x{data.image_size}x"
-            f"{data.image_size}: {str(error).splitlines()[0]}"
-        ) from None
-    silent = [address for address, _ in layers if address not in shapes]
-    if silent:
-        raise PfstudyError(f"model {model.name}: {silent[0]} is never called by the backbone.")
-    return shapes
+def set_parent(network: nn.Module, path: str, pattern: SitePattern, seen: Seen) -> None:
+    """Set the attributes of a layer's parent that a replacement needs."""
+    if not pattern.parent:
+        return
+    height, width = grid_of(seen, pattern)
+    filled = {"{grid}": (height, width), "{area}": height * width}
+    parent = network.get_submodule(path.rpartition(".")[0])
+    for name, value in pattern.parent.items():
+        value = filled.get(value, value) if isinstance(value, str) else value
+        setattr(parent, name, tuple(value) if isinstance(value, list) else value)
 
 
-def check_substitution(
-    backbone: nn.Module, substitution: Substitution, input_shape: torch.Size
-) -> bool:
-    """Check on the meta device that an operation keeps the shape of the layer that it replaces.
-
-    Returns:
-        Whether a 1x1 convolution has to follow the operation.
-
-    Raises:
-        PfstudyError: It cannot stand there.
-    """
-    layer = find_layer(backbone, substitution.layer)
-    operation = find_operation(substitution.operation)
-    described = describe(layer, substitution.layer, substitution.kernel_size)
-    with torch.device("meta"):
-        x_NCHW = torch.empty(input_shape)
-        try:
-            module = build_operation(operation, described)
-            shape = module(x_NCHW).shape
-        except (PfstudyError, RuntimeError, ValueError) as error:
-            raise PfstudyError(f"{substitution.address}: {str(error).splitlines()[0]}") from None
-    expected = layer(x_NCHW).shape
-    if shape != expected:
-        raise PfstudyError(
-            f"{substitution.address}: {operation.name} puts out {tuple(shape)}, but the backbone "
-            f"expects {tuple(expected)} there."
-        )
-    return isinstance(module, Projected)
-
-
-def _operation_of(layer: nn.Conv2d) -> str:
-    if layer.groups == 1:
-        return "conv"
-    return "dwconv" if layer.groups == layer.in_channels else "groupconv"
-
-
-def _check_declared(model: Model, address: str, key: str, declared: object, found: object) -> None:
-    if isinstance(found, tuple):
-        found = found[0]
-    if declared != found:
-        raise PfstudyError(
-            f"model {model.name}, {address}: declared {key} is {declared}, but the backbone has "
-            f"{found}."
-        )
-
-
-def _replace(network: nn.Module, path: str, module: nn.Module) -> None:
+def replace_layer(network: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module at a path, whatever stands there."""
     parent, _, name = path.rpartition(".")
     setattr(network.get_submodule(parent), name, module)
+
+
+def _see(
+    network: nn.Module, config: Config, substitutions: tuple[Substitution, ...]
+) -> dict[str, Seen]:
+    """See what goes through the sites whose layers do not tell; a pass for each backbone."""
+    unknown = []
+    for substitution in substitutions:
+        is_convolution = isinstance(find_layer(network, substitution.layer), nn.Conv2d)
+        if not is_convolution or substitution.pattern.parent:
+            unknown.append(substitution.layer)
+    if not unknown:
+        return {}
+    key = repr((config.model, config.data))
+    if key not in _SEEN:
+        sites = [site.layer for site in list_sites(config.model)]
+        _SEEN[key] = probe(network, image_shape(config.data), sites)
+    return _SEEN[key]
 
 
 def _site_seed(seed: int, path: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {path}".encode()).digest()[:6], "big")
 
 
-def _some(what: str, names: list[str]) -> str:
-    if not names:
-        return f"none {what}"
-    return f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -15,6 +15,7 @@ class Layer:
         kernel_size: Side of the window, odd.
         stride: Step of the window.
         bias: Whether the replaced layer adds a bias.
+        groups: Groups of the replaced convolution; 1 where it was none.
     """
 
     in_channels: int
@@ -22,6 +23,7 @@ class Layer:
     kernel_size: int
     stride: int
     bias: bool = False
+    groups: int = 1
 
     @property
     def padding(self) -> int:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.operations import ORIGINAL
+from pfstudy.schema.sites import summary
 
 Tree = dict[str, Any]
 
@@ -23,31 +24,12 @@ _BLOCK_KEYS = ("spatial", "kernel_size", "norm_act")
 _REDUCING = "${downsample_or_spatial:}"
 
 
-def addresses(depths: Sequence[int]) -> list[str]:
-    """List the sites of a backbone, ``stage1.block1`` first.
-
-    Args:
-        depths: Number of blocks in each stage.
-    """
-    return [
-        f"stage{stage}.block{block}"
-        for stage, depth in enumerate(depths, 1)
-        for block in range(1, depth + 1)
-    ]
-
-
-def stage_and_block(address: str) -> tuple[int, int]:
-    """Split ``stage2.block1`` into ``(2, 1)``."""
-    stage, block = address.split(".")
-    return int(stage.removeprefix("stage")), int(block.removeprefix("block"))
-
-
-def block_tree(depths: Sequence[int], downsample: Sequence[str]) -> Tree:
+def block_tree(addresses: Sequence[str], downsample: Sequence[str]) -> Tree:
     """Generate the content of the config group ``block`` for a backbone.
 
     Args:
-        depths: Number of blocks in each stage.
-        downsample: Addresses of the blocks that reduce the resolution.
+        addresses: The sites, ``stage1.block1`` first.
+        downsample: Addresses of those that reduce the resolution.
 
     Returns:
         The root's keys, and below it a node for every stage and in it one for every block. Only
@@ -56,7 +38,7 @@ def block_tree(depths: Sequence[int], downsample: Sequence[str]) -> Tree:
     tree = dict(ROOT)
     if not downsample:
         del tree["downsample"]
-    for address in addresses(depths):
+    for address in addresses:
         stage, block = address.split(".")
         if stage not in tree:
             reduces = any(site.startswith(f"{stage}.") for site in downsample)
@@ -69,14 +51,14 @@ def block_tree(depths: Sequence[int], downsample: Sequence[str]) -> Tree:
 
 def site_values(
     tree: Mapping[str, Any],
-    depths: Sequence[int],
+    known: Sequence[str],
     resolve: Callable[[str], Any],
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Say what a block tree asks for at every site.
 
     Args:
         tree: The unresolved tree.
-        depths: Number of blocks in each stage.
+        known: Addresses of the backbone's sites.
         resolve: Returns the value of any other interpolation, given its place in the tree.
 
     Yields:
@@ -85,7 +67,6 @@ def site_values(
     Raises:
         PfstudyError: The tree has a stage or block that the backbone lacks, or lacks one.
     """
-    known = addresses(depths)
     found = [
         f"{stage}.{block}"
         for stage, node in tree.items()
@@ -100,7 +81,7 @@ def site_values(
     if ghosts or missing:
         strange = f"{ghosts[0]} is no site" if ghosts else f"the block tree lacks {missing[0]}"
         raise PfstudyError(
-            f"{strange} of this backbone, whose sites are {summary(depths)}; choose among them, "
+            f"{strange} of this backbone, whose sites are {summary(known)}; choose among them, "
             "and leave block= to the model."
         )
     for address in known:
@@ -114,14 +95,6 @@ def site_values(
             values[key] = value
         values["operation"] = values.pop("spatial")
         yield address, values
-
-
-def summary(depths: Sequence[int]) -> str:
-    """Name all sites of a backbone in a few words: ``stage1.block1-3, stage2.block1-4``."""
-    return ", ".join(
-        f"stage{stage}.block1" + (f"-{depth}" if depth > 1 else "")
-        for stage, depth in enumerate(depths, 1)
-    )
 
 
 def _up(key: str) -> str:

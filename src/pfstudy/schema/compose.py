@@ -26,12 +26,14 @@ from omegaconf.errors import (
 )
 
 from pfstudy.errors import PfstudyError, unknown_name
-from pfstudy.schema.blocktree import addresses, block_tree, register_resolver, site_values
+from pfstudy.schema.blocktree import block_tree, register_resolver, site_values
 from pfstudy.schema.config import Config, parse_config
-from pfstudy.schema.operations import ORIGINAL, find_operation
+from pfstudy.schema.imports import import_modules
+from pfstudy.schema.operations import OPERATIONS, ORIGINAL
+from pfstudy.schema.sites import declared_addresses, list_sites, stages_of
 
 _NOT_CONFIG = ("hydra", "block", "swap")
-_DEPTHS: dict[str, tuple[int, ...]] = {}
+_SITES: dict[str, list[str]] = {}
 
 
 def conf_directory() -> Path:
@@ -41,7 +43,7 @@ def conf_directory() -> Path:
     return carried if carried.is_dir() else package.parents[1] / "conf"
 
 
-def register_models(directories: Iterable[Path]) -> None:
+def register_models(directories: Sequence[Path]) -> None:
     """Generate the block tree and the sites of every model that is declared.
 
     Args:
@@ -53,20 +55,19 @@ def register_models(directories: Iterable[Path]) -> None:
     register_resolver()
     for directory in directories:
         for path in sorted((directory / "model").glob("*.yaml")):
-            depths, downsample = _read_model(path)
-            _DEPTHS[path.stem] = depths
-            ConfigStore.instance().store(
-                group="block", name=path.stem, node=block_tree(depths, downsample)
-            )
-    offer_sites(_DEPTHS)
+            declaration = _read_model(path, directories)
+            _SITES[path.stem] = declared_addresses(declaration, str(path))
+            tree = block_tree(_SITES[path.stem], declaration.get("downsample") or [])
+            ConfigStore.instance().store(group="block", name=path.stem, node=tree)
+    offer_sites(_SITES)
 
 
 def offer_sites(models: Iterable[str]) -> None:
     """Offer the sites of some models, and no others, as options of the group ``site``."""
     repository = ConfigStore.instance()
     repository.repo.pop("site", None)
-    known = dict.fromkeys(address for model in models for address in addresses(_DEPTHS[model]))
-    for name in dict.fromkeys([a.split(".")[0] for a in known] + list(known)):
+    known = dict.fromkeys(address for model in models for address in _SITES[model])
+    for name in [*stages_of(known), *known]:
         repository.store(
             group="site", name=name, node={"spatial": "${swap}"}, package=f"block.{name}"
         )
@@ -76,9 +77,9 @@ def named_models(arguments: Sequence[str]) -> list[str]:
     """The models that a command line chooses, by name or by default; all where a preset may."""
     named = [a.partition("=")[2].split(",") for a in arguments if a.startswith("model=")]
     if named:
-        return [name for name in named[-1] if name in _DEPTHS] or list(_DEPTHS)
+        return [name for name in named[-1] if name in _SITES] or list(_SITES)
     if any(a.startswith(("+", "study=", "paper=", "-cn", "--config-n")) for a in arguments):
-        return list(_DEPTHS)
+        return list(_SITES)
     defaults = yaml.safe_load((conf_directory() / "config.yaml").read_text())["defaults"]
     return [entry["model"] for entry in defaults if isinstance(entry, dict) and "model" in entry]
 
@@ -109,8 +110,8 @@ def expand_sweep(
     names: set[str] = set()
     for lead in models:
         name = lead[0].partition("=")[2] if lead else config.hydra.runtime.choices.get("model")
-        names |= {name} & _DEPTHS.keys() or set(_DEPTHS)
-        offer_sites({name} & _DEPTHS.keys() or _DEPTHS)
+        names |= {name} & _SITES.keys() or set(_SITES)
+        offer_sites({name} & _SITES.keys() or _SITES)
         jobs += [lead + job for job in _product(parser, list(by_key.values()))]
     offer_sites(sorted(names))
     return jobs
@@ -181,16 +182,26 @@ def config_of(tree: DictConfig) -> Config:
         if key not in _NOT_CONFIG
     }
     block: dict[str, Any] = OmegaConf.to_container(tree.block, resolve=False)  # type: ignore[assignment]
-    depths, _ = _check_model(plain["model"], "model")
+    known = declared_addresses(plain["model"] or {}, "model")
     plain["sites"] = [
         {"address": address, **values}
         for address, values in site_values(
-            block, depths, lambda place: OmegaConf.select(tree, f"block.{place}")
+            block, known, lambda place: OmegaConf.select(tree, f"block.{place}")
         )
     ]
     for site in plain["sites"]:
-        _check_operation(site["address"], site["operation"])
-    return parse_config(plain)
+        if site["operation"] is None:
+            raise PfstudyError(
+                f"block.{site['address']} has no operation; a site chosen by `site=` needs "
+                "swap=OPERATION."
+            )
+    config = parse_config(plain)
+    import_modules(config.imports)
+    for setting, declared in zip(config.sites, list_sites(config.model), strict=True):
+        choices = dict.fromkeys([ORIGINAL, declared.pattern.original, *OPERATIONS])
+        if setting.operation not in choices:
+            raise unknown_name("operation", setting.operation, choices)
+    return config
 
 
 def explain(error: Exception) -> PfstudyError:
@@ -225,15 +236,6 @@ def _unknown_key(cause: OmegaConfBaseException) -> PfstudyError:
     if key == "downsample":
         return PfstudyError(f"{full_key} does not exist: no site there reduces the resolution.")
     return unknown_name(f"{place}: the key", key, choices)
-
-
-def _check_operation(address: str, operation: Any) -> None:
-    if operation is None:
-        raise PfstudyError(
-            f"block.{address} has no operation; a site chosen by `site=` needs swap=OPERATION."
-        )
-    if operation != ORIGINAL:
-        find_operation(str(operation))
 
 
 def _product(parser: OverridesParser, lines: Sequence[str]) -> list[list[str]]:
@@ -274,24 +276,24 @@ def _is_plain(override: Override) -> bool:
     return not is_marked and override.package is None
 
 
-def _read_model(path: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Read what the block tree is generated from, before Hydra composes the rest."""
+def _read_model(path: Path, directories: Sequence[Path]) -> dict[str, Any]:
+    """Read what the block tree is generated from, before Hydra composes the rest.
+
+    A declaration may begin with another one, as in ``defaults: [resnet50, _self_]``; the last
+    directory that has that one wins, as with Hydra.
+    """
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise PfstudyError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
-    return _check_model(content, str(path))
-
-
-def _check_model(content: Any, place: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Check the part of a declaration that the block tree is generated from."""
-    declared = content if isinstance(content, dict) else {}
-    depths, downsample = declared.get("depths"), declared.get("downsample") or []
-    if not isinstance(depths, list) or not all(isinstance(d, int) and d > 0 for d in depths):
-        raise PfstudyError(f"{place}: depths must list the number of blocks in each stage.")
-    if not isinstance(downsample, list):
-        raise PfstudyError(f"{place}: downsample must list sites such as stage2.block1.")
-    for address in downsample:
-        if address not in addresses(depths):
-            raise unknown_name(f"{place}: the site", str(address), addresses(depths))
-    return tuple(depths), tuple(downsample)
+    own = content if isinstance(content, dict) else {}
+    merged: dict[str, Any] = {}
+    for name in own.get("defaults") or []:
+        if name == "_self_":
+            continue
+        found = [d / "model" / f"{name}.yaml" for d in directories]
+        existing = [other for other in found if other.is_file() and other != path]
+        if not existing:
+            raise PfstudyError(f"{path}: defaults names {name!r}, but there is no such model.")
+        merged |= _read_model(existing[-1], directories)
+    return merged | own

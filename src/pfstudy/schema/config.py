@@ -25,20 +25,32 @@ _FROZEN = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, config=_FROZEN)
 class SitePattern:
-    """Where the sites of a backbone are, as a pattern over stage and block.
+    """Where sites of a backbone are, as a pattern over stage and block.
 
     Attributes:
         layer: Path of the layer that mixes positions, with ``{stage}`` and ``{block}`` counted
             from 1 and ``{stage0}`` and ``{block0}`` from 0.
-        norm_act: The norm and activation that belong to that layer, beside it in its parent.
         original: The operation that the backbone has there.
-        kernel_size: The kernel size that the backbone has there.
+        kernel_size: The kernel size that the backbone has there, or one for each stage; what an
+            operation gets that is given none.
+        norm_act: The norm and activation that belong to that layer, beside it in its parent, in
+            the order in which they are called.
+        layout: ``NCHW`` or ``NHWC`` for a feature map, ``NLC`` or ``NCL`` for tokens.
+        prefix_tokens: Number of tokens in front of the grid, such as a class token.
+        blocks: For each stage the number of its blocks that are sites, or a list of their numbers;
+            ``None`` for all of them.
+        parent: Attributes to set on the layer's parent when it is replaced; the strings
+            ``{grid}`` and ``{area}`` stand for its height and width, and their product.
     """
 
     layer: str
     original: str
-    kernel_size: PositiveInt
+    kernel_size: PositiveInt | tuple[PositiveInt, ...]
     norm_act: tuple[str, ...] = ()
+    layout: Literal["NCHW", "NHWC", "NLC", "NCL"] = "NCHW"
+    prefix_tokens: NonNegativeInt = 0
+    blocks: tuple[NonNegativeInt | tuple[PositiveInt, ...], ...] | None = None
+    parent: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=_FROZEN)
@@ -51,7 +63,7 @@ class Model:
         args: Keyword arguments of ``timm.create_model``.
         depths: Number of blocks in each stage.
         downsample: Addresses of the sites that reduce the resolution.
-        sites: Where the sites are.
+        sites: Where the sites are: one or more patterns.
         image_size: Height and width of the images that the backbone is made for.
         channels: Number of channels of those images.
         num_classes: Number of classes that it is made for.
@@ -60,7 +72,7 @@ class Model:
     name: str
     timm: str
     depths: tuple[PositiveInt, ...]
-    sites: SitePattern
+    sites: Annotated[tuple[SitePattern, ...], Field(min_length=1)]
     image_size: PositiveInt
     channels: PositiveInt
     num_classes: PositiveInt
@@ -95,22 +107,33 @@ class Data:
         image_size: Height and width of the images.
         channels: Number of channels of the images.
         num_classes: Number of classes.
-        num_validation: Number of images held out for validation.
-        num_test: Number of images held out for the test.
         split_seed: Seed of the stratified split.
+        num_validation: Number of images held out for validation; ``None`` where a folder of its
+            own has them.
+        num_test: Number of images held out for the test; ``None`` where a folder has them.
         num_train: Number of training images, for generated data only.
-        path: File of a dataset that comes as one.
+        path: File or folder of a dataset.
+        crop_fraction: Share of the resized shorter side that the evaluation's crop takes.
+        interpolation: How images of a folder are resized.
+        mean: Mean of each channel that is subtracted, with values from 0 to 1.
+        std: Standard deviation of each channel that is divided by.
+        num_workers: Number of processes that read images, at most one per core; changes no result.
     """
 
     name: str
     image_size: PositiveInt
     channels: PositiveInt
     num_classes: PositiveInt
-    num_validation: PositiveInt
-    num_test: PositiveInt
     split_seed: int
+    num_validation: PositiveInt | None = None
+    num_test: PositiveInt | None = None
     num_train: PositiveInt | None = None
     path: str | None = None
+    crop_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[PositiveFloat, ...] | None = None
+    num_workers: NonNegativeInt | None = None
 
 
 @dataclass(frozen=True, config=_FROZEN)
@@ -204,13 +227,24 @@ class Speed:
 
 @dataclass(frozen=True, config=_FROZEN)
 class Study:
-    """The study that a sweep belongs to.
+    """The study that a sweep belongs to, and the design of its variants.
 
     Attributes:
         name: ``None`` names it after its variants.
+        design: Which variants a sweep over `site` is made of; see `pfstudy.schema.designs`.
+        num_samples: Number of variants that the design ``random`` draws.
+        sample_seed: Seed of those.
+        variants: Overrides of variants that are listed one by one.
+        constraints: What variants must satisfy besides the baseline, such as ``sites <= 3`` or
+            ``macs <= 2.5e9``; others are dropped.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
+    design: tuple[str, ...] = ()
+    num_samples: PositiveInt | None = None
+    sample_seed: int = 0
+    variants: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, config=_FROZEN)
@@ -234,6 +268,8 @@ class Config:
         seed: First seed.
         seeds: Number of seeds, counted up from ``seed``; ``None`` for that seed alone.
         init_from: Checkpoint (safetensors or a state dict) that the network starts from.
+        pretrained: Whether it starts from timm's weights, as far as they still have a place.
+        imports: The user's modules that register operations: names, or paths of files.
         runs_dir: Directory of the run directories.
     """
 
@@ -250,6 +286,8 @@ class Config:
     runs_dir: Annotated[str, Field(min_length=1)]
     seeds: PositiveInt | None = None
     init_from: str | None = None
+    pretrained: bool = False
+    imports: tuple[str, ...] = ()
 
 
 _CONFIG = TypeAdapter(Config)

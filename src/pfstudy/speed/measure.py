@@ -56,7 +56,7 @@ def measure_in_process(
 
 def _build(variant: Variant, device: torch.device) -> nn.Module:
     try:
-        return build_network(variant.without_weights(), seed=0).eval().to(device)
+        return build_network(variant.without_weights().config, seed=0).eval().to(device)
     except PfstudyError as error:
         raise PfstudyError(f"{variant.label}: {error}") from None
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from configs import variant_of
-from pfstudy.cost import Cost, cost, variant_cost
+from pfstudy.complexity import Cost, cost, variant_cost
 from pfstudy.network.surgery import build_network
 
 

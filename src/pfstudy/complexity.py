@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from pfstudy.network.surgery import build_network
+from pfstudy.errors import PfstudyError
+from pfstudy.network.probe import forward_on_meta
+from pfstudy.network.surgery import build_network, image_shape
 from pfstudy.variant import Variant
 
 MACS_CONVENTION = "multiply-accumulates of convolutions, linear layers and matrix products"
@@ -38,25 +39,19 @@ class Cost:
     memory_traffic_bytes: int
 
 
-def cost(network: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
+def cost(network: nn.Module, input_size: int | Sequence[int]) -> Cost:
     """Count the cost of a network for one image, on the meta device: nothing is computed.
 
     Args:
         network: In evaluation or training mode, on any device; left as it was found.
-        input_shape: ``(C, H, W)``.
+        input_size: ``(C, H, W)`` of an image, or the side of a square one with three channels.
+
+    Raises:
+        PfstudyError: ``input_size`` is no such thing.
     """
-    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
-    dtype = next(network.parameters()).dtype
-    image = torch.empty((1, *input_shape), device="meta", dtype=dtype)
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        with _Counter() as counter:
-            functional_call(network, on_meta, (image,))
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    shape = _image_shape(input_size)
+    with _Counter() as counter:
+        forward_on_meta(network, (1, *shape))
     return Cost(
         params=sum(p.numel() for p in network.parameters()),
         macs=counter.flops // 2,
@@ -69,8 +64,15 @@ def variant_cost(variant: Variant) -> Cost:
     """Count the cost of a variant without allocating or computing anything."""
     data = variant.config.data
     with torch.device("meta"):
-        network = build_network(variant.without_weights())
-    return cost(network, (data.channels, data.image_size, data.image_size))
+        network = build_network(variant.without_weights().config)
+    return cost(network, image_shape(data))
+
+
+def _image_shape(input_size: int | Sequence[int]) -> tuple[int, int, int]:
+    sizes = (3, input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+    if len(sizes) != 3 or any(size < 1 for size in sizes):
+        raise PfstudyError(f"input_size must be (C, H, W) or a number, but got {input_size!r}.")
+    return sizes[0], sizes[1], sizes[2]
 
 
 class _Counter(TorchDispatchMode):

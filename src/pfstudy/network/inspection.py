@@ -1,0 +1,344 @@
+"""Checks of a declaration against its backbone, and of a substitution against its site.
+
+What goes wrong silently is checked, too: a norm that belongs to another layer, windows that a
+pool cannot look out of, arguments that a replacement would ignore, a class token that nothing of
+the image reaches any more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pfstudy.errors import PfstudyError
+from pfstudy.network.probe import BATCH, Seen, forward_on_meta, probe
+from pfstudy.network.surgery import (
+    build_backbone,
+    find_layer,
+    grid_of,
+    image_shape,
+    make_replacement,
+    replace_layer,
+    set_parent,
+)
+from pfstudy.ops import Projected
+from pfstudy.ops.grid import OnGrid
+from pfstudy.schema.config import Config, Model
+from pfstudy.schema.sites import Site, list_sites
+from pfstudy.variant import Substitution
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A backbone that was checked.
+
+    Attributes:
+        config: Holds its declaration and the size of the images.
+        network: The backbone on the meta device.
+        seen: What goes through the layers of its sites, by path, as a replacement will see it.
+        sites: Its sites by address.
+    """
+
+    config: Config
+    network: nn.Module
+    seen: Mapping[str, Seen]
+    sites: Mapping[str, Site]
+
+
+def check_backbone(config: Config) -> Backbone:
+    """Check a model's declaration against the backbone itself.
+
+    Raises:
+        PfstudyError: A pattern matches nothing or something else than the depths say, a site is
+            never called or is not what is declared, or the logits do not depend on the image.
+    """
+    model, data = config.model, config.data
+    sites = list_sites(model)
+    with torch.device("meta"):
+        network = build_backbone(model, data).eval()
+    _check_patterns(model, network, sites)
+    norms = [path for site in sites for path in site.norm_act]
+    try:
+        seen = probe(network, image_shape(data), [*(site.layer for site in sites), *norms])
+    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+        raise PfstudyError(
+            f"model {model.name} cannot take images of {data.channels}x{data.image_size}x"
+            f"{data.image_size}: {str(error).splitlines()[0]}"
+        ) from None
+    for site in sites:
+        if site.layer not in seen:
+            raise PfstudyError(
+                f"model {model.name}, {site.address}: {site.layer} is never called by the backbone."
+            )
+        _check_site(model, site, network.get_submodule(site.layer), seen[site.layer])
+        _check_norm_act(model, site, seen)
+    substituted = _see_behind_parents(config, sites, seen)
+    for site in sites:
+        _check_input(model, site, substituted[site.layer])
+    backbone = Backbone(config, network, substituted, {site.address: site for site in sites})
+    check_image_is_used(backbone, frozenset())
+    return backbone
+
+
+def check_substitution(backbone: Backbone, substitution: Substitution) -> bool:
+    """Check on the meta device that an operation keeps the shape of the layer that it replaces.
+
+    Returns:
+        Whether a 1x1 convolution has to follow the operation.
+
+    Raises:
+        PfstudyError: It cannot stand there.
+    """
+    site, seen = backbone.sites[substitution.address], backbone.seen[substitution.layer]
+    layer = find_layer(backbone.network, substitution.layer)
+    height, width = _grid(site, seen)
+    name, kernel_size = substitution.operation, substitution.kernel_size
+    if kernel_size and kernel_size > min(height, width) and kernel_size != site.kernel_size:
+        raise PfstudyError(
+            f"{site.address}: kernel_size={kernel_size} is larger than the map there, which is "
+            f"{height}x{width}."
+        )
+    _check_padding(site, layer)
+    with torch.device("meta"):
+        try:
+            module = make_replacement(layer, substitution, seen)
+            shape = module(seen.x).shape
+        except (PfstudyError, RuntimeError, ValueError, TypeError, IndexError) as error:
+            message = str(error).splitlines()[0].removeprefix(f"{site.address}: ")
+            raise PfstudyError(f"{site.address}: {_named(name, message)}") from None
+    expected = seen.out.shape
+    if shape != expected:
+        raise PfstudyError(
+            f"{site.address}: {name} puts out {tuple(shape)}, but the backbone expects "
+            f"{tuple(expected)} there."
+        )
+    return any(isinstance(part, Projected) for part in module.modules())
+
+
+def check_image_is_used(backbone: Backbone, passed: frozenset[str]) -> None:
+    """Check that two images give different logits when nothing is mixed at some sites.
+
+    A token in front of the grid learns of the image by attention alone. Where the head reads that
+    token, and every attention is replaced, the network runs, but says the same of all images.
+
+    Args:
+        backbone: The backbone.
+        passed: Layers of tokens whose replacement lets the tokens in front of the grid pass.
+
+    Raises:
+        PfstudyError: The logits do not depend on the image.
+    """
+    config = backbone.config
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        network = build_backbone(config.model, config.data).eval()
+        for parameter in network.parameters():
+            if not parameter.any():  # gates and heads that are closed at the start
+                parameter.normal_(std=0.1)
+        for site in backbone.sites.values():
+            if site.layer in passed:
+                through = OnGrid(nn.Identity(), site.pattern.layout, site.pattern.prefix_tokens)
+                replace_layer(network, site.layer, through)
+                set_parent(network, site.layer, site.pattern, backbone.seen[site.layer])
+        one, other = (network(torch.randn(1, *image_shape(config.data))) for _ in range(2))
+    if not torch.equal(one, other):
+        return
+    if not passed:
+        raise PfstudyError(
+            f"model {config.model.name}: the backbone says the same of two different images."
+        )
+    raise PfstudyError(
+        "the logits would not depend on the image: the head reads a token in front of the grid, "
+        "which only attention connects to it; leave attention at some site, or take a model "
+        "without class token that averages over the grid"
+    )
+
+
+def passing_sites(substitutions: Iterable[Substitution]) -> frozenset[str]:
+    """Layers whose replacement lets tokens in front of the grid pass."""
+    return frozenset(s.layer for s in substitutions if s.pattern.prefix_tokens)
+
+
+def _check_patterns(model: Model, network: nn.Module, sites: list[Site]) -> None:
+    """Compare the places that are declared with those that a pattern matches."""
+    names = [name for name, _ in network.named_modules()]
+    declared = {site.layer: site for site in sites}
+    for pattern in model.sites:
+        found = _match(pattern.layer, names)
+        expected = [site for site in sites if site.pattern is pattern]
+        beyond = [
+            f"stage {stage}, block {block}"
+            for stage, block in found
+            if stage > len(model.depths) or block > model.depths[stage - 1]
+        ]
+        missing = [site for site in expected if site.layer not in names]
+        if missing and not found:
+            try:
+                find_layer(network, missing[0].layer)
+            except PfstudyError as error:
+                raise PfstudyError(
+                    f"model {model.name}: the pattern {pattern.layer!r} matches nothing: {error}"
+                ) from None
+        if missing or beyond:
+            depths = [sum(s == stage for s, _ in found) for stage in _stages(found)]
+            what = f"{missing[0].address} is missing" if missing else f"{beyond[0]} is not declared"
+            raise PfstudyError(
+                f"model {model.name}: depths says {list(model.depths)}, but the pattern "
+                f"{pattern.layer!r} matches {depths} blocks per stage in {model.timm} ({what})."
+            )
+    for site in declared.values():
+        for path in site.norm_act:
+            try:
+                find_layer(network, path)
+            except PfstudyError as error:
+                raise PfstudyError(f"model {model.name}, {site.address}: {error}") from None
+
+
+def _match(pattern: str, names: Iterable[str]) -> list[tuple[int, int]]:
+    """Stages and blocks, from 1, at which a pattern matches a layer; stage 1 if it has none."""
+    expression, offsets = re.escape(pattern), {}
+    for key, offset in (("stage", 0), ("stage0", 1), ("block", 0), ("block0", 1)):
+        escaped = re.escape("{" + key + "}")
+        if escaped in expression:
+            group = key.rstrip("0")
+            expression = expression.replace(escaped, rf"(?P<{group}>\d+)", 1)
+            expression = expression.replace(escaped, rf"(?P={group})")
+            offsets[group] = offset
+    found = []
+    for name in names:
+        match = re.fullmatch(expression, name)
+        if match:
+            place = {group: int(match[group]) + offset for group, offset in offsets.items()}
+            found.append((place.get("stage", 1), place.get("block", 1)))
+    return sorted(found)
+
+
+def _stages(places: Iterable[tuple[int, int]]) -> range:
+    return range(1, max((stage for stage, _ in places), default=0) + 1)
+
+
+def _check_site(model: Model, site: Site, layer: nn.Module, seen: Seen) -> None:
+    """Compare what is declared of a site with what stands there."""
+    rank = len(site.pattern.layout)
+    if seen.x.dim() != rank:
+        raise PfstudyError(
+            f"model {model.name}, {site.address}: the layout is declared as "
+            f"{site.pattern.layout}, but {tuple(seen.x.shape)} comes in."
+        )
+    if isinstance(layer, nn.Conv2d):
+        _check_declared(model, site, "kernel_size", site.kernel_size, layer.kernel_size[0])
+        _check_declared(model, site, "original", site.pattern.original, _operation_of(layer))
+        reduces = layer.stride[0] > 1
+    else:
+        reduces = seen.x.shape != seen.out.shape and seen.x.dim() == 4
+        if not reduces and seen.x.shape != seen.out.shape:
+            raise PfstudyError(
+                f"model {model.name}, {site.address}: {tuple(seen.x.shape)} comes in and "
+                f"{tuple(seen.out.shape)} goes out; a site of tokens keeps their number."
+            )
+    _check_declared(model, site, "downsample", site.reduces, reduces)
+
+
+def _check_norm_act(model: Model, site: Site, seen: Mapping[str, Seen]) -> None:
+    """Check that what goes with a site reads what comes out of it, one after the other."""
+    before = site.layer
+    for path in site.norm_act:
+        if path not in seen or seen[path].x is not seen[before].out:
+            raise PfstudyError(
+                f"model {model.name}, {site.address}: norm_act names {path}, but that does not "
+                f"read what {before} puts out."
+            )
+        before = path
+
+
+def _see_behind_parents(
+    config: Config, sites: list[Site], seen: Mapping[str, Seen]
+) -> dict[str, Seen]:
+    """See what goes through the sites once the attributes of their parents are set."""
+    changed = [site for site in sites if site.pattern.parent]
+    if not changed:
+        return dict(seen)
+    with torch.device("meta"):
+        network = build_backbone(config.model, config.data).eval()
+    for site in changed:
+        replace_layer(network, site.layer, _Through())
+        try:
+            set_parent(network, site.layer, site.pattern, seen[site.layer])
+        except PfstudyError as error:
+            raise PfstudyError(f"model {config.model.name}, {site.address}: {error}") from None
+    try:
+        again = probe(network, image_shape(config.data), [site.layer for site in changed])
+    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+        raise PfstudyError(
+            f"model {config.model.name}: with the attributes under `parent` the backbone cannot "
+            f"run: {str(error).splitlines()[0]}"
+        ) from None
+    return {**seen, **again}
+
+
+class _Through(nn.Module):
+    """Gives back its first argument."""
+
+    def forward(self, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return x
+
+
+def _check_input(model: Model, site: Site, seen: Seen) -> None:
+    """Check that a replacement sees whole images, and is given nothing that it would ignore."""
+    place = f"model {model.name}, {site.address}"
+    if seen.x.shape[0] != BATCH:
+        raise PfstudyError(
+            f"{place}: {site.layer} sees {seen.x.shape[0] // BATCH} windows of an image, which a "
+            "replacement could not look out of; declare under `parent` what makes it see the "
+            "whole grid."
+        )
+    if seen.extra:
+        raise PfstudyError(
+            f"{place}: the backbone gives {site.layer} a further argument "
+            f"({', '.join(seen.extra)}), which a replacement would ignore."
+        )
+    try:
+        _grid(site, seen)
+    except PfstudyError as error:
+        raise PfstudyError(f"{place}: {error}") from None
+
+
+def _grid(site: Site, seen: Seen) -> tuple[int, int]:
+    return grid_of(seen, site.pattern)
+
+
+def _check_padding(site: Site, layer: nn.Module) -> None:
+    """Refuse a site whose padding is not the same on all sides, so that the grid would shift."""
+    if not isinstance(layer, nn.Conv2d) or layer.stride[0] == 1:
+        return
+    expected = (layer.kernel_size[0] - 1) // 2 * layer.dilation[0]
+    if layer.padding not in (expected, (expected, expected)):
+        raise PfstudyError(
+            f"{site.address}: {site.layer} reduces the resolution with a padding of "
+            f"{layer.padding} instead of {expected}, so a replacement would shift the grid; leave "
+            "it as it is."
+        )
+
+
+def _operation_of(layer: nn.Conv2d) -> str:
+    if layer.groups == 1:
+        return "conv"
+    return "dwconv" if layer.groups == layer.in_channels else "groupconv"
+
+
+def _check_declared(model: Model, site: Site, key: str, declared: object, found: object) -> None:
+    if declared != found:
+        raise PfstudyError(
+            f"model {model.name}, {site.address}: declared {key} is {declared}, but the backbone "
+            f"has {found}."
+        )
+
+
+def _named(operation: str, message: str) -> str:
+    """Name the operation in a message that does not."""
+    return message if operation in message else f"{operation}: {message}"

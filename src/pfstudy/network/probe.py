@@ -1,0 +1,84 @@
+"""One forward pass of a network on the meta device, to see what goes into its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+BATCH = 2
+"""Images of a probe: a layer that sees another number of items sees windows of the images."""
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What went through a layer.
+
+    Attributes:
+        x: What came in, on the meta device.
+        out: What went out.
+        extra: Names of further arguments that hold something; ``args`` for positional ones.
+    """
+
+    x: torch.Tensor
+    out: torch.Tensor
+    extra: tuple[str, ...]
+
+
+def forward_on_meta(network: nn.Module, shape: tuple[int, ...]) -> None:
+    """Run a network in evaluation mode without computing anything; it is left as it was found.
+
+    Args:
+        network: On any device.
+        shape: ``(N, C, H, W)``.
+    """
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    dtype = next((p.dtype for p in network.parameters()), torch.float32)
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.device("meta"):
+            functional_call(network, on_meta, (torch.empty(shape, dtype=dtype),))
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def probe(
+    network: nn.Module, shape: tuple[int, int, int], paths: Iterable[str]
+) -> dict[str, Seen]:
+    """See what goes through some layers of a network.
+
+    Args:
+        network: On any device; left as it was found.
+        shape: ``(C, H, W)`` of an image.
+        paths: The layers.
+
+    Returns:
+        What was seen by path; nothing for a layer that is never called.
+    """
+    seen: dict[str, Seen] = {}
+
+    def hook(path: str) -> Any:
+        def remember(_: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+            further = {name: value for name, value in kwargs.items() if value is not None}
+            extra = (*further, *("args" for value in args[1:] if value is not None))
+            seen[path] = Seen(args[0], out, extra)
+
+        return remember
+
+    handles = [
+        network.get_submodule(path).register_forward_hook(hook(path), with_kwargs=True)
+        for path in paths
+    ]
+    try:
+        forward_on_meta(network, (BATCH, *shape))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
