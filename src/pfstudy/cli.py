@@ -5,6 +5,7 @@ Imports neither torch nor Hydra before it needs them.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from pfstudy.errors import PfstudyError, RunsFailedError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+    from rich.console import Console
 
     from pfstudy.schema.config import Config
 
@@ -34,6 +36,8 @@ Whatever has a `=` in it is an override of the configuration, and trains:
     pfstudy -m block.spatial=maxpool,dwconv           a sweep, ends with its table
     pfstudy -m 'site=glob(stage?)' swap=maxpool       one stage at a time
     pfstudy -m block.spatial=conv,maxpool seeds=3     every variant with three seeds
+    pfstudy study=one_stage                           a preset, its own sweep
+    pfstudy paper=r50_hybrid data=imagenet data.path=FOLDER
     pfstudy --cfg job --resolve --package block       what stands where, trains nothing
 """
 
@@ -160,6 +164,32 @@ def run_configs(configs: Sequence[Config]) -> None:
         raise RunsFailedError(". ".join(problems))
 
 
+def show_evaluation(arguments: Sequence[str], *, as_json: bool = False) -> None:
+    """Evaluate a network with given weights, and print its accuracy.
+
+    Args:
+        arguments: Overrides and options of Hydra's.
+        as_json: Print the figures as JSON and nothing else.
+
+    Raises:
+        PfstudyError: The arguments do not describe one network with weights, or these or the
+            images cannot be read.
+    """
+    configs = compose(arguments)
+    if not configs:
+        return
+    if len(configs) > 1:
+        raise PfstudyError(f"eval takes one network, but the arguments describe {len(configs)}.")
+    from pfstudy.launch.evaluate import evaluate_in_child
+    from pfstudy.tables.render import evaluation_table
+
+    figures = evaluate_in_child(configs[0])
+    if as_json:
+        print(json.dumps(figures, indent=1))
+    else:
+        _console().print(evaluation_table(figures))
+
+
 def show_table(
     root: Path,
     study: str | None = None,
@@ -182,8 +212,6 @@ def show_table(
     Raises:
         PfstudyError: There are no finished runs, or no such study or baseline.
     """
-    from rich.console import Console
-
     from pfstudy import store
     from pfstudy.tables import render
     from pfstudy.tables.rows import make_rows
@@ -197,9 +225,7 @@ def show_table(
         return
     output = output or (root / store.STUDIES / study if study else root)
     paths = render.write_files(rows, output)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
+    console = _console()
     console.print(render.terminal(rows, study))
     if rows.lacks_baseline:
         console.print(
@@ -208,6 +234,15 @@ def show_table(
             soft_wrap=True,
         )
     console.print(f"written: {', '.join(map(str, paths))}", soft_wrap=True, style="dim")
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    return console
 
 
 def _config_directories(arguments: Sequence[str]) -> list[Path]:
@@ -256,6 +291,20 @@ def table(
     Written as table.md, table.csv and table.tex, too.
     """
     show_table(source, study, baseline=baseline, output=output, as_json=as_json)
+
+
+@app.command("eval", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def evaluate(
+    overrides: Annotated[
+        list[str], typer.Argument(help="What to evaluate, as for training.", metavar="KEY=VALUE")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Evaluate given weights on the test images: top-1 and top-5.
+
+    For example: pfstudy eval paper=r50_hybrid init_from=FILE data=imagenet data.path=FOLDER
+    """
+    show_evaluation(overrides, as_json=as_json)
 
 
 def _terminate(number: int, frame: object) -> None:

@@ -33,6 +33,7 @@ CONFIG = "config.json"
 RECORD = "record.json"
 STATE = "state.json"
 STUDIES = "studies"
+WEIGHTS = "checkpoints/last.safetensors"
 
 
 @dataclass(frozen=True)

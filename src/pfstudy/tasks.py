@@ -36,11 +36,13 @@ class Checked:
         devices: What runs are placed on.
         speed_device: Where speed is measured.
         projected: Number of sites that need a 1x1 convolution, by label of the variant.
+        dropped: The constraint that a variant does not satisfy, by its identity.
     """
 
     devices: tuple[Device, ...]
     speed_device: Device
     projected: Mapping[str, int]
+    dropped: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,8 @@ def make_variant(config: Config, data_fingerprint: str) -> Variant:
         PfstudyError: An operation does not exist, a declaration is inconsistent, or the
             checkpoint to start from cannot be read.
     """
+    if config.init_from and config.pretrained:
+        raise PfstudyError("init_from and pretrained=true exclude each other; give one of them.")
     model = config.model
     substitutions = list_substitutions(config)
     canonical = _compact(

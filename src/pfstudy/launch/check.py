@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 from typing import Any
 
 import torch
 
+from pfstudy.complexity import variant_cost
 from pfstudy.data.loading import check_batch_size, count_training_images
 from pfstudy.environment import cpu_model
 from pfstudy.errors import PfstudyError
@@ -20,6 +22,7 @@ from pfstudy.network.inspection import (
 )
 from pfstudy.network.surgery import build_network
 from pfstudy.schema.config import Config
+from pfstudy.schema.designs import parse_constraints
 from pfstudy.tasks import Checked, Device
 from pfstudy.variant import Variant
 
@@ -41,7 +44,10 @@ def check_variants(
     check_image = cache(check_image_is_used)
     count_images = cache(count_training_images)
     try_out = cache(check_substitution)
+    dropped = _drop(variants)
     for variant in variants:
+        if variant.hash in dropped:
+            continue
         config = variant.config
         try:
             backbone = inspect(_Key(config))
@@ -61,7 +67,33 @@ def check_variants(
     wanted = config.speed.device
     measured_on = devices if wanted == "auto" else _devices("speed.device", wanted)
     _check_precision(variants, devices[0])
-    return Checked(devices, measured_on[0], projected)
+    return Checked(devices, measured_on[0], projected, dropped)
+
+
+def _drop(variants: Sequence[Variant]) -> dict[str, str]:
+    """Find the variants, apart from baselines, that do not satisfy the study's constraints."""
+    constraints = parse_constraints(variants[0].config.study.constraints)
+    if not constraints:
+        return {}
+    needs_cost = any(constraint.metric != "sites" for constraint in constraints)
+    counted: dict[str, dict[str, float]] = {}
+
+    def figures(variant: Variant) -> dict[str, float]:
+        key = variant.architecture_hash
+        if key not in counted:
+            counted[key] = asdict(variant_cost(variant)) if needs_cost else {}
+            counted[key]["sites"] = len(variant.substitutions)
+        return counted[key]
+
+    dropped = {}
+    for variant in variants:
+        if variant.is_baseline:
+            continue
+        for constraint in constraints:
+            if not constraint.holds(figures(variant), figures(variant.baseline())):
+                dropped[variant.hash] = constraint.text
+                break
+    return dropped
 
 
 class _Key:

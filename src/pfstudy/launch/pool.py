@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver
@@ -139,8 +139,20 @@ class Pool:
         self.children.append(child)
         return child
 
-    def call(self, function: str, *arguments: Any, **options: Any) -> Any:
+    def call(
+        self,
+        function: str,
+        *arguments: Any,
+        on_report: Callable[[str, Mapping[str, Any]], None] | None = None,
+        **options: Any,
+    ) -> Any:
         """Run a function in a fresh process and return what it returns.
+
+        Args:
+            function: As for `start`.
+            arguments: As for `start`.
+            on_report: Told what the function reports meanwhile.
+            options: As for `start`.
 
         Raises:
             PfstudyError: It raised one.
@@ -148,6 +160,8 @@ class Pool:
         """
         child = self.start(function, *arguments, **options)
         for event in self.events():
+            if event.child is child and not event.is_last and on_report is not None:
+                on_report(event.kind, event.details)
             if event.child is child and event.is_last:
                 child.process.join(_GRACE_S)
                 self._reap()

@@ -9,7 +9,7 @@ import hashlib
 import os
 import platform
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,6 +22,7 @@ from pfstudy.errors import ChildFailedError, PfstudyError
 from pfstudy.launch.display import Display
 from pfstudy.launch.pool import PRELOAD, PRELOAD_TRACKING, Event, Pool
 from pfstudy.schema.config import Config
+from pfstudy.schema.designs import parse_constraints
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.speed import phase
 from pfstudy.tasks import Checked, Device, Task
@@ -67,11 +68,12 @@ def run_sweep(configs: Sequence[Config]) -> SweepResult:
     runs = list_runs(asked)
     variants = list({run.variant.hash: run.variant for run in runs}.values())
     study = configs[0].study.name or default_study_name(variants)
+    parse_constraints(configs[0].study.constraints)
     store.check_writable(root)
     for run in runs:
         store.check_directory(run)
     with Display() as display:
-        sweep = _Sweep(display, root, study, variants, runs)
+        sweep = _Sweep(display, root, study, runs)
         sweep.announce(asked)
         sweep.run_phases()
     return SweepResult(root, study, sweep.members, sweep.failed, tuple(sweep.elsewhere))
@@ -106,7 +108,8 @@ def default_study_name(variants: Sequence[Variant]) -> str:
     """Name a study after its variants, whatever their order."""
     digest = hashlib.sha256("".join(sorted(v.hash for v in variants)).encode()).hexdigest()
     config = variants[0].config
-    return store.file_name(f"{config.model.name}-{config.data.name}-{digest[:8]}")
+    parts = [config.study.preset, config.model.name, config.data.name, digest[:8]]
+    return store.file_name("-".join(filter(None, parts)))
 
 
 class _Sweep:
@@ -117,21 +120,23 @@ class _Sweep:
         display: Display,
         root: Path,
         study: str,
-        variants: Sequence[Variant],
         runs: Sequence[store.Run],
     ) -> None:
         self.display = display
         self.root = root
         self.study = study
-        self.variants = variants
-        self.runs = runs
-        self.todo = [run for run in runs if store.state_of(run.directory) != "done"]
-        self.config = variants[0].config
+        self.config = runs[0].variant.config
         self.place = {"host": platform.node(), **phase.expected_device(self.config)}
         self.failed: dict[str, str] = {}
         self.elsewhere: list[str] = []
+        self._take(runs)
+
+    def _take(self, runs: Sequence[store.Run]) -> None:
+        self.runs = runs
+        self.variants = list({run.variant.hash: run.variant for run in runs}.values())
+        self.todo = [run for run in runs if store.state_of(run.directory) != "done"]
         self.names = name_runs(runs)
-        self.members = tuple(str(run.directory.relative_to(root)) for run in runs)
+        self.members = tuple(str(run.directory.relative_to(self.root)) for run in runs)
 
     def announce(self, asked: Sequence[Variant]) -> None:
         """Say what will be done, and which of the variants asked for are none of their own."""
@@ -164,6 +169,7 @@ class _Sweep:
             mode = tracking.choose_mode(self.config.logger) if tracked else "disabled"
             checked: Checked = pool.call("pfstudy.launch.check:check_variants", self.variants)
             self.display.drop_bar("importing")
+            self._drop(checked.dropped)
             for label, number in checked.projected.items():
                 sites = _count(number, "site")
                 self.display.note(f"{label}: a 1x1 convolution follows it at {sites}")
@@ -184,6 +190,17 @@ class _Sweep:
                 pool.stop()
                 if mode != "disabled":
                     tracking.stop_service()
+
+    def _drop(self, dropped: Mapping[str, str]) -> None:
+        """Leave out the variants that do not satisfy the study's constraints."""
+        if not dropped:
+            return
+        for constraint, number in Counter(dropped.values()).items():
+            self.display.note(f"{constraint} drops {_count(number, 'variant')}")
+        left = [run for run in self.runs if run.variant.hash not in dropped]
+        if not left:
+            raise PfstudyError("study.constraints leave no variant to train; loosen them.")
+        self._take(left)
 
     def _measure(self, pool: Pool, device: Device, unmeasured: Sequence[Variant]) -> None:
         portions = phase.group_for_measuring(unmeasured)

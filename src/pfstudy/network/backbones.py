@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from timm.models import register_model
+from timm.models.efficientnet import EfficientNet, decode_arch_def
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
@@ -18,8 +20,8 @@ def pfstudy_small_resnet(
     pretrained: bool = False,
     *,
     block: str = "bottleneck",
-    layers: tuple[int, ...] = (2, 2),
-    channels: tuple[int, ...] = (16, 32),
+    layers: Sequence[int] = (2, 2),
+    channels: Sequence[int] = (16, 32),
     stem_channels: int = 16,
     in_chans: int = 3,
     **kwargs: Any,
@@ -39,25 +41,91 @@ def pfstudy_small_resnet(
         A network ``(N, in_chans, H, W) -> (N, num_classes)``; stage ``i`` works at
         ``H / 2^(i - 1)``.
     """
-    if pretrained:
-        raise ValueError("pfstudy_small_resnet has no pretrained weights.")
-    for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-        kwargs.pop(key, None)
+    _refuse_weights("pfstudy_small_resnet", pretrained, kwargs)
     if block not in _BLOCKS:
         raise unknown_name("block type", block, _BLOCKS)
+    padding = int(sum(layers) == 1)  # timm divides by the number of blocks minus one
     network = ResNet(
         block=_BLOCKS[block],
-        layers=tuple(layers),
-        channels=tuple(channels),
+        layers=(*layers, *[1] * padding),
+        channels=(*channels, *channels[:padding]),
         in_chans=in_chans,
         stem_type="deep",
         stem_width=stem_channels // 2,
         **kwargs,
     )
-    stem = nn.Conv2d(in_chans, stem_channels, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
-    network.conv1 = stem
+    network.conv1 = _stem(in_chans, stem_channels)
     for stage in range(len(layers) + 1, 5):  # timm's forward runs four stages
         network.add_module(f"layer{stage}", nn.Identity())
     network.maxpool = nn.Identity()
     return network
+
+
+@register_model  # type: ignore[untyped-decorator]
+def pfstudy_small_mobilenet(
+    pretrained: bool = False,
+    *,
+    layers: Sequence[int] = (2, 2),
+    channels: Sequence[int] = (16, 32),
+    expansion: int = 4,
+    kernel_size: int = 3,
+    stem_channels: int = 16,
+    head_channels: int = 128,
+    in_chans: int = 3,
+    **kwargs: Any,
+) -> EfficientNet:
+    """timm's inverted residuals (Sandler et al. 2018) behind a 3x3 stem that keeps the resolution.
+
+    Args:
+        pretrained: There are no weights for it.
+        layers: Number of blocks in each stage.
+        channels: Width of each stage.
+        expansion: How much wider a block is inside.
+        kernel_size: Side of the depthwise convolutions.
+        stem_channels: Width of the stem.
+        head_channels: Width of the 1x1 convolution before the classifier.
+        in_chans: Channels of the images.
+        kwargs: Further arguments of timm's ``EfficientNet``.
+
+    Returns:
+        A network ``(N, in_chans, H, W) -> (N, num_classes)``; stage ``i`` works at
+        ``H / 2^(i - 1)``.
+
+    Raises:
+        ValueError: ``layers`` and ``channels`` have not the same length.
+    """
+    _refuse_weights("pfstudy_small_mobilenet", pretrained, kwargs)
+    stages = [
+        [f"ir_r{depth}_k{kernel_size}_s{min(stage, 2)}_e{expansion}_c{width}"]
+        for stage, (depth, width) in enumerate(zip(layers, channels, strict=True), 1)
+    ]
+    network = EfficientNet(
+        decode_arch_def(stages),
+        stem_size=stem_channels,
+        fix_stem=True,
+        num_features=head_channels,
+        in_chans=in_chans,
+        round_chs_fn=_as_given,
+        **kwargs,
+    )
+    network.conv_stem = _stem(in_chans, stem_channels)
+    return network
+
+
+def _refuse_weights(name: str, pretrained: bool, kwargs: dict[str, Any]) -> None:
+    """Refuse to load weights that do not exist, and drop what timm says about them."""
+    if pretrained:
+        raise ValueError(f"{name} has no pretrained weights.")
+    for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+        kwargs.pop(key, None)
+
+
+def _stem(in_channels: int, channels: int) -> nn.Conv2d:
+    stem = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    return stem
+
+
+def _as_given(channels: int, **_: Any) -> int:
+    """The width itself, where timm would round it to a multiple of 8."""
+    return channels

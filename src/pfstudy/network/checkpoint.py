@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -74,7 +75,9 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, pickle, zipfile and safetensors all have their own
+    except UnpicklingError:  # whose advice is to execute what is in the file
+        raise PfstudyError(f"{path} is no checkpoint of plain tensors, or it is damaged.") from None
+    except Exception as error:  # torch, zipfile and safetensors all have their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PfstudyError(f"{path} is no readable checkpoint: {reason}") from None
     for wrapper in _WRAPPERS:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from pfstudy.errors import PfstudyError
-from pfstudy.network.probe import BATCH, Seen, forward_on_meta, probe
+from pfstudy.network.probe import BATCH, Seen, probe
 from pfstudy.network.surgery import (
     build_backbone,
     find_layer,
@@ -30,7 +30,7 @@ from pfstudy.ops import Projected
 from pfstudy.ops.grid import OnGrid
 from pfstudy.schema.config import Config, Model
 from pfstudy.schema.sites import Site, list_sites
-from pfstudy.variant import Substitution
+from pfstudy.variant import Substitution, list_substitutions
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +83,21 @@ def check_backbone(config: Config) -> Backbone:
     backbone = Backbone(config, network, substituted, {site.address: site for site in sites})
     check_image_is_used(backbone, frozenset())
     return backbone
+
+
+def check_network(config: Config) -> None:
+    """Check that the network of a config can be built and does what it says.
+
+    Raises:
+        PfstudyError: It cannot, or its logits would not depend on the image.
+    """
+    backbone = check_backbone(config)
+    substitutions = list_substitutions(config)
+    for substitution in substitutions:
+        check_substitution(backbone, substitution)
+    passing = passing_sites(substitutions)
+    if passing:
+        check_image_is_used(backbone, passing)
 
 
 def check_substitution(backbone: Backbone, substitution: Substitution) -> bool:

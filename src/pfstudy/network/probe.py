@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,8 @@ class Seen:
     Attributes:
         x: What came in, on the meta device.
         out: What went out.
-        extra: Names of further arguments that hold something; ``args`` for positional ones.
+        extra: Names of further arguments that hold something, neither ``None`` nor ``False``;
+            ``args`` for positional ones.
     """
 
     x: torch.Tensor
@@ -29,12 +31,15 @@ class Seen:
     extra: tuple[str, ...]
 
 
-def forward_on_meta(network: nn.Module, shape: tuple[int, ...]) -> None:
+def forward_on_meta(
+    network: nn.Module, shape: tuple[int, ...], watch: AbstractContextManager[Any] | None = None
+) -> None:
     """Run a network in evaluation mode without computing anything; it is left as it was found.
 
     Args:
         network: On any device.
         shape: ``(N, C, H, W)``.
+        watch: Entered for the forward pass alone, when weights and images are in place.
     """
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
@@ -43,15 +48,15 @@ def forward_on_meta(network: nn.Module, shape: tuple[int, ...]) -> None:
     network.eval()
     try:
         with torch.device("meta"):
-            functional_call(network, on_meta, (torch.empty(shape, dtype=dtype),))
+            images = torch.empty(shape, dtype=dtype)
+            with watch or nullcontext():
+                functional_call(network, on_meta, (images,))
     finally:
         for module, training in modes.items():
             module.training = training
 
 
-def probe(
-    network: nn.Module, shape: tuple[int, int, int], paths: Iterable[str]
-) -> dict[str, Seen]:
+def probe(network: nn.Module, shape: tuple[int, int, int], paths: Iterable[str]) -> dict[str, Seen]:
     """See what goes through some layers of a network.
 
     Args:
@@ -66,8 +71,8 @@ def probe(
 
     def hook(path: str) -> Any:
         def remember(_: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-            further = {name: value for name, value in kwargs.items() if value is not None}
-            extra = (*further, *("args" for value in args[1:] if value is not None))
+            further = [name for name, value in kwargs.items() if _holds_something(value)]
+            extra = (*further, *("args" for value in args[1:] if _holds_something(value)))
             seen[path] = Seen(args[0], out, extra)
 
         return remember
@@ -82,3 +87,7 @@ def probe(
         for handle in handles:
             handle.remove()
     return seen
+
+
+def _holds_something(argument: Any) -> bool:
+    return argument is not None and argument is not False

@@ -9,7 +9,8 @@ import timm
 import torch
 from torch import nn
 
-import pfstudy.network.backbones  # noqa: F401  # registers our backbones with timm
+import pfstudy.network.backbones  # registers our backbones with timm
+import pfstudy.network.pit  # noqa: F401  # as well
 from pfstudy.errors import PfstudyError
 from pfstudy.network.checkpoint import load_checkpoint
 from pfstudy.network.probe import BATCH, Seen, probe
@@ -60,8 +61,7 @@ def build_backbone(model: Model, data: Data, pretrained: bool = False) -> nn.Mod
         return create(pretrained=True)
     except Exception as error:  # of timm, of the hub, of the network
         raise PfstudyError(
-            f"pretrained=true: timm cannot load its weights of {model.timm!r}: "
-            f"{_first_line(error)}"
+            f"pretrained=true: timm cannot load its weights of {model.timm!r}: {_first_line(error)}"
         ) from None
 
 

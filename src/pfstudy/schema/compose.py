@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 import itertools
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import hydra
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import (
@@ -28,6 +30,7 @@ from omegaconf.errors import (
 from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.schema.blocktree import block_tree, register_resolver, site_values
 from pfstudy.schema.config import Config, parse_config
+from pfstudy.schema.designs import RANDOM, choose_sites, draw_operations, natural_order
 from pfstudy.schema.imports import import_modules
 from pfstudy.schema.operations import OPERATIONS, ORIGINAL
 from pfstudy.schema.sites import declared_addresses, list_sites, stages_of
@@ -73,6 +76,32 @@ def offer_sites(models: Iterable[str]) -> None:
         )
 
 
+def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Config:
+    """Compose the config of one variant, as the command line does.
+
+    Args:
+        overrides: Such as ``["model=resnet50", "block.spatial=maxpool"]``.
+        config_dir: A directory of the user's own configs, as ``--config-dir`` takes it.
+
+    Raises:
+        PfstudyError: The configuration is not valid.
+    """
+    lines = list(overrides)
+    directories = [conf_directory()]
+    if config_dir is not None:
+        directories.append(Path(config_dir).absolute())
+        lines.append(f"hydra.searchpath=[{directories[-1].as_uri()}]")
+    register_models(directories)
+    offer_sites(named_models(lines))
+    try:
+        with hydra.initialize_config_dir(str(directories[0]), version_base="1.3"):
+            return config_of(hydra.compose("config", lines))
+    except PfstudyError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise explain(error) from None
+
+
 def named_models(arguments: Sequence[str]) -> list[str]:
     """The models that a command line chooses, by name or by default; all where a preset may."""
     named = [a.partition("=")[2].split(",") for a in arguments if a.startswith("model=")]
@@ -90,9 +119,10 @@ def expand_sweep(
     params: Mapping[str, Any],
     arguments: Sequence[str],
 ) -> list[list[str]]:
-    """List the jobs of a sweep: the product of all lists, the last one varying fastest.
+    """List the jobs of a sweep: the product of all lists, or what the study's design makes of them.
 
-    ``glob`` over sites means those of the job's own model.
+    ``glob`` over sites means those of the job's own model; in a product the last list varies
+    fastest.
 
     Args:
         loader: Hydra's.
@@ -105,14 +135,16 @@ def expand_sweep(
     parsed = zip(lines, parser.parse_overrides(lines), strict=True)
     by_key = {override.get_key_element(): line for line, override in parsed}
     chosen = by_key.pop("model", None)
-    models = _product(parser, [chosen]) if chosen else [[]]
+    models = [[line] for line in _alternatives(parser, [chosen])["model"]] if chosen else [[]]
+    study: dict[str, Any] = OmegaConf.to_container(config.study, resolve=True)  # type: ignore[assignment]
     jobs: list[list[str]] = []
     names: set[str] = set()
     for lead in models:
         name = lead[0].partition("=")[2] if lead else config.hydra.runtime.choices.get("model")
         names |= {name} & _SITES.keys() or set(_SITES)
         offer_sites({name} & _SITES.keys() or _SITES)
-        jobs += [lead + job for job in _product(parser, list(by_key.values()))]
+        alternatives = _alternatives(parser, list(by_key.values()))
+        jobs += [lead + job for job in _follow_design(alternatives, study)]
     offer_sites(sorted(names))
     return jobs
 
@@ -238,28 +270,89 @@ def _unknown_key(cause: OmegaConfBaseException) -> PfstudyError:
     return unknown_name(f"{place}: the key", key, choices)
 
 
-def _product(parser: OverridesParser, lines: Sequence[str]) -> list[list[str]]:
-    """Expand the lists of overrides into their product."""
-    alternatives = []
+def _alternatives(parser: OverridesParser, lines: Sequence[str]) -> dict[str, list[str]]:
+    """Expand the list of every override, by key; sites that ``glob`` finds in their order."""
+    alternatives = {}
     for override in parser.parse_overrides(list(lines)):
+        key = override.get_key_element()
         if not override.is_sweep_override():
-            alternatives.append([str(override.input_line)])
+            alternatives[key] = [str(override.input_line)]
         elif override.is_discrete_sweep():
-            key = override.get_key_element()
-            values = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            values = list(override.sweep_string_iterator())
             if not values:
                 raise _empty(override)
-            alternatives.append(values)
+            if isinstance(override.value(), Glob):
+                values.sort(key=natural_order)
+            alternatives[key] = [f"{key}={value}" for value in values]
         else:
             raise PfstudyError(
                 f"{override.input_line}: a sweep takes lists such as KEY=a,b, choice(a,b), "
                 "range(1,4) or glob(*), and no intervals."
             )
+    return alternatives
+
+
+def _follow_design(
+    alternatives: Mapping[str, list[str]], study: Mapping[str, Any]
+) -> list[list[str]]:
+    """Make the jobs of a study: a product, or sets of sites, drawn networks and listed variants.
+
+    A design begins with the variant that has no site of it substituted.
+    """
+    designs, variants = study.get("design") or [], study.get("variants") or []
+    around = [values for key, values in alternatives.items() if key not in ("site", "swap")]
+    within = [alternatives[key] for key in ("site", "swap") if key in alternatives]
+    if designs:
+        chosen = _designed(alternatives, designs, study)
+    elif within or not variants:
+        return _with_variants([], variants, around) + _product([*alternatives.values()])
+    else:
+        chosen = []
+    return _with_variants(chosen, variants, around)
+
+
+def _with_variants(
+    chosen: list[list[str]], variants: Sequence[str], around: Sequence[list[str]]
+) -> list[list[str]]:
+    listed = [shlex.split(str(variant)) for variant in variants]
+    return [job + own for job in _product(around) for own in [*listed, *chosen]]
+
+
+def _designed(
+    alternatives: Mapping[str, list[str]], designs: Sequence[str], study: Mapping[str, Any]
+) -> list[list[str]]:
+    """The overrides of the block tree that designs make of `site` and `swap`.
+
+    Values are set faster than the same sites are composed from their group.
+    """
+    for key in ("site", "swap"):
+        if key not in alternatives:
+            raise PfstudyError(
+                "study.design needs sites and operations, such as 'site=glob(stage?)' "
+                f"swap=maxpool,avgpool; {key} is not given."
+            )
+    sites = [line.partition("=")[2] for line in alternatives["site"]]
+    if any(site[:1] == "[" for site in sites):
+        raise PfstudyError("study.design makes the lists of sites itself; give site=SITE,SITE.")
+    operations = [line.partition("=")[2] for line in alternatives["swap"]]
+    fixed = [name for name in designs if name != RANDOM]
+    networks: list[dict[str, str]] = [{}]
+    for chosen in choose_sites(fixed, sites):
+        networks += [dict.fromkeys(chosen, name) for name in operations]
+    if RANDOM in designs:
+        if study.get("num_samples") is None:
+            raise PfstudyError("study.design=[random] needs study.num_samples=NUMBER.")
+        networks += draw_operations(sites, operations, study["num_samples"], study["sample_seed"])
+    return [[f"block.{s}.spatial={name}" for s, name in network.items()] for network in networks]
+
+
+def _product(alternatives: Sequence[Sequence[str]]) -> list[list[str]]:
     return [list(job) for job in itertools.product(*alternatives)]
 
 
 def _offered_sites() -> list[str]:
-    return sorted(name.removesuffix(".yaml") for name in ConfigStore.instance().list("site"))
+    names = (name.removesuffix(".yaml") for name in ConfigStore.instance().list("site"))
+    return sorted(names, key=lambda name: (name.count("."), natural_order(name)))
 
 
 def _empty(override: Override) -> PfstudyError:

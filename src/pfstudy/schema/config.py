@@ -230,7 +230,8 @@ class Study:
     """The study that a sweep belongs to, and the design of its variants.
 
     Attributes:
-        name: ``None`` names it after its variants.
+        name: ``None`` names it after its preset and its variants.
+        preset: Name of the preset that it comes from.
         design: Which variants a sweep over `site` is made of; see `pfstudy.schema.designs`.
         num_samples: Number of variants that the design ``random`` draws.
         sample_seed: Seed of those.
@@ -240,6 +241,7 @@ class Study:
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
+    preset: str | None = None
     design: tuple[str, ...] = ()
     num_samples: PositiveInt | None = None
     sample_seed: int = 0

@@ -1,4 +1,4 @@
-"""Where the sites of a backbone are: its declaration, spelled out stage by stage and block by block.
+"""Where the sites of a backbone are: its declaration, spelled out by stage and block.
 
 The tree of settings is generated before Hydra composes anything, from plain YAML, so what it needs
 (`declared_addresses`) reads plain data; everything else reads the typed `Model`.

@@ -70,6 +70,18 @@ COLUMNS = (
 )
 """In the order of a table; ``test_top1_percent_std`` is written behind its mean."""
 
+EVALUATION_COLUMNS = (
+    Column("model", "model", _text),
+    Column("variant", "variant", _text),
+    Column("params", "params (M)", _three_digits, False, 1e-6),
+    Column("macs", "MACs (G)", _three_digits, False, 1e-9),
+    Column("top1_percent", "top-1 (%)", _percent, True),
+    Column("top5_percent", "top-5 (%)", _percent, True),
+    Column("loss", "loss", _three_digits, False),
+    Column("num_images", "images", _count),
+)
+"""Of `pfstudy eval`, in the order of its table."""
+
 
 def setting_columns(keys: Sequence[str]) -> list[Column]:
     """Columns of the settings in which the variants of a table differ, such as ``recipe.lr``.

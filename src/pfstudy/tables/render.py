@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 from rich import box
@@ -12,7 +12,7 @@ from rich.markup import escape as rich_escape
 from rich.table import Table
 
 from pfstudy.store import write_text
-from pfstudy.tables.columns import COLUMNS, Column, setting_columns
+from pfstudy.tables.columns import COLUMNS, EVALUATION_COLUMNS, Column, setting_columns
 from pfstudy.tables.rows import PROJECTED, Rows
 
 _WIDEST = 40
@@ -54,6 +54,19 @@ def terminal(rows: Rows, title: str | None = None) -> Table:
         table.add_column(label, justify=justify, min_width=min(width, _WIDEST), overflow="fold")
     for values in cells.itertuples(index=False):
         table.add_row(*map(rich_escape, values))
+    return table
+
+
+def evaluation_table(figures: Mapping[str, Any]) -> Table:
+    """Table of one evaluation for the terminal."""
+    seconds = f"{figures['seconds']:.1f} s"
+    weights = f"Weights: {figures['weights']}. Test images of {figures['data']}, {seconds}."
+    table = Table(box=box.SIMPLE_HEAD, caption=rich_escape(weights), caption_justify="left")
+    for column in EVALUATION_COLUMNS:
+        is_text = isinstance(figures[column.key], str)
+        table.add_column(column.label, justify="left" if is_text else "right", overflow="fold")
+    cells = (column.write(figures[column.key]) for column in EVALUATION_COLUMNS)
+    table.add_row(*map(rich_escape, cells))
     return table
 
 

@@ -1,0 +1,92 @@
+"""Accuracy of a network with given weights on the test images of a dataset."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from pfstudy import lease
+from pfstudy.complexity import cost
+from pfstudy.data.loading import open_test
+from pfstudy.network.inspection import check_network
+from pfstudy.network.surgery import build_network, image_shape
+from pfstudy.schema.config import Config
+from pfstudy.worker import choose_device
+
+_SECONDS_BETWEEN_REPORTS = 0.2
+_AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+Report = Callable[[str, Mapping[str, Any]], None]
+
+
+def evaluate(config: Config, report: Report) -> dict[str, Any]:
+    """Evaluate the network of a config, with the weights that it starts from.
+
+    Args:
+        config: Its ``recipe.batch_size`` images are taken at a time.
+        report: Told how many images are done (``"progress"``).
+
+    Returns:
+        ``top1_percent``, ``top5_percent``, ``loss`` (cross entropy), ``num_images``, the cost, and
+        how long it took.
+
+    Raises:
+        PfstudyError: The network cannot be built, the weights do not fit, or the images cannot be
+            read.
+    """
+    torch.set_num_threads(config.trainer.num_threads)
+    device = choose_device(config)
+    check_network(config)
+    network = build_network(config, seed=0).eval()
+    figures = cost(network, image_shape(config.data))
+    network.to(device)
+    batches = open_test(config.data, config.recipe.batch_size, device)
+    num_classes = config.data.num_classes
+    top1 = MulticlassAccuracy(num_classes, average="micro").to(device)
+    top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro").to(device)
+    loss = MeanMetric().to(device)
+    dtype = _AUTOCAST[config.trainer.precision]
+    num_images, said, started = 0, 0.0, time.perf_counter()
+    with torch.inference_mode(), lease.training(_lease_id(device), on_wait=_waits(report)):
+        for images, labels in batches:
+            images, labels = images.to(device), labels.to(device)
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                logits = network(images).float()
+            for metric in (top1, top5):
+                metric.update(logits, labels)
+            loss.update(functional.cross_entropy(logits, labels), weight=len(labels))
+            num_images += len(labels)
+            if time.perf_counter() - said > _SECONDS_BETWEEN_REPORTS:
+                said = time.perf_counter()
+                report(
+                    "progress",
+                    {
+                        "batch_index": num_images // config.recipe.batch_size,
+                        "num_batches": len(batches),
+                    },
+                )
+        return {
+            "top1_percent": 100 * float(top1.compute()),
+            "top5_percent": 100 * float(top5.compute()),
+            "loss": float(loss.compute()),
+            "num_images": num_images,
+            "params": figures.params,
+            "macs": figures.macs,
+            "seconds": time.perf_counter() - started,
+        }
+
+
+def _lease_id(device: torch.device) -> str:
+    if device.type == "cpu":
+        return "cpu"
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+
+
+def _waits(report: Report) -> Callable[[], None]:
+    return lambda: report("note", {"text": "waiting for a measurement of speed to end"})

@@ -1,0 +1,40 @@
+"""The trained network of a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from pfstudy import store
+from pfstudy.errors import PfstudyError
+from pfstudy.network.checkpoint import load_checkpoint
+from pfstudy.network.surgery import build_network
+from pfstudy.schema.config import parse_config
+
+
+def load_run(directory: str | Path) -> nn.Module:
+    """Load the network of a finished run with its trained weights, in evaluation mode.
+
+    The dataset need not be there, nor the checkpoint that the run started from.
+
+    Args:
+        directory: The run directory, such as ``runs/SLUG-HASH/seed0``.
+
+    Returns:
+        A network ``(N, C, H, W) -> (N, num_classes)`` on the CPU.
+
+    Raises:
+        PfstudyError: The directory holds no finished run.
+    """
+    directory = Path(directory)
+    if store.state_of(directory) != "done":
+        raise PfstudyError(
+            f"{directory} holds no finished run; give a directory such as "
+            "runs/SLUG-HASH/seed0, with a record.json in it."
+        )
+    config = parse_config(store.read_json(directory / store.CONFIG)["config"])
+    network = build_network(replace(config, init_from=None, pretrained=False))
+    load_checkpoint(network, directory / store.WEIGHTS)
+    return network.eval()
