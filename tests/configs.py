@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -32,7 +33,8 @@ from pfstudy.schema.compose import (
     offer_sites,
     register_models,
 )
-from pfstudy.schema.config import Config
+from pfstudy.schema.config import Config, Model, SitePattern, SiteSetting
+from pfstudy.schema.sites import list_sites
 from pfstudy.variant import Variant, make_variant
 
 
@@ -40,14 +42,14 @@ from pfstudy.variant import Variant, make_variant
 def config_loader(*directories: Path) -> Iterator[ConfigLoader]:
     """Hydra's loader over the shipped configs and the user's, with their models registered."""
     shipped = _load_shipped()
-    blocks, depths = dict(ConfigStore.instance().repo["block"]), dict(composing._DEPTHS)
+    blocks, sites = dict(ConfigStore.instance().repo["block"]), dict(composing._SITES)
     try:
         yield _make_loader(*directories) if directories else shipped
     finally:
         ConfigStore.instance().repo["block"] = blocks
-        composing._DEPTHS.clear()
-        composing._DEPTHS.update(depths)
-        offer_sites(depths)
+        composing._SITES.clear()
+        composing._SITES.update(sites)
+        offer_sites(sites)
 
 
 @cache
@@ -147,3 +149,27 @@ def variant_of(*overrides: str, fingerprint: str = "content") -> Variant:
 def operations(*overrides: str) -> dict[str, str]:
     """What a job asks for at every site: address and operation."""
     return {site.address: site.operation for site in compose(*overrides).sites}
+
+
+def tiny_vit(*operations: str, global_pool: str = "token", **args: object) -> Config:
+    """A vision transformer for digits: two blocks over 4x4 tokens behind a class token."""
+    pattern = SitePattern(
+        "blocks.{block0}.attn", "attention", kernel_size=3, layout="NLC", prefix_tokens=1
+    )
+    sizes = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    model = Model(
+        name="tiny_vit",
+        timm="vit_tiny_patch16_224",
+        depths=(2,),
+        sites=(pattern,),
+        image_size=8,
+        channels=1,
+        num_classes=10,
+        args={**sizes, "global_pool": global_pool, **args},
+    )
+    asked = operations or ("original", "original")
+    sites = tuple(
+        SiteSetting(site.address, operation, None, "auto")
+        for site, operation in zip(list_sites(model), asked, strict=True)
+    )
+    return replace(compose(), model=model, sites=sites)

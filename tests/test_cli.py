@@ -13,10 +13,12 @@ import pytest
 
 from pfstudy import __version__, cli, store
 from pfstudy.launch import pool
+from pfstudy.schema import operations
+from pfstudy.schema.compose import conf_directory
 from pfstudy.schema.config import Config
 
-OPERATIONS = "original, conv, dwconv, maxpool, avgpool, avgpool_conv, identity"
-MODELS = "resnet18, resnet50, resnet_digits"
+OPERATIONS = ", ".join(dict.fromkeys(["original", "conv", *operations.OPERATIONS]))
+MODELS = ", ".join(sorted(path.stem for path in (conf_directory() / "model").glob("*.yaml")))
 SMALL_SITES = ("stage1.block1-2", "stage2.block1-2")
 NPZ = ["data=npz", "data.image_size=8", "data.channels=1", "data.num_classes=10"]
 NPZ += ["data.num_validation=5", "data.num_test=5"]
@@ -47,7 +49,7 @@ def call(
     monkeypatch.setattr(pool.Pool, "__enter__", refuse)
     monkeypatch.setattr(pool.Pool, "start", refuse)
     monkeypatch.setattr(ConfigStore.instance(), "repo", copy.deepcopy(ConfigStore.instance().repo))
-    monkeypatch.setattr(compose, "_DEPTHS", dict(compose._DEPTHS))
+    monkeypatch.setattr(compose, "_SITES", dict(compose._SITES))
     before = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments: str) -> Ended:
@@ -77,11 +79,13 @@ MISTAKES = [
     ),
     pytest.param(["site=stage1", "swap=maxpol"], ["'maxpol'", OPERATIONS], id="swap"),
     pytest.param(["site=stage1"], ["swap=OPERATION"], id="site-without-swap"),
-    pytest.param(["model=resnet19"], ["'resnet19'", MODELS, "'resnet18'"], id="model"),
+    pytest.param(["model=resnet_digit"], ["'resnet_digit'", MODELS], id="model"),
     pytest.param(["-m", "model=resnet18,resnet19"], ["'resnet19'", MODELS], id="model-of-a-sweep"),
-    pytest.param(["data=digit"], ["'digit'", "digits, npz, synthetic"], id="dataset"),
-    pytest.param(["-m", "data=digits,digit"], ["'digit'", "digits, npz"], id="dataset-of-a-sweep"),
-    pytest.param(["data.name=digit"], ["'digit'", "digits, npz, synthetic"], id="dataset-name"),
+    pytest.param(["data=digit"], ["'digit'", "digits, imagefolder"], id="dataset"),
+    pytest.param(
+        ["-m", "data=digits,digit"], ["'digit'", "digits, imagefolder"], id="dataset-of-a-sweep"
+    ),
+    pytest.param(["data.name=digit"], ["'digit'", "digits, imagefolder"], id="dataset-name"),
     pytest.param(NPZ, ["data.path", "required"], id="dataset-without-file"),
     pytest.param(
         [*NPZ, "data.path=no.npz"], ["data.path=no.npz", "cannot be read"], id="dataset-file"

@@ -9,6 +9,7 @@ from torch import nn
 
 from configs import variant_of
 from pfstudy.complexity import Cost, cost, variant_cost
+from pfstudy.errors import PfstudyError
 from pfstudy.network.surgery import build_network
 
 
@@ -47,6 +48,19 @@ EXPECTED = Cost(
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_the_cost_of_a_network_counted_by_hand(device: str) -> None:
     assert cost(tiny().to(device), (2, 6, 6)) == EXPECTED
+
+
+def test_one_number_is_the_side_of_a_square_image_of_three_channels() -> None:
+    network = nn.Conv2d(3, 4, 3)
+    assert cost(network, 6) == cost(network, (3, 6, 6)) == cost(network, [3, 6, 6])
+    assert cost(network, 6).macs == 4 * 4 * 4 * 3 * 9
+
+
+@pytest.mark.parametrize("size", [(3, 6), (3, 0, 6), (), 0, (1, 3, 6, 6)])
+def test_a_wrong_size_of_images_is_named(size: int | tuple[int, ...]) -> None:
+    with pytest.raises(PfstudyError) as caught:
+        cost(nn.Conv2d(3, 4, 3), size)
+    assert str(caught.value) == f"input_size must be (C, H, W) or a number, but got {size!r}."
 
 
 def test_memory_traffic_is_counted_in_the_dtype_of_the_weights() -> None:
@@ -100,7 +114,7 @@ def test_a_frozen_layer_of_a_training_network_stays_frozen() -> None:
 @pytest.mark.parametrize("operation", ["maxpool", "avgpool_conv"])
 def test_a_variant_costs_what_its_built_network_costs(operation: str) -> None:
     variant = variant_of(f"block.spatial={operation}")
-    assert variant_cost(variant) == cost(build_network(variant, seed=0), (1, 8, 8))
+    assert variant_cost(variant) == cost(build_network(variant.config, seed=0), (1, 8, 8))
 
 
 def test_the_cost_of_a_variant_does_not_read_its_checkpoint() -> None:

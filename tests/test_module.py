@@ -170,6 +170,7 @@ class TestEvaluation:
         logits = torch.cat(module.logits).numpy().astype(np.float64)
         labels = torch.cat([one[1], two[1]]).numpy()
         assert logits.shape == (7, NUM_CLASSES)
+        assert torch.cat(module.labels).tolist() == labels.tolist()
         rank = np.argsort(-logits, axis=1)
         loss = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(7), labels]
         assert module.evaluated == {

@@ -14,7 +14,6 @@ from pfstudy.variant import (
     digest,
     file_digest,
     flatten,
-    layer_path,
     make_variant,
     varying_settings,
 )
@@ -86,6 +85,7 @@ def test_spellings_of_one_variant_have_one_identity(one: list[str], other: list[
         "model.image_size=32",
         "++data.path=elsewhere/images.npz",
         "data.name=renamed",
+        "+data.num_workers=3",
     ],
 )
 def test_what_changes_no_result_changes_no_identity(override: str) -> None:
@@ -113,6 +113,10 @@ DIFFERENT = [
     "data.num_validation=151",
     "data.num_test=501",
     "data.split_seed=1",
+    "+data.crop_fraction=0.9",
+    "+data.interpolation=bicubic",
+    "+data.mean=[0.5]",
+    "+data.std=[0.5]",
     "model.args.channels=[16,48]",
     "model.timm=resnet50",
 ]
@@ -292,27 +296,6 @@ def test_operations_name_every_site() -> None:
         "stage2.block1": "original",
         "stage2.block2": "original",
     }
-
-
-@pytest.mark.parametrize(
-    ("pattern", "path"),
-    [
-        pytest.param("layer{stage}.{block0}.conv2", "layer3.1.conv2", id="from 1 and from 0"),
-        pytest.param("stages.{stage0}.blocks.{block}.mix", "stages.2.blocks.2.mix", id="other way"),
-    ],
-)
-def test_a_site_pattern_gives_the_path_of_a_layer(pattern: str, path: str) -> None:
-    model = compose("model=resnet50").model
-    model = replace(model, sites=replace(model.sites, layer=pattern))
-    assert layer_path(model, "stage3.block2") == path
-
-
-@pytest.mark.parametrize("pattern", ["layer{depth}.conv2", "layer{0}.conv2", "layer{stage.conv2"])
-def test_a_pattern_that_cannot_be_filled_is_named(pattern: str) -> None:
-    model = compose().model
-    model = replace(model, sites=replace(model.sites, layer=pattern))
-    with pytest.raises(PfstudyError, match=r"may only use \{stage\}, \{block\}, \{stage0\} and"):
-        layer_path(model, "stage1.block1")
 
 
 def test_varying_settings_leave_the_sites_out() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
+from PIL import Image
 
 from pfstudy import store, worker
 from pfstudy.errors import PfstudyError
@@ -157,6 +158,62 @@ class TestFailure:
         with pytest.raises(PfstudyError, match="has changed since its config was written"):
             worker.train_run(Task(run.directory, study="mine", mode="disabled"), Reports())
         assert make_run(*data, "model.num_classes=2", "logger=none").directory != run.directory
+
+
+class TestFolder:
+    """A run on image files: each class has a grey of its own."""
+
+    CLASSES = ("ape", "bee", "cat")
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        for part, number in (("train", 12), ("val", 4), ("test", 5)):
+            for label, name in enumerate(self.CLASSES):
+                (tmp_path / "images" / part / name).mkdir(parents=True)
+                for index in range(number):
+                    image = Image.new("RGB", (10, 9), (100 * label + index, 50, 50))
+                    image.save(tmp_path / "images" / part / name / f"{index}.png")
+        return tmp_path / "images"
+
+    @pytest.fixture
+    def folder_task(self, make_run: MakeRun, folder: Path) -> Task:
+        run = make_run(
+            *("data=imagefolder", f"data.path={folder}", "data.num_classes=3"),
+            *("data.num_workers=1", "recipe.epochs=3", "recipe.batch_size=6", "recipe.lr=0.05"),
+            *("trainer.accelerator=cpu", "logger=none"),
+        )
+        store.prepare(run)
+        return Task(run.directory, study="mine", mode="disabled", environment={"host": "here"})
+
+    def test_is_trained_and_recorded(self, folder_task: Task) -> None:
+        worker.train_run(folder_task, Reports())
+        record = store.read_json(folder_task.directory / store.RECORD)
+        assert record["data"] == "imagefolder"
+        with np.load(folder_task.directory / "predictions.npz") as predictions:
+            assert predictions["labels"].tolist() == [0] * 5 + [1] * 5 + [2] * 5
+            found = predictions["logits"].argmax(axis=1) == predictions["labels"]
+        assert record["metrics"]["test_top1_percent"] == pytest.approx(100 * found.mean())
+        assert found.mean() > 0.5
+
+    def test_damaged_file_is_the_reason_of_the_failure(
+        self, folder: Path, folder_task: Task
+    ) -> None:
+        damaged = folder / "train" / "bee" / "3.png"
+        damaged.write_bytes(b"x" * damaged.stat().st_size)
+        with pytest.raises(PfstudyError) as caught:
+            worker.train_run(folder_task, Reports())
+        state = store.read_state(folder_task.directory)
+        assert state["state"] == "failed"
+        assert (
+            str(caught.value)
+            == state["reason"]
+            == (f"{damaged} is no image that Pillow knows; remove or replace it.")
+        )
+
+    def test_folder_that_changed_since_is_refused(self, folder: Path, folder_task: Task) -> None:
+        (folder / "test" / "cat" / "4.png").unlink()
+        with pytest.raises(PfstudyError, match="has changed since its config was written"):
+            worker.train_run(folder_task, Reports())
 
 
 class TestReadRun:

@@ -105,15 +105,12 @@ def compose(arguments: Sequence[str]) -> list[Config]:
         conf_directory,
         config_of,
         explain,
-        named_models,
-        offer_sites,
         register_models,
     )
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to stderr
     directories = [conf_directory(), *_config_directories(arguments)]
-    register_models(directories)
-    offer_sites(named_models(arguments))
+    register_models(directories, arguments)
     sys.argv = [sys.argv[0], *arguments]
     configs: list[Config] = []
     single: list[DictConfig] = []

@@ -50,8 +50,8 @@ def cost(network: nn.Module, input_size: int | Sequence[int]) -> Cost:
         PfstudyError: ``input_size`` is no such thing.
     """
     shape = _image_shape(input_size)
-    with _Counter() as counter:
-        forward_on_meta(network, (1, *shape))
+    counter = _Counter()
+    forward_on_meta(network, (1, *shape), counter)
     return Cost(
         params=sum(p.numel() for p in network.parameters()),
         macs=counter.flops // 2,

@@ -45,6 +45,7 @@ class Classifier(L.LightningModule):
         self.register_buffer("train_loss_sum", torch.zeros(()), persistent=False)
         self.evaluated: dict[str, float] = {}
         self.logits: list[torch.Tensor] = []
+        self.labels: list[torch.Tensor] = []
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         """Logits, ``(N, num_classes)``."""
@@ -71,8 +72,9 @@ class Classifier(L.LightningModule):
         self._evaluate(batch)
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
-        """Accumulate accuracy and cross entropy, and keep the logits."""
+        """Accumulate accuracy and cross entropy, and keep logits and labels."""
         self.logits.append(self._evaluate(batch))
+        self.labels.append(batch[1])
 
     def on_validation_epoch_end(self) -> None:
         """Compute the figures of the validation split."""

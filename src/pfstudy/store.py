@@ -25,6 +25,7 @@ from filelock import FileLock
 
 from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.schema.config import config_tree
+from pfstudy.schema.imports import locate
 from pfstudy.variant import SCHEMA_VERSION, Variant
 
 State = Literal["pending", "running", "done", "failed", "interrupted"]
@@ -118,6 +119,7 @@ def prepare(run: Run) -> None:
     Paths become absolute, so that the run can be trained from any working directory.
     """
     tree = config_tree(run.variant.config)
+    tree["imports"] = [locate(name) for name in run.variant.config.imports]
     for place, key in ((tree, "runs_dir"), (tree, "init_from"), (tree["data"], "path")):
         if place[key] is not None:
             place[key] = str(Path(place[key]).absolute())

@@ -143,7 +143,7 @@ def _fit(
 ) -> dict[str, Any]:
     config, seeds = variant.config, derive_seeds(seed)
     torch.set_num_threads(config.trainer.num_threads)
-    device = _device(config)
+    device = choose_device(config)
     batch_size, evaluation = config.recipe.batch_size, max(256, config.recipe.batch_size)
     loaders = make_loaders(
         config.data, batch_size, evaluation, seeds["order"], seeds["augmentation"], device
@@ -167,12 +167,13 @@ def _fit(
         default_root_dir=task.directory,
     )
     torch.manual_seed(seeds["augmentation"])
-    started = time.perf_counter()
-    trainer.fit(module, loaders.train, loaders.validation)
-    seconds = time.perf_counter() - started
-    started = time.perf_counter()
-    trainer.test(module, loaders.test, verbose=False)
-    test_seconds = time.perf_counter() - started
+    with loaders:
+        started = time.perf_counter()
+        trainer.fit(module, loaders.train, loaders.validation)
+        seconds = time.perf_counter() - started
+        started = time.perf_counter()
+        trainer.test(module, loaders.test, verbose=False)
+        test_seconds = time.perf_counter() - started
     _save(task.directory, module)
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
     num_projected = sum(isinstance(part, Projected) for part in network.modules())
@@ -233,10 +234,9 @@ def _save(directory: Path, module: Classifier) -> None:
     else:
         top = logits.topk(min(_NUM_TOP, logits.shape[1])).indices.numpy().astype(np.int32)
         np.savez(directory / "predictions.npz", labels=labels, top5=top)
-    checkpoints = directory / "checkpoints"
-    checkpoints.mkdir(exist_ok=True)
+    (directory / store.WEIGHTS).parent.mkdir(exist_ok=True)
     state = {name: tensor.contiguous() for name, tensor in module.network.state_dict().items()}
-    save_file(state, checkpoints / "last.safetensors")
+    save_file(state, directory / store.WEIGHTS)
 
 
 def _record(
@@ -283,7 +283,12 @@ def _record(
     }
 
 
-def _device(config: Config) -> torch.device:
+def choose_device(config: Config) -> torch.device:
+    """The device that a config asks for, among those that this process sees.
+
+    Raises:
+        PfstudyError: There is none.
+    """
     wanted = config.trainer.accelerator
     if wanted == "gpu" and not torch.cuda.is_available():
         raise PfstudyError("trainer.accelerator=gpu, but there is no GPU here; use auto or cpu.")

@@ -300,7 +300,7 @@ class TestRecord:
 
         directory = sweep.run_dir(label)
         variant, _ = read_run(directory)
-        network = build_network(variant, seed=1234)
+        network = build_network(variant.config, seed=1234)
         network.load_state_dict(load_file(directory / "checkpoints" / "last.safetensors"))
         with torch.inference_mode():
             images = load_splits(variant.config.data)["test"].images_NCHW

@@ -1,31 +1,23 @@
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from configs import compose, variant_of
-from pfstudy.cost import variant_cost
+from configs import compose, tiny_vit, variant_of
+from pfstudy.complexity import variant_cost
 from pfstudy.errors import PfstudyError
-from pfstudy.network.surgery import (
-    build_backbone,
-    build_network,
-    check_backbone,
-    check_substitution,
-    describe,
-    find_layer,
-    load_weights,
-)
-from pfstudy.schema.config import Config
-from pfstudy.variant import Variant, layer_path, make_variant
+from pfstudy.network.probe import Seen
+from pfstudy.network.surgery import build_backbone, build_network, describe, find_layer
+from pfstudy.ops import Layer
+from pfstudy.ops.grid import OnGrid
+from pfstudy.schema.config import Model, SitePattern
+from pfstudy.schema.sites import list_sites
+from pfstudy.variant import Substitution, Variant
 
 MAXPOOL = "block.spatial=maxpool"
 HYBRID = (MAXPOOL, "block.downsample=avgpool_conv")
@@ -33,17 +25,13 @@ OPERATIONS = ["original", "maxpool", "avgpool", "dwconv", "avgpool_conv", "ident
 IMAGENET = "data=synthetic"
 
 
-def sites_of(config: Config) -> list[tuple[str, str]]:
-    return [(site.address, layer_path(config.model, site.address)) for site in config.sites]
-
-
 def on_meta(variant: Variant) -> nn.Module:
     with torch.device("meta"):
-        return build_network(variant)
+        return build_network(variant.config)
 
 
 def digits(seed: int = 0, *overrides: str) -> nn.Module:
-    return build_network(variant_of(*overrides), seed)
+    return build_network(compose(*overrides), seed)
 
 
 def disturb(network: nn.Module) -> nn.Module:
@@ -78,22 +66,14 @@ def test_parameters_and_macs_of_known_networks(
 
 
 @pytest.mark.parametrize("model", ["resnet18", "resnet50", "resnet_digits"])
-def test_the_declaration_of_a_shipped_model_fits_its_backbone(model: str) -> None:
-    config = compose(f"model={model}", IMAGENET)
-    shapes = check_backbone(config, sites_of(config))
-    assert list(shapes) == [site.address for site in config.sites]
-    assert all(shape[0] == 1 and len(shape) == 4 for shape in shapes.values())
-
-
-@pytest.mark.parametrize("model", ["resnet18", "resnet50", "resnet_digits"])
 def test_every_site_of_a_shipped_model_is_replaced(model: str) -> None:
     variant = variant_of(f"model={model}", IMAGENET, MAXPOOL)
     network, config = on_meta(variant), variant.config
-    for address, path in sites_of(config):
-        pool = network.get_submodule(path)
+    for site in list_sites(config.model):
+        pool = network.get_submodule(site.layer)
         assert isinstance(pool, nn.MaxPool2d)
         assert (pool.kernel_size, pool.padding) == (3, 1)
-        assert pool.stride == (2 if address in config.model.downsample else 1)
+        assert pool.stride == (2 if site.address in config.model.downsample else 1)
     dropped = [network.get_submodule(path) for s in variant.substitutions for path in s.drops]
     assert all(type(module) is nn.Identity for module in dropped)
     assert len(dropped) == (0 if model == "resnet18" else 2 * len(config.sites))
@@ -202,65 +182,31 @@ def test_every_parameter_gets_a_gradient(operation: str) -> None:
     assert without == []
 
 
-def declared(**changes: Any) -> Config:
-    """The default config with another declaration of its sites or its model."""
-    config = compose()
-    of_sites = {key: changes.pop(key) for key in list(changes) if key in ("layer", "norm_act",
-                "original", "kernel_size")}  # fmt: skip
-    model = replace(config.model, sites=replace(config.model.sites, **of_sites), **changes)
-    return replace(config, model=model)
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        pytest.param({"layer": "layer{stage}.{block0}.conv9"},
-                     "model resnet_digits, stage1.block1: the backbone has no layer "
-                     "'layer1.0.conv9': layer1.0 contains conv1, ", id="no such layer"),
-        pytest.param({"layer": "stage{stage}.{block0}.conv2"},
-                     "model resnet_digits, stage1.block1: the backbone has no layer "
-                     "'stage1.0.conv2': ResNet contains conv1, bn1, ", id="stages of another name"),
-        pytest.param({"layer": "layer{stage}.{block}.conv2"},
-                     "model resnet_digits, stage1.block2: the backbone has no layer "
-                     "'layer1.2.conv2': layer1 contains 0, 1.", id="blocks counted from 1"),
-        pytest.param({"layer": "layer{stage}.{block0}.bn2"},
-                     "model resnet_digits, stage1.block1: the layer 'layer1.0.bn2' is a "
-                     "BatchNorm2d, but a site is a Conv2d.", id="no convolution"),
-        pytest.param({"norm_act": ("bn2", "relu2")},
-                     "model resnet_digits, stage1.block1: the backbone has no layer "
-                     "'layer1.0.relu2': layer1.0 contains conv1, ", id="no such activation"),
-        pytest.param({"kernel_size": 5}, "model resnet_digits, stage1.block1: declared kernel_size "
-                     "is 5, but the backbone has 3.", id="kernel"),
-        pytest.param({"downsample": ()}, "model resnet_digits, stage2.block1: declared downsample "
-                     "is False, but the backbone has True.", id="reducing site not declared"),
-        pytest.param({"downsample": ("stage1.block1", "stage2.block1")},
-                     "model resnet_digits, stage1.block1: declared downsample is True, but the "
-                     "backbone has False.", id="site declared as reducing"),
-        pytest.param({"original": "dwconv"}, "model resnet_digits, stage1.block1: declared "
-                     "original is dwconv, but the backbone has conv.", id="original"),
-    ],
-)  # fmt: skip
-def test_a_wrong_declaration_shows_what_is_there(changes: dict[str, Any], sentence: str) -> None:
-    config = declared(**changes)
-    with pytest.raises(PfstudyError) as caught:
-        check_backbone(config, sites_of(config))
-    assert str(caught.value).startswith(sentence)
+def declared(**changes: Any) -> Model:
+    """The default model with other arguments."""
+    return replace(compose().model, **changes)
 
 
 def test_a_model_that_timm_lacks_is_named() -> None:
     with pytest.raises(PfstudyError, match=r"^model resnet_digits: timm \S+ has no 'resnet5000'"):
-        build_backbone(declared(timm="resnet5000").model, compose().data)
+        build_backbone(declared(timm="resnet5000"), compose().data)
 
 
 def test_an_argument_that_timm_refuses_is_named() -> None:
-    model = declared(timm="resnet18", args={"nonsense": 1}).model
+    model = declared(timm="resnet18", args={"nonsense": 1})
     with pytest.raises(PfstudyError, match=r"timm cannot build 'resnet18': .*nonsense"):
         build_backbone(model, compose().data)
 
 
 def test_the_own_backbone_refuses_an_unknown_block() -> None:
     with pytest.raises(PfstudyError, match=r"block type 'botleneck' does not exist; .*bottleneck"):
-        build_backbone(declared(args={"block": "botleneck"}).model, compose().data)
+        build_backbone(declared(args={"block": "botleneck"}), compose().data)
+
+
+def test_a_backbone_without_published_weights_is_named() -> None:
+    message = r"^pretrained=true: timm cannot load its weights of 'pfstudy_small_resnet': "
+    with pytest.raises(PfstudyError, match=message):
+        build_network(replace(compose(), pretrained=True), seed=0)
 
 
 def test_the_path_of_a_layer_is_followed() -> None:
@@ -270,135 +216,64 @@ def test_the_path_of_a_layer_is_followed() -> None:
         find_layer(network, "0.0.conv")
 
 
+def substitution(layout: str = "NCHW", kernel_size: int | None = None, **pattern: Any) -> Any:
+    """A max-pool in the place of the layer ``here``."""
+    declaration = SitePattern("here", "conv", 3, layout=layout, **pattern)  # type: ignore[arg-type]
+    return Substitution("stage1.block1", "here", "maxpool", kernel_size, (), "", declaration)
+
+
 def test_a_convolution_is_described() -> None:
-    layer = nn.Conv2d(4, 6, 5, stride=2, bias=True)
-    described = describe(layer, "conv")
-    found = (described.in_channels, described.out_channels, described.kernel_size)
-    assert (*found, described.stride, described.bias) == (4, 6, 5, 2, True)
-    assert describe(layer, "conv", kernel_size=3).kernel_size == 3
+    layer = nn.Conv2d(4, 6, 5, stride=2, groups=2, bias=True)
+    assert describe(layer, substitution()) == Layer(4, 6, 5, 2, bias=True, groups=2)
+    assert describe(layer, substitution(kernel_size=3)).kernel_size == 3
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"kernel_size": (3, 5)}, {"kernel_size": 3, "stride": (2, 1)}]
+)
+def test_a_convolution_that_is_not_square_is_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(PfstudyError, match=r"^the layer 'here' has a kernel of .* are square\.$"):
+        describe(nn.Conv2d(4, 4, **arguments), substitution())
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "out", "described"),
+    [
+        pytest.param("NCHW", (2, 4, 9, 9), (2, 6, 5, 5), (4, 6, 3, 2), id="NCHW"),
+        pytest.param("NHWC", (2, 8, 8, 4), (2, 8, 8, 4), (4, 4, 3, 1), id="NHWC"),
+        pytest.param("NLC", (2, 17, 4), (2, 17, 4), (4, 4, 3, 1), id="NLC"),
+        pytest.param("NCL", (2, 4, 16), (2, 4, 16), (4, 4, 3, 1), id="NCL"),
+    ],
+)
+def test_a_layer_that_is_no_convolution_is_described_by_what_goes_through_it(
+    layout: str, shape: tuple[int, ...], out: tuple[int, ...], described: tuple[int, ...]
+) -> None:
+    seen = Seen(torch.empty(shape, device="meta"), torch.empty(out, device="meta"), ())
+    assert describe(nn.Identity(), substitution(layout), seen) == Layer(*described)
+
+
+def test_an_attention_is_replaced_on_the_grid_of_its_tokens() -> None:
+    network = build_network(tiny_vit("maxpool", "original"), seed=0)
+    replaced = network.get_submodule("blocks.0.attn")
+    assert isinstance(replaced, OnGrid)
+    assert (replaced.layout, replaced.prefix_tokens) == ("NLC", 1)
+    tokens_NLC = torch.randn(2, 17, 16)
+    on_grid = tokens_NLC[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
+    expected = functional.max_pool2d(on_grid, 3, 1, 1).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(replaced(tokens_NLC)[:, 1:], expected, rtol=0, atol=0)
+    assert torch.equal(replaced(tokens_NLC)[:, 0], tokens_NLC[:, 0])
+    assert type(network.get_submodule("blocks.1.attn")).__name__ == "Attention"
+
+
+def test_an_attention_that_stays_has_the_weights_it_would_have_had() -> None:
+    plain = build_network(tiny_vit(), seed=3).state_dict()
+    swapped = build_network(tiny_vit("dwconv", "original"), seed=3).state_dict()
+    shared = plain.keys() & swapped.keys()
+    assert any(key.startswith("blocks.1.attn.") for key in shared)
+    assert all(torch.equal(plain[key], swapped[key]) for key in shared)
 
 
 def test_an_even_kernel_is_refused_at_its_site() -> None:
-    variant = variant_of(MAXPOOL, "block.stage2.block2.kernel_size=2")
+    config = compose(MAXPOOL, "block.stage2.block2.kernel_size=2")
     with pytest.raises(PfstudyError, match=r"^stage2\.block2: maxpool takes an odd kernel_size"):
-        build_network(variant, seed=0)
-
-
-@pytest.mark.parametrize("model", ["resnet_digits", "resnet18", "resnet50"])
-def test_a_substitution_of_a_shipped_model_fits_without_a_projection(model: str) -> None:
-    variant = variant_of(f"model={model}", IMAGENET, "block.spatial=maxpool")
-    shapes = check_backbone(variant.config, sites_of(variant.config))
-    backbone = on_meta(variant.baseline())
-    found = {check_substitution(backbone, s, shapes[s.address]) for s in variant.substitutions}
-    assert found == {False}
-
-
-def test_a_site_that_changes_channels_is_followed_by_a_projection() -> None:
-    config = declared(args={**compose().model.args, "block": "basic"}, norm_act=(),
-                      layer="layer{stage}.{block0}.conv1")  # fmt: skip
-    sites = tuple(replace(site, operation="maxpool") for site in config.sites)
-    variant = make_variant(replace(config, sites=sites), "content")
-    shapes = check_backbone(config, sites_of(config))
-    backbone = on_meta(variant.baseline())
-    found = {
-        s.address: check_substitution(backbone, s, shapes[s.address]) for s in variant.substitutions
-    }
-    assert found == {a: a == "stage2.block1" for a in shapes}
-    assert build_network(variant, seed=0)(torch.randn(2, 1, 8, 8)).shape == (2, 10)
-
-
-def save_torch(state: dict[str, torch.Tensor], path: Path) -> None:
-    torch.save(state, path)
-
-
-@pytest.mark.parametrize(
-    ("ending", "save"),
-    [
-        pytest.param("safetensors", save_file, id="safetensors"),
-        pytest.param("pt", save_torch, id="state dict"),
-    ],
-)
-def test_a_network_starts_from_a_checkpoint(
-    tmp_path: Path, ending: str, save: Callable[..., None]
-) -> None:
-    variant, path = variant_of(MAXPOOL), tmp_path / f"weights.{ending}"
-    trained = disturb(digits(1, MAXPOOL)).state_dict()
-    save(trained, path)
-    config = replace(variant.config, init_from=str(path))
-    loaded = build_network(make_variant(config, "content"), seed=2).state_dict()
-    assert loaded.keys() == trained.keys()
-    assert all(torch.equal(loaded[key], trained[key]) for key in trained)
-
-
-def test_missing_left_over_and_reshaped_tensors_are_named(tmp_path: Path) -> None:
-    network, path = digits(0, MAXPOOL), tmp_path / "other.safetensors"
-    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-    state = {**before, "extra.weight": torch.zeros(1), "fc.weight": torch.zeros(11, 128)}
-    del state["fc.bias"]
-    save_file(state, path)
-    with pytest.raises(PfstudyError) as caught:
-        load_weights(network, str(path))
-    assert str(caught.value) == (
-        f"init_from={path} belongs to another network: 1 missing (fc.bias), 1 left over "
-        "(extra.weight), 1 of another shape (fc.weight)."
-    )
-    assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
-
-
-def test_many_names_are_cut_to_three(tmp_path: Path) -> None:
-    path = tmp_path / "baseline.safetensors"
-    save_file(digits(0).state_dict(), path)
-    with pytest.raises(PfstudyError) as caught:
-        load_weights(digits(0, MAXPOOL), str(path))
-    assert "none missing, 24 left over (layer1.0.bn2.bias, " in str(caught.value)
-    assert str(caught.value).count("layer") == 3
-
-
-class _Malicious:
-    """An object whose unpickling makes a directory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.mkdir, (self.path,)
-
-
-@pytest.mark.parametrize("saved_by", [torch.save, "pickle"])
-def test_a_checkpoint_that_carries_code_is_refused(tmp_path: Path, saved_by: Any) -> None:
-    trace, path = tmp_path / "was_here", tmp_path / "weights.pt"
-    content = {"fc.weight": _Malicious(trace)}
-    if saved_by == "pickle":
-        path.write_bytes(pickle.dumps(content, protocol=2))
-    else:
-        saved_by(content, path)
-    with pytest.raises(PfstudyError, match=r"^init_from=\S+ is no readable checkpoint: "):
-        load_weights(digits(), str(path))
-    assert not trace.exists()
-
-
-@pytest.mark.parametrize("ending", ["safetensors", "pt"])
-def test_a_truncated_checkpoint_is_refused(tmp_path: Path, ending: str) -> None:
-    network, path = digits(), tmp_path / f"weights.{ending}"
-    (save_file if ending == "safetensors" else save_torch)(network.state_dict(), path)
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(PfstudyError, match=r"^init_from=\S+ is no readable checkpoint: "):
-        load_weights(network, str(path))
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param([1, 2], id="a list"),
-        pytest.param({"state_dict": {"fc.bias": torch.zeros(10)}}, id="a nested dict"),
-    ],
-)
-def test_a_checkpoint_that_is_no_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
-    torch.save(content, tmp_path / "weights.pt")
-    with pytest.raises(PfstudyError, match=r"is no state dict: expected names and tensors\.$"):
-        load_weights(digits(), str(tmp_path / "weights.pt"))
-
-
-def test_a_checkpoint_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PfstudyError, match="is no readable checkpoint: "):
-        load_weights(digits(), str(tmp_path / "nowhere.safetensors"))
+        build_network(config, seed=0)

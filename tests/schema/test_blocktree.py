@@ -6,22 +6,22 @@ import pytest
 from omegaconf import OmegaConf
 
 from pfstudy.errors import PfstudyError
-from pfstudy.schema.blocktree import (
-    addresses,
-    block_tree,
-    register_resolver,
-    site_values,
-    stage_and_block,
-    summary,
-)
+from pfstudy.schema.blocktree import block_tree, register_resolver, site_values
+from pfstudy.schema.sites import declared_addresses, summary
 
-DEPTHS = (2, 3)
 DOWNSAMPLE = ("stage2.block1",)
 
 
+def addresses(*depths: int) -> list[str]:
+    return declared_addresses({"depths": list(depths), "sites": [{}]}, "model")
+
+
+SITES = addresses(2, 3)
+
+
 def tree_with(**places: Any) -> dict[str, Any]:
-    """The block tree of ``DEPTHS`` with values at dotted places (``__`` for a dot)."""
-    tree = OmegaConf.create(block_tree(DEPTHS, DOWNSAMPLE))
+    """The block tree of ``SITES`` with values at dotted places (``__`` for a dot)."""
+    tree = OmegaConf.create(block_tree(SITES, DOWNSAMPLE))
     for place, value in places.items():
         OmegaConf.update(tree, place.replace("__", "."), value)
     return OmegaConf.to_container(tree, resolve=False)  # type: ignore[return-value]
@@ -30,7 +30,7 @@ def tree_with(**places: Any) -> dict[str, Any]:
 def sites(tree: dict[str, Any]) -> dict[str, dict[str, Any]]:
     register_resolver()
     node = OmegaConf.create(tree)
-    return dict(site_values(tree, DEPTHS, lambda place: OmegaConf.select(node, place)))
+    return dict(site_values(tree, SITES, lambda place: OmegaConf.select(node, place)))
 
 
 def resolved_operations(tree: dict[str, Any]) -> dict[str, Any]:
@@ -38,28 +38,12 @@ def resolved_operations(tree: dict[str, Any]) -> dict[str, Any]:
     register_resolver()
     plain: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     return {
-        address: plain[address.split(".")[0]][address.split(".")[1]]["spatial"]
-        for address in addresses(DEPTHS)
+        address: plain[address.split(".")[0]][address.split(".")[1]]["spatial"] for address in SITES
     }
 
 
-def test_addresses_count_stages_and_blocks_from_one() -> None:
-    assert addresses((1, 2)) == ["stage1.block1", "stage2.block1", "stage2.block2"]
-
-
-@pytest.mark.parametrize(
-    ("address", "pair"), [("stage1.block1", (1, 1)), ("stage4.block12", (4, 12))]
-)
-def test_an_address_is_split_into_numbers(address: str, pair: tuple[int, int]) -> None:
-    assert stage_and_block(address) == pair
-
-
-def test_summary_names_every_stage() -> None:
-    assert summary((3, 1)) == "stage1.block1-3, stage2.block1"
-
-
 def test_only_root_and_reducing_stages_have_a_downsample() -> None:
-    tree = block_tree(DEPTHS, DOWNSAMPLE)
+    tree = block_tree(SITES, DOWNSAMPLE)
     assert "downsample" in tree
     assert "downsample" in tree["stage2"]
     assert "downsample" not in tree["stage1"]
@@ -67,12 +51,12 @@ def test_only_root_and_reducing_stages_have_a_downsample() -> None:
 
 
 def test_a_backbone_without_reducing_sites_has_no_downsample() -> None:
-    assert "downsample" not in block_tree(DEPTHS, ())
+    assert "downsample" not in block_tree(SITES, ())
 
 
 def test_the_roots_defaults_reach_every_site() -> None:
     expected = {"operation": "original", "kernel_size": None, "norm_act": "auto"}
-    assert sites(block_tree(DEPTHS, DOWNSAMPLE)) == dict.fromkeys(addresses(DEPTHS), expected)
+    assert sites(block_tree(SITES, DOWNSAMPLE)) == dict.fromkeys(SITES, expected)
 
 
 PRECEDENCE = [
@@ -129,6 +113,22 @@ def test_kernel_and_norm_follow_block_before_stage_before_root(key: str, value: 
     assert found(f"stage2__block1__{key}") == [default] * 2 + [value] + [default] * 2
 
 
+def test_a_tree_has_only_the_blocks_that_are_sites() -> None:
+    known = ["stage1.block2", "stage3.block1", "stage3.block4"]
+    tree = block_tree(known, ["stage3.block4"])
+    register_resolver()
+    node = OmegaConf.create(tree)
+    OmegaConf.update(node, "downsample", "D")
+    OmegaConf.update(node, "stage3.spatial", "A")
+    plain: Any = OmegaConf.to_container(node, resolve=False)
+    found = dict(site_values(plain, known, lambda place: OmegaConf.select(node, place)))
+    assert {a: values["operation"] for a, values in found.items()} == {
+        "stage1.block2": "original",
+        "stage3.block1": "A",
+        "stage3.block4": "A",
+    }
+
+
 def test_an_interpolation_of_the_user_is_resolved_where_it_stands() -> None:
     tree = tree_with(stage2__spatial="${..stage1.block1.spatial}", stage1__spatial="A")
     assert [v["operation"] for v in sites(tree).values()] == ["A"] * 5
@@ -145,6 +145,6 @@ def test_an_interpolation_of_the_user_is_resolved_where_it_stands() -> None:
 )
 def test_the_tree_of_another_backbone_is_refused(depths: tuple[int, ...], named: str) -> None:
     with pytest.raises(PfstudyError) as caught:
-        list(site_values(block_tree(DEPTHS, DOWNSAMPLE), depths, lambda place: None))
+        list(site_values(block_tree(SITES, DOWNSAMPLE), addresses(*depths), lambda place: None))
     assert named in str(caught.value)
-    assert summary(depths) in str(caught.value)
+    assert summary(addresses(*depths)) in str(caught.value)

@@ -15,13 +15,21 @@ from configs import (
     refusal,
 )
 from pfstudy.errors import PfstudyError
-from pfstudy.schema.blocktree import addresses
 from pfstudy.schema.compose import conf_directory, register_models
+from pfstudy.schema.operations import OPERATIONS
+from pfstudy.schema.sites import list_sites
+from pfstudy.variant import make_variant
 
 CONF = conf_directory()
-MODELS = ["resnet18", "resnet50", "resnet_digits"]
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+CHOICES = ", ".join(dict.fromkeys(["original", "conv", *OPERATIONS]))
 NPZ = ["data.path=images.npz", "data.image_size=8", "data.channels=1", "data.num_classes=2"]
 NPZ += ["data.num_validation=10", "data.num_test=10"]
+REQUIRED = {
+    "data=npz": NPZ,
+    "data=imagefolder": ["data.path=images", "data.num_classes=2"],
+    "data=imagenet": ["data.path=images"],
+}
 
 
 def shipped_options() -> list[str]:
@@ -56,18 +64,28 @@ def test_every_group_of_the_shipped_configs_is_covered() -> None:
 
 @pytest.mark.parametrize("option", shipped_options())
 def test_every_shipped_config_composes(option: str) -> None:
-    config = compose(option, *(NPZ if option == "data=npz" else []))
+    config = compose(option, *REQUIRED.get(option, []))
     group, name = option.split("=")
-    part = getattr(config, group)
+    part = getattr(config, group, None)
     if group in ("model", "data", "recipe", "logger"):
         assert part.name == name
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_model_declares_one_site_per_block(model: str) -> None:
+def test_every_site_of_a_model_has_a_setting(model: str) -> None:
     config = compose(f"model={model}")
-    assert [site.address for site in config.sites] == addresses(config.model.depths)
+    assert [site.address for site in config.sites] == [s.address for s in list_sites(config.model)]
     assert {site.operation for site in config.sites} == {"original"}
+
+
+@pytest.mark.parametrize("model", ["resnet18", "resnet50", "resnet_digits"])
+def test_a_resnet_declares_one_site_per_block(model: str) -> None:
+    config = compose(f"model={model}")
+    assert [site.address for site in config.sites] == [
+        f"stage{stage}.block{block}"
+        for stage, depth in enumerate(config.model.depths, 1)
+        for block in range(1, depth + 1)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -117,12 +135,11 @@ def test_synthetic_images_have_the_size_of_the_model() -> None:
 
 REFUSED = [
     pytest.param(["block.spatial=maxpol"], "operation 'maxpol' does not exist; choose from: "
-                 "original, conv, dwconv, maxpool, avgpool, avgpool_conv, identity. Did you mean "
-                 "'maxpool'?", id="operation"),
-    pytest.param(["model=resnet19"], "model 'resnet19' does not exist; choose from: resnet18, "
-                 "resnet50, resnet_digits. Did you mean 'resnet18'?", id="model"),
-    pytest.param(["data=digit"], "data 'digit' does not exist; choose from: digits, npz, "
-                 "synthetic. Did you mean 'digits'?", id="dataset"),
+                 f"{CHOICES}. Did you mean 'maxpool'?", id="operation"),
+    pytest.param(["model=resnet_digit"], "model 'resnet_digit' does not exist; choose from: "
+                 f"{', '.join(MODELS)}. Did you mean 'resnet_digits'?", id="model"),
+    pytest.param(["data=digit"], "data 'digit' does not exist; choose from: digits, imagefolder, "
+                 "imagenet, npz, synthetic. Did you mean 'digits'?", id="dataset"),
     pytest.param(["block.stage3.spatial=maxpool"], "block: the key 'stage3' does not exist; choose "
                  "from: spatial, downsample, kernel_size, norm_act, stage1, stage2. Did you mean "
                  "'stage2'?", id="stage"),
@@ -148,8 +165,9 @@ REFUSED = [
     pytest.param(["block.spatial=[conv"], "the override 'block.spatial=[conv' cannot be read: no "
                  "viable alternative at input '[conv'.", id="syntax"),
     pytest.param(["recip.lr=1"], "the configuration: the key 'recip' does not exist; choose from: "
-                 "swap, seed, seeds, init_from, runs_dir, launcher, model, block, data, recipe, "
-                 "trainer, logger, speed, study. Did you mean 'recipe'?", id="root key"),
+                 "swap, seed, seeds, init_from, pretrained, imports, runs_dir, launcher, model, "
+                 "block, data, recipe, trainer, logger, speed, study. Did you mean 'recipe'?",
+                 id="root key"),
     pytest.param(["+recipe.lrr=1"], "recipe.lrr is no key of the configuration.", id="added key"),
     pytest.param(["~recipe"], "recipe is required.", id="removed group"),
     pytest.param(["recipe.lr=${recipe.rate}"], "recipe.lr: Interpolation key 'recipe.rate' not "
@@ -279,6 +297,83 @@ def test_a_users_model_replaces_a_shipped_one_of_its_name(user_directory: Path) 
     assert message.startswith("block.stage1: the key 'block2' does not exist")
 
 
+def write_model(directory: Path, name: str, content: str) -> None:
+    (directory / "model" / f"{name}.yaml").write_text(f"name: {name}\n{content}")
+
+
+def test_a_users_model_begins_with_another_one(user_directory: Path) -> None:
+    content = "defaults: [resnet50, _self_]\nargs:\n  output_stride: 16\n"
+    write_model(user_directory, "dilated", f"{content}downsample: [stage2.block1]\n")
+    (config,) = compose_sweep(
+        "model=dilated", "data=synthetic", "block.downsample=avgpool", directories=[user_directory]
+    )
+    shipped = compose("model=resnet50")
+    assert (config.model.name, config.model.timm) == ("dilated", "resnet50")
+    assert (config.model.depths, config.model.sites) == (shipped.model.depths, shipped.model.sites)
+    assert config.model.args == {"output_stride": 16}
+    found = [site.address for site in config.sites if site.operation == "avgpool"]
+    assert found == ["stage2.block1"]
+    assert len(config.sites) == len(shipped.sites) == 16
+
+
+def test_a_users_model_has_the_sites_that_it_says_itself(user_directory: Path) -> None:
+    write_model(
+        user_directory,
+        "half",
+        "defaults: [mine, _self_]\n"
+        "sites:\n"
+        "  - {layer: 'layer{stage}.{block0}.conv2', original: conv, kernel_size: 3,\n"
+        "     norm_act: [bn2, act2], blocks: [0, [2]]}\n"
+        "downsample: []\n",
+    )
+    jobs = list_jobs(
+        "model=half", "site=glob(stage?.block*)", "swap=maxpool", directories=[user_directory]
+    )
+    assert [job[1] for job in jobs] == ["site=stage2.block2"]
+    (config,) = compose_sweep("model=half", "block.spatial=conv", directories=[user_directory])
+    assert [site.address for site in config.sites] == ["stage2.block2"]
+    message = refusal(
+        "model=half", "block.stage2.block1.spatial=conv", directories=[user_directory]
+    )
+    assert message.startswith("block.stage2: the key 'block1' does not exist; choose from: ")
+
+
+def token_model(user_directory: Path) -> list[Path]:
+    """A model whose own operation is in no registry."""
+    write_model(
+        user_directory,
+        "tokens",
+        "timm: vit_tiny_patch16_224\n"
+        "image_size: 8\nchannels: 1\nnum_classes: 10\ndepths: [2]\n"
+        "sites:\n"
+        "  - {layer: 'blocks.{block0}.attn', original: windows, kernel_size: 3, layout: NLC}\n",
+    )
+    return [user_directory]
+
+
+def test_what_a_model_has_itself_may_be_named(user_directory: Path) -> None:
+    overrides = ["model=tokens", "block.spatial=maxpool", "block.stage1.block2.spatial=windows"]
+    (config,) = compose_sweep(*overrides, directories=token_model(user_directory))
+    assert [site.operation for site in config.sites] == ["maxpool", "windows"]
+    assert [s.address for s in make_variant(config, "content").substitutions] == ["stage1.block1"]
+
+
+def test_what_a_model_has_itself_is_among_the_choices(user_directory: Path) -> None:
+    message = refusal(
+        "model=tokens", "block.spatial=window", directories=token_model(user_directory)
+    )
+    assert message == (
+        "operation 'window' does not exist; choose from: original, windows, "
+        f"{', '.join(OPERATIONS)}. Did you mean 'windows'?"
+    )
+
+
+def test_what_another_model_has_is_not_among_the_choices(user_directory: Path) -> None:
+    directories = token_model(user_directory)
+    message = refusal("block.spatial=windows", directories=directories)
+    assert message.startswith(f"operation 'windows' does not exist; choose from: {CHOICES}.")
+
+
 def test_a_preset_runs_its_own_grid(user_directory: Path) -> None:
     configs = compose_sweep("study=grid", directories=[user_directory])
     found = [(c.sites[0].operation, c.sites[0].norm_act) for c in configs]
@@ -302,9 +397,17 @@ def test_the_command_line_replaces_a_presets_list(user_directory: Path) -> None:
         pytest.param("- a\n- b", "depths must list the number of blocks in each stage",
                      id="no mapping"),
         pytest.param("depths: [2", "cannot be read", id="no YAML"),
-        pytest.param("depths: [2]\ndownsample: [stage2.block1]", "the site 'stage2.block1' does "
-                     "not exist; choose from: stage1.block1, stage1.block2", id="ghost site"),
-        pytest.param("depths: [2]\ndownsample: 5", "downsample", id="downsample is no list"),
+        pytest.param("depths: [2]\nsites: [{}]\ndownsample: [stage2.block1]", "the site "
+                     "'stage2.block1' does not exist; choose from: stage1.block1, stage1.block2",
+                     id="ghost site"),
+        pytest.param("depths: [2]\nsites: [{}]\ndownsample: 5", "downsample must list sites",
+                     id="downsample is no list"),
+        pytest.param("depths: [2]\nsites: {layer: conv}", "sites must list one or more patterns",
+                     id="one pattern without its list"),
+        pytest.param("depths: [2]\nsites: [{blocks: [3]}]", "blocks names stage1.block3, but "
+                     "depths gives stage 1 2 blocks", id="ghost block"),
+        pytest.param("defaults: [resnet5000, _self_]", "defaults names 'resnet5000', but there is "
+                     "no such model", id="ghost model to begin with"),
     ],
 )  # fmt: skip
 def test_a_damaged_declaration_is_named(tmp_path: Path, content: str, sentence: str) -> None:

@@ -15,31 +15,48 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, Operation]:
     return copied
 
 
+TRAINABLE = [
+    *["conv", "groupconv", "dwconv", "dilated_conv", "avgpool_conv"],
+    *["deform_maxpool", "self_attention"],
+]
+NOT_TRAINABLE = [
+    *["maxpool", "minpool", "medianpool", "avgpool", "lppool", "poolformer", "blurpool", "shift"],
+    *["maxpool_mlp", "avgpool_mlp", "fourier", "identity"],
+]
+
+
 def test_the_shipped_operations() -> None:
-    shipped = ["conv", "dwconv", "maxpool", "avgpool", "avgpool_conv", "identity"]
-    assert [name for name in OPERATIONS if name in shipped] == shipped
+    assert sorted(OPERATIONS) == sorted([*TRAINABLE, *NOT_TRAINABLE])
 
 
-@pytest.mark.parametrize(
-    ("name", "trainable"),
-    [
-        pytest.param("conv", True, id="conv"),
-        pytest.param("dwconv", True, id="dwconv"),
-        pytest.param("avgpool_conv", True, id="avgpool_conv"),
-        pytest.param("maxpool", False, id="maxpool"),
-        pytest.param("avgpool", False, id="avgpool"),
-        pytest.param("identity", False, id="identity"),
-    ],
-)
-def test_only_operations_with_parameters_are_called_trainable(name: str, trainable: bool) -> None:
-    assert find_operation(name).trainable is trainable
+@pytest.mark.parametrize("name", [*TRAINABLE, *NOT_TRAINABLE])
+def test_trainable_is_what_mixes_positions_by_parameters(name: str) -> None:
+    assert find_operation(name).trainable is (name in TRAINABLE)
+
+
+def test_what_changes_channels_needs_no_projection() -> None:
+    changing = [name for name, operation in OPERATIONS.items() if operation.changes_channels]
+    expected = ["conv", "groupconv", "dilated_conv", "avgpool_conv"]
+    assert changing == [*expected, "maxpool_mlp", "avgpool_mlp", "self_attention"]
+
+
+def test_pools_that_copy_a_single_pixel_are_called_the_identity() -> None:
+    copying = [name for name, operation in OPERATIONS.items() if operation.at_kernel_1]
+    assert copying == ["maxpool", "minpool", "medianpool", "avgpool", "blurpool", "shift"]
+    assert {OPERATIONS[name].at_kernel_1 for name in copying} == {"identity"}
+
+
+@pytest.mark.parametrize("name", [*TRAINABLE, *NOT_TRAINABLE])
+def test_a_cost_function_stands_beside_every_builder(name: str) -> None:
+    operation = find_operation(name)
+    assert operation.cost == f"{operation.target}_cost"
 
 
 def test_a_registered_operation_is_found(registry: dict[str, Operation]) -> None:
-    mine = Operation("shift", "my_operations:shift", trainable=False)
+    mine = Operation("mine", "my_operations:mine", trainable=False)
     register(mine)
-    assert find_operation("shift") is mine
-    assert "shift" not in OPERATIONS  # the fixture keeps the shipped registry clean
+    assert find_operation("mine") is mine
+    assert "mine" not in OPERATIONS  # the fixture keeps the shipped registry clean
 
 
 @pytest.mark.parametrize("name", ["maxpool", ORIGINAL])

@@ -1,8 +1,8 @@
 """Datasets: what identifies them, and their images.
 
-A source has a function ``fingerprint(data)``, which needs neither torch nor scikit-learn, and a
-function ``load(data)``, which returns `Arrays`. Sources are modules of this package, named like
-the dataset.
+A source is a module with a function ``fingerprint(data)``, which needs neither torch nor
+scikit-learn. One whose images fit into memory also has ``load(data)``, which returns `Arrays`; the
+folders of images are listed, and their files read when they are needed.
 """
 
 from __future__ import annotations
@@ -11,13 +11,20 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
-from pfstudy.errors import unknown_name
+from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.schema.config import Data
 
 if TYPE_CHECKING:
     import numpy as np
 
-SOURCES = {name: f"pfstudy.data.{name}" for name in ("digits", "npz", "synthetic")}
+SOURCES = {
+    "digits": "pfstudy.data.digits",
+    "imagefolder": "pfstudy.data.imagefolder",
+    "imagenet": "pfstudy.data.imagefolder",
+    "npz": "pfstudy.data.npz",
+    "synthetic": "pfstudy.data.synthetic",
+}
+FOLDERS = ("imagefolder", "imagenet")
 
 
 @dataclass(frozen=True)
@@ -37,13 +44,13 @@ class Arrays:
 
 
 class Source(Protocol):
-    """What a module of a dataset offers."""
+    """What the module of a dataset offers."""
 
     def fingerprint(self, data: Data) -> str:
         """Identify the content, wherever it lies."""
 
     def load(self, data: Data) -> Arrays:
-        """Read the images."""
+        """Read the images, if they fit into memory."""
 
 
 def find_source(name: str) -> Source:
@@ -61,6 +68,24 @@ def fingerprint(data: Data) -> str:
     """Identify the content of a dataset, wherever it lies.
 
     Raises:
-        PfstudyError: There is no such dataset, or its file cannot be read.
+        PfstudyError: There is no such dataset, or its file or folder cannot be read.
     """
     return find_source(data.name).fingerprint(data)
+
+
+def require_number(data: Data, key: str, why: str = "") -> int:
+    """Value of a number that not every dataset needs.
+
+    Args:
+        data: The dataset.
+        key: Which number.
+        why: What it is needed for.
+
+    Raises:
+        PfstudyError: It is not set.
+    """
+    value: int | None = getattr(data, key)
+    if value is None:
+        reason = f": {why}" if why else ""
+        raise PfstudyError(f"data={data.name} needs data.{key}=NUMBER{reason}.")
+    return value

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pfstudy.data import Arrays
-from pfstudy.errors import PfstudyError
+from pfstudy.data import Arrays, require_number
+from pfstudy.data.splitting import SPLITS
 from pfstudy.schema.config import Data
 
 
@@ -18,11 +18,9 @@ def load(data: Data) -> Arrays:
     """Draw standard normal images and uniform labels from ``data.split_seed``.
 
     Raises:
-        PfstudyError: ``data.num_train`` is not set.
+        PfstudyError: A number of images is not set.
     """
-    if data.num_train is None:
-        raise PfstudyError("data=synthetic needs data.num_train=NUMBER.")
-    sizes = {"train": data.num_train, "validation": data.num_validation, "test": data.num_test}
+    sizes = {name: require_number(data, f"num_{name}") for name in SPLITS}
     total = sum(sizes.values())
     generator = np.random.default_rng(data.split_seed)
     shape = (total, data.channels, data.image_size, data.image_size)

@@ -10,10 +10,9 @@ import torch
 from torch.nn import functional
 
 from pfstudy.data import Arrays, find_source
+from pfstudy.data.splitting import SPLITS, split_heap
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -112,18 +111,8 @@ class Batches:
         for index in chosen.split(self.batch_size):
             yield images[index], labels[index]
 
-
-def training_batches(split: Split, batch_size: int, seed: int) -> Batches:
-    """Batches for training, in an order drawn anew for every epoch.
-
-    Raises:
-        PfstudyError: There are not enough images for one batch.
-    """
-    if batch_size > len(split):
-        raise PfstudyError(
-            f"recipe.batch_size is {batch_size}, but there are only {len(split)} training images."
-        )
-    return Batches(split, batch_size, EpochOrder(len(split), seed))
+    def close(self) -> None:
+        """There is nothing to end."""
 
 
 def _check(arrays: Arrays, data: Data) -> None:
@@ -142,27 +131,6 @@ def _check(arrays: Arrays, data: Data) -> None:
 
 
 def _members(arrays: Arrays, data: Data) -> dict[str, np.ndarray]:
-    if arrays.split is not None:
-        return {name: np.flatnonzero(arrays.split == name) for name in SPLITS}
-    from sklearn.model_selection import train_test_split
-
-    everything = np.arange(len(arrays.labels_N))
-    try:
-        rest, test = train_test_split(
-            everything,
-            test_size=data.num_test,
-            stratify=arrays.labels_N,
-            random_state=data.split_seed,
-        )
-        train, validation = train_test_split(
-            rest,
-            test_size=data.num_validation,
-            stratify=arrays.labels_N[rest],
-            random_state=data.split_seed,
-        )
-    except ValueError as error:
-        raise PfstudyError(
-            f"data {data.name} cannot be split into {data.num_test} test, {data.num_validation} "
-            f"validation and some training images: {error}."
-        ) from None
-    return {"train": np.sort(train), "validation": np.sort(validation), "test": np.sort(test)}
+    if arrays.split is None:
+        return split_heap(arrays.labels_N, data)
+    return {name: np.flatnonzero(arrays.split == name) for name in SPLITS}

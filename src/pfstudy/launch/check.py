@@ -23,6 +23,7 @@ from pfstudy.network.inspection import (
 from pfstudy.network.surgery import build_network
 from pfstudy.schema.config import Config
 from pfstudy.schema.designs import parse_constraints
+from pfstudy.schema.imports import import_modules
 from pfstudy.tasks import Checked, Device
 from pfstudy.variant import Variant
 
@@ -39,6 +40,7 @@ def check_variants(
         PfstudyError: Something does not fit; the first variant that shows it is named.
     """
     del report
+    import_modules(name for variant in variants for name in variant.config.imports)
     projected: dict[str, int] = {}
     inspect = cache(_inspect)
     check_image = cache(check_image_is_used)

@@ -8,6 +8,7 @@ from typing import Any
 from timm.models import register_model
 from timm.models.efficientnet import EfficientNet, decode_arch_def
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from pfstudy.errors import unknown_name
@@ -109,6 +110,57 @@ def pfstudy_small_mobilenet(
         **kwargs,
     )
     network.conv_stem = _stem(in_chans, stem_channels)
+    return network
+
+
+@register_model  # type: ignore[untyped-decorator]
+def pfstudy_small_vit(
+    pretrained: bool = False,
+    *,
+    img_size: int = 8,
+    patch_size: int = 2,
+    embed_dim: int = 48,
+    depth: int = 4,
+    num_heads: int = 6,
+    **kwargs: Any,
+) -> VisionTransformer:
+    """timm's vision transformer without class token, with initial weights for a small width.
+
+    timm draws linear layers and positions with a standard deviation of 0.02, which suits the
+    width of ViT-B; narrow networks then hardly learn where a patch is. Here linear layers follow
+    Glorot and Bengio 2010, the last of every branch is divided by ``sqrt(2 l)`` in block ``l``,
+    and positions have a standard deviation of 1.
+
+    Args:
+        pretrained: There are no weights for it.
+        img_size: Height and width of the images.
+        patch_size: Side of the patches.
+        embed_dim: Width.
+        depth: Number of blocks.
+        num_heads: Heads in each block.
+        kwargs: Further arguments of timm's ``VisionTransformer``.
+
+    Returns:
+        A network ``(N, in_chans, img_size, img_size) -> (N, num_classes)``, which classifies the
+        mean over the grid.
+    """
+    _refuse_weights("pfstudy_small_vit", pretrained, kwargs)
+    network = VisionTransformer(
+        img_size=img_size,
+        patch_size=patch_size,
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=num_heads,
+        **{
+            "class_token": False,
+            "global_pool": "avg",
+            "fc_norm": False,
+            "weight_init": "moco",
+            "fix_init": True,
+            **kwargs,
+        },
+    )
+    nn.init.normal_(network.pos_embed)
     return network
 
 

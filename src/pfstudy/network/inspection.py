@@ -189,7 +189,7 @@ def _check_patterns(model: Model, network: nn.Module, sites: list[Site]) -> None
         beyond = [
             f"stage {stage}, block {block}"
             for stage, block in found
-            if stage > len(model.depths) or block > model.depths[stage - 1]
+            if not (1 <= stage <= len(model.depths) and 1 <= block <= model.depths[stage - 1])
         ]
         missing = [site for site in expected if site.layer not in names]
         if missing and not found:
@@ -201,10 +201,12 @@ def _check_patterns(model: Model, network: nn.Module, sites: list[Site]) -> None
                 ) from None
         if missing or beyond:
             depths = [sum(s == stage for s, _ in found) for stage in _stages(found)]
-            what = f"{missing[0].address} is missing" if missing else f"{beyond[0]} is not declared"
+            what = [f"{site.address} is missing" for site in missing[:1]]
+            what += [f"{place} is not declared" for place in beyond[:1]]
             raise PfstudyError(
                 f"model {model.name}: depths says {list(model.depths)}, but the pattern "
-                f"{pattern.layer!r} matches {depths} blocks per stage in {model.timm} ({what})."
+                f"{pattern.layer!r} matches {depths} blocks per stage in {model.timm} "
+                f"({'; '.join(what)})."
             )
     for site in declared.values():
         for path in site.norm_act:
@@ -284,7 +286,7 @@ def _see_behind_parents(
         replace_layer(network, site.layer, _Through())
         try:
             set_parent(network, site.layer, site.pattern, seen[site.layer])
-        except PfstudyError as error:
+        except (PfstudyError, TypeError) as error:
             raise PfstudyError(f"model {config.model.name}, {site.address}: {error}") from None
     try:
         again = probe(network, image_shape(config.data), [site.layer for site in changed])

@@ -33,7 +33,8 @@ class _Stage(nn.Module):
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         y_NLC: torch.Tensor = self.blocks(x_NCHW.flatten(2).transpose(1, 2))
-        return y_NLC.transpose(1, 2).unflatten(2, x_NCHW.shape[2:])
+        y_NCHW: torch.Tensor = y_NLC.transpose(1, 2).unflatten(2, x_NCHW.shape[2:])
+        return y_NCHW
 
 
 class _Pool(nn.Module):
@@ -88,7 +89,6 @@ class PoolingTransformer(nn.Module):
         self.head = nn.Linear(widths[-1], num_classes)
         trunc_normal_(self.pos_embed, std=0.02)
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Parameters that weight decay leaves alone."""
         return {"pos_embed"}

@@ -24,11 +24,13 @@ class Seen:
         out: What went out.
         extra: Names of further arguments that hold something, neither ``None`` nor ``False``;
             ``args`` for positional ones.
+        around: What came into the layer's parent, if that was called with a tensor.
     """
 
     x: torch.Tensor
     out: torch.Tensor
     extra: tuple[str, ...]
+    around: torch.Tensor | None = None
 
 
 def forward_on_meta(
@@ -67,19 +69,31 @@ def probe(network: nn.Module, shape: tuple[int, int, int], paths: Iterable[str])
     Returns:
         What was seen by path; nothing for a layer that is never called.
     """
+    paths = list(paths)
     seen: dict[str, Seen] = {}
+    around: dict[str, torch.Tensor] = {}
 
     def hook(path: str) -> Any:
         def remember(_: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
             further = [name for name, value in kwargs.items() if _holds_something(value)]
             extra = (*further, *("args" for value in args[1:] if _holds_something(value)))
-            seen[path] = Seen(args[0], out, extra)
+            seen[path] = Seen(args[0], out, extra, around.get(_parent(path)))
+
+        return remember
+
+    def hook_before(path: str) -> Any:
+        def remember(_: nn.Module, args: Any) -> None:
+            if args and isinstance(args[0], torch.Tensor):
+                around[path] = args[0]
 
         return remember
 
     handles = [
         network.get_submodule(path).register_forward_hook(hook(path), with_kwargs=True)
         for path in paths
+    ] + [
+        network.get_submodule(parent).register_forward_pre_hook(hook_before(parent))
+        for parent in {_parent(path) for path in paths}
     ]
     try:
         forward_on_meta(network, (BATCH, *shape))
@@ -91,3 +105,7 @@ def probe(network: nn.Module, shape: tuple[int, int, int], paths: Iterable[str])
 
 def _holds_something(argument: Any) -> bool:
     return argument is not None and argument is not False
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]

@@ -77,7 +77,8 @@ def build_network(config: Config, seed: int | None = None) -> nn.Module:
     """Build the network that a config describes.
 
     The backbone draws its weights first and every operation draws its own from a generator of
-    its site, so that with one seed all variants agree in every layer that they share.
+    its site, so that with one seed all variants agree in every layer that they share, and in
+    convolutions of the same shape that replace one another.
 
     Args:
         config: What to build.
@@ -110,8 +111,8 @@ def substitute(
 ) -> None:
     """Put an operation in the place of a layer, in place.
 
-    Keeps everything else, copies no weights, and drops the replaced layer and what
-    ``substitution.drops`` names.
+    Keeps everything else, and drops the replaced layer and what ``substitution.drops`` names. A
+    convolution whose weights have the shape of the replaced one's takes these over.
 
     Args:
         network: The backbone.
@@ -199,6 +200,7 @@ def describe(layer: nn.Module, substitution: Substitution, seen: Seen | None = N
             stride=layer.stride[0],
             bias=layer.bias is not None,
             groups=layer.groups,
+            convolution=layer,
         )
     assert seen is not None
     layout = substitution.pattern.layout
@@ -216,7 +218,7 @@ def describe(layer: nn.Module, substitution: Substitution, seen: Seen | None = N
 
 
 def grid_of(seen: Seen, pattern: SitePattern) -> tuple[int, int]:
-    """Height and width of what goes through a site, windows of the same image put together.
+    """Height and width of what goes through a site, or of the map whose windows go through it.
 
     Raises:
         PfstudyError: Its tokens form no square grid.
@@ -225,6 +227,9 @@ def grid_of(seen: Seen, pattern: SitePattern) -> tuple[int, int]:
         height = pattern.layout.index("H")
         return seen.x.shape[height], seen.x.shape[height + 1]
     channels = seen.x.shape[pattern.layout.index("C")]
+    if pattern.parent and seen.around is not None and seen.around.dim() == 4:
+        height = 1 if seen.around.shape[3] == channels else 2  # windows may be padded
+        return seen.around.shape[height], seen.around.shape[height + 1]
     side = grid_side(seen.x.numel() // (BATCH * channels) - pattern.prefix_tokens)
     return side, side
 

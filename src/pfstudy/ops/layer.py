@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,9 @@ class Layer:
         kernel_size: Side of the window, odd.
         stride: Step of the window.
         bias: Whether the replaced layer adds a bias.
-        groups: Groups of the replaced convolution; 1 where it was none.
+        groups: Groups of the replaced convolution; 1 where it was dense or no convolution.
+        convolution: The replaced convolution itself, if it was one; a convolution whose weights
+            have the same shape starts from them, drawn or pretrained.
     """
 
     in_channels: int
@@ -24,8 +28,13 @@ class Layer:
     stride: int
     bias: bool = False
     groups: int = 1
+    convolution: nn.Conv2d | None = field(default=None, compare=False, repr=False)
 
     @property
     def padding(self) -> int:
         """Padding that puts out ``ceil(H / s)`` rows: ``(k - 1) / 2``."""
         return (self.kernel_size - 1) // 2
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns that go out: ``(ceil(H / s), ceil(W / s))``."""
+        return -(-height // self.stride), -(-width // self.stride)

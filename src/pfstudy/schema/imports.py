@@ -27,6 +27,19 @@ def import_modules(names: Iterable[str]) -> None:
         _import(name)
 
 
+def locate(name: str) -> str:
+    """Say where a module that was imported lies, so that it is found from any directory.
+
+    Returns:
+        The path of a file that is a module by itself; the name of one in a package.
+    """
+    if name.endswith(".py"):
+        return str(Path(name).absolute())
+    file = getattr(sys.modules.get(name), "__file__", None)
+    is_alone = "." not in name and file is not None and Path(file).name == f"{name}.py"
+    return str(Path(str(file)).absolute()) if is_alone else name
+
+
 def source_digest(operation: Operation) -> str | None:
     """Digest of the file that a user's operation stands in; ``None`` for one of ours."""
     target = operation.target
@@ -74,6 +87,12 @@ def _import_file(path: Path) -> None:
     if spec is None or spec.loader is None or not path.is_file():
         raise PfstudyError(f"imports: there is no file {path}.")
     if path.stem in sys.modules:
+        other = getattr(sys.modules[path.stem], "__file__", None)
+        if other is None or not path.samefile(other):
+            raise PfstudyError(
+                f"imports: {path} has the name of a module that is imported already "
+                f"({other or 'a built-in one'}); rename the file."
+            )
         return
     module = module_from_spec(spec)
     sys.modules[path.stem] = module
@@ -86,8 +105,9 @@ def _import_file(path: Path) -> None:
 
 def _failed(name: str, error: Exception) -> PfstudyError:
     trace, place = error.__traceback__, ""
+    stem = Path(name).stem if name.endswith(".py") else name.rpartition(".")[2]
     while trace is not None:  # the last frame of the user's own file
-        if Path(trace.tb_frame.f_code.co_filename).stem == name.rpartition(".")[2]:
+        if Path(trace.tb_frame.f_code.co_filename).stem == stem:
             place = f", line {trace.tb_lineno}"
         trace = trace.tb_next
     return PfstudyError(

@@ -30,6 +30,8 @@ class Operation:
             that cannot is followed by a 1x1 convolution where the replaced layer does.
         at_stride_1: Name of the operation that it is at a site which keeps the resolution.
         at_kernel_1: Name of the operation that it is with a kernel of size 1.
+        cost: ``module:function`` or the function itself; takes a `pfstudy.ops.Layer`, a height
+            and a width and returns a `pfstudy.ops.OperationCost`. ``None`` where it is unknown.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Operation:
     changes_channels: bool = False
     at_stride_1: str | None = None
     at_kernel_1: str | None = None
+    cost: str | Callable[..., Any] | None = None
 
 
 OPERATIONS: dict[str, Operation] = {}
@@ -66,18 +69,35 @@ def find_operation(name: str) -> Operation:
     return OPERATIONS[name]
 
 
+def _shipped(name: str, module: str, **fields: Any) -> Operation:
+    """An operation of `pfstudy.ops`, whose cost function stands beside its builder."""
+    builder = f"pfstudy.ops.{module}:{name}"
+    return Operation(name, builder, cost=f"{builder}_cost", **fields)
+
+
 for _operation in (
-    Operation("conv", "pfstudy.ops.convolution:conv", trainable=True, changes_channels=True),
-    Operation("dwconv", "pfstudy.ops.convolution:dwconv", trainable=True),
-    Operation("maxpool", "pfstudy.ops.pooling:maxpool", trainable=False, at_kernel_1="identity"),
-    Operation("avgpool", "pfstudy.ops.pooling:avgpool", trainable=False, at_kernel_1="identity"),
-    Operation(
-        "avgpool_conv",
-        "pfstudy.ops.convolution:avgpool_conv",
-        trainable=True,
-        changes_channels=True,
-        at_stride_1="conv",
+    _shipped("conv", "convolution", trainable=True, changes_channels=True),
+    _shipped("groupconv", "convolution", trainable=True, changes_channels=True),
+    _shipped("dwconv", "convolution", trainable=True),
+    _shipped("dilated_conv", "convolution", trainable=True, changes_channels=True),
+    _shipped(
+        "avgpool_conv", "convolution", trainable=True, changes_channels=True, at_stride_1="conv"
     ),
-    Operation("identity", "pfstudy.ops.pooling:identity", trainable=False, has_kernel=False),
+    _shipped("maxpool", "pooling", trainable=False, at_kernel_1="identity"),
+    _shipped("minpool", "pooling", trainable=False, at_kernel_1="identity"),
+    _shipped("medianpool", "median", trainable=False, at_kernel_1="identity"),
+    _shipped("avgpool", "pooling", trainable=False, at_kernel_1="identity"),
+    _shipped("lppool", "pooling", trainable=False),
+    _shipped("poolformer", "pooling", trainable=False),
+    _shipped("blurpool", "fixed", trainable=False, at_kernel_1="identity"),
+    _shipped("shift", "fixed", trainable=False, at_kernel_1="identity"),
+    _shipped("deform_maxpool", "deformable", trainable=True),
+    _shipped("maxpool_mlp", "pool_mlp", trainable=False, changes_channels=True),
+    _shipped("avgpool_mlp", "pool_mlp", trainable=False, changes_channels=True),
+    _shipped("fourier", "fourier", trainable=False, has_kernel=False),
+    _shipped(
+        "self_attention", "attention", trainable=True, has_kernel=False, changes_channels=True
+    ),
+    _shipped("identity", "pooling", trainable=False, has_kernel=False),
 ):
     register(_operation)

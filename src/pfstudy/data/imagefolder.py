@@ -1,0 +1,232 @@
+"""Datasets that are folders of images, one folder for each class.
+
+PATH/train/CLASS/*, PATH/val/CLASS/*   the test images are those of val/; validation images are
+                                       held out of train/
+... and PATH/test/CLASS/*              validation images are those of val/
+PATH/CLASS/*                           one heap, which is split
+
+Classes are numbered by name. Every file of a class is an image, but for those whose name begins
+with a dot. A ``test`` without class folders has no labels, as ImageNet's own, and is not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pfstudy.data import require_number
+from pfstudy.data.splitting import hold_out, split_heap
+from pfstudy.errors import PfstudyError
+from pfstudy.schema.config import Data
+
+_PARTS = ("train", "val", "test")
+_HEAP = ""
+_NUM_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Images:
+    """The files of one part of a dataset; names lie in arrays, which processes can share.
+
+    Attributes:
+        folder: Where the class folders are.
+        classes: Names of the classes, in the order of their numbers.
+        names_N: Name of each file in its class folder, encoded for the file system.
+        labels_N: Number of the class of each, int64.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    names_N: np.ndarray
+    labels_N: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    def path(self, index: int) -> Path:
+        """Where an image is."""
+        name = os.fsdecode(self.names_N[index])
+        return self.folder / self.classes[int(self.labels_N[index])] / name
+
+    def select(self, indices: np.ndarray) -> Images:
+        """Some of the images."""
+        return Images(self.folder, self.classes, self.names_N[indices], self.labels_N[indices])
+
+
+def fingerprint(data: Data) -> str:
+    """Digest over the names, from ``data.path`` on, and sizes of all images, in their order.
+
+    Raises:
+        PfstudyError: A folder cannot be read or is not laid out as expected.
+    """
+    root = _root(data)
+    digest = hashlib.sha256()
+    for part, classes in sorted(_find_classes(root).items()):
+        for name in classes:
+            place = os.fsencode(Path(part, name))
+            for entry in _list_files(root / part / name):
+                size = _size(entry)
+                digest.update(b"%s/%s\0%d\n" % (place, os.fsencode(entry.name), size))
+    return digest.hexdigest()
+
+
+def list_splits(data: Data) -> dict[str, Images]:
+    """List the images of ``train``, ``validation`` and ``test``, the same way for every variant.
+
+    Raises:
+        PfstudyError: A folder cannot be read or is not laid out as expected, the parts have
+            different classes, or there are too few images for the numbers of the config.
+    """
+    root = _root(data)
+    parts = _find_classes(root)
+    if _HEAP in parts:
+        images = _list_images(root, parts[_HEAP], data)
+        return {name: images.select(m) for name, m in split_heap(images.labels_N, data).items()}
+    for part in ("train", "val"):
+        if part not in parts:
+            raise PfstudyError(
+                f"data.path={root} has no folder {part!r}: expected train/CLASS/ and val/CLASS/, "
+                "or CLASS/ alone."
+            )
+    for part in parts:
+        _check_same_classes(root, parts, part)
+    listed = {part: _list_images(root / part, parts[part], data) for part in parts}
+    _refuse_number(data, "num_test", root / ("test" if "test" in parts else "val"))
+    if "test" in parts:
+        _refuse_number(data, "num_validation", root / "val")
+        return {"train": listed["train"], "validation": listed["val"], "test": listed["test"]}
+    why = f"there is no {root / 'test'}, so {root / 'val'} is for the test"
+    number = require_number(data, "num_validation", why)
+    rest, held_out = hold_out(listed["train"].labels_N, number, data)
+    return {
+        "train": listed["train"].select(rest),
+        "validation": listed["train"].select(held_out),
+        "test": listed["val"],
+    }
+
+
+def list_test(data: Data) -> Images:
+    """List the test images, which may be all that is there.
+
+    Raises:
+        PfstudyError: A folder cannot be read or is not laid out as expected.
+    """
+    root = _root(data)
+    parts = _find_classes(root)
+    if _HEAP in parts:
+        return list_splits(data)["test"]
+    part = "test" if "test" in parts else "val"
+    if part not in parts:
+        raise PfstudyError(f"data.path={root} has neither 'test' nor 'val' with class folders.")
+    return _list_images(root / part, parts[part], data)
+
+
+def _root(data: Data) -> Path:
+    if data.path is None:
+        raise PfstudyError(f"data={data.name} needs data.path=FOLDER.")
+    return Path(data.path)
+
+
+def _find_classes(root: Path) -> dict[str, list[str]]:
+    """Class folders of each of the parts that are there, or of the heap.
+
+    A heap may have a class that is called ``train``: what it holds are images.
+    """
+    folders = _list_folders(root, "data.path=")
+    parts = {part: _list_folders(root / part) for part in _PARTS if part in folders}
+    if not any(parts.values()) and set(folders) - set(_PARTS):
+        return {_HEAP: folders}
+    if not parts.get("test"):
+        parts.pop("test", None)
+    for part, classes in parts.items():
+        if not classes:
+            raise PfstudyError(f"{root / part} has no class folders: expected {part}/CLASS/.")
+    if not parts:
+        raise PfstudyError(
+            f"data.path={root} has no class folders: expected train/CLASS/ and val/CLASS/, or "
+            "CLASS/ alone."
+        )
+    return parts
+
+
+def _check_same_classes(root: Path, parts: dict[str, list[str]], part: str) -> None:
+    missing = sorted(set(parts["train"]) - set(parts[part]))
+    surplus = sorted(set(parts[part]) - set(parts["train"]))
+    found = [
+        f"{name} alone has {_name_some(classes)}"
+        for name, classes in (("train", missing), (part, surplus))
+        if classes
+    ]
+    if found:
+        raise PfstudyError(
+            f"data.path={root}: train and {part} must have the same class folders, but "
+            f"{' and '.join(found)}."
+        )
+
+
+def _name_some(names: list[str]) -> str:
+    named = ", ".join(repr(name) for name in names[:_NUM_NAMED])
+    more = len(names) - _NUM_NAMED
+    return f"{named} and {more} more" if more > 0 else named
+
+
+def _refuse_number(data: Data, key: str, folder: Path) -> None:
+    value = getattr(data, key)
+    if value is not None:
+        raise PfstudyError(
+            f"data.{key} is {value}, but {folder} has these images; set data.{key}=null."
+        )
+
+
+def _list_images(folder: Path, classes: list[str], data: Data) -> Images:
+    if len(classes) != data.num_classes:
+        raise PfstudyError(
+            f"data.num_classes is {data.num_classes}, but {folder} has {len(classes)} class "
+            "folders."
+        )
+    names: list[bytes] = []
+    counts = []
+    for name in classes:
+        found = [os.fsencode(entry.name) for entry in _list_files(folder / name)]
+        names += found
+        counts.append(len(found))
+    labels_N = np.repeat(np.arange(len(classes)), counts)
+    return Images(folder, tuple(classes), np.array(names), labels_N)
+
+
+def _list_folders(folder: Path, prefix: str = "") -> list[str]:
+    entries = _scan(folder, prefix)
+    return sorted(entry.name for entry in entries if entry.is_dir())
+
+
+def _list_files(folder: Path) -> list[os.DirEntry[str]]:
+    entries = sorted(_scan(folder), key=lambda entry: entry.name)
+    if not entries:
+        raise PfstudyError(f"{folder} has no images: fill or remove this class folder.")
+    for entry in entries:
+        if entry.is_dir():
+            raise PfstudyError(
+                f"{entry.path} is a folder: the images of a class lie in its folder directly."
+            )
+    return entries
+
+
+def _scan(folder: Path, prefix: str = "") -> Iterator[os.DirEntry[str]]:
+    """What is in a folder but hidden files, in any order."""
+    try:
+        with os.scandir(folder) as entries:
+            yield from (entry for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        raise PfstudyError(f"{prefix}{folder} cannot be read: {error.strerror}.") from None
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError as error:
+        raise PfstudyError(f"{entry.path} cannot be read: {error.strerror}.") from None

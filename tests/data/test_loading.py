@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pfstudy.data import images as image_files
+from pfstudy.data.loading import check_batch_size, count_training_images, make_loaders, open_test
+from pfstudy.data.tensors import Batches, load_splits
+from pfstudy.errors import PfstudyError
+from pfstudy.schema.config import Data
+
+DescribeFolder = Callable[..., Data]
+CPU = torch.device("cpu")
+DIGITS = Data("digits", 8, 1, 10, 0, num_validation=150, num_test=500)
+CLASSES = {"train/ape": 5, "train/bee": 6, "val/ape": 3, "val/bee": 4, "test/ape": 2, "test/bee": 3}
+
+
+def labels_of(batches: object) -> list[int]:
+    return [label for _, labels in batches for label in labels.tolist()]  # type: ignore[attr-defined]
+
+
+class TestMakeLoaders:
+    def test_small_data_lies_on_the_device(self) -> None:
+        loaders = make_loaders(DIGITS, 64, 256, 3, 4, CPU)
+        splits = load_splits(DIGITS)
+        for name, size in (("train", 64), ("validation", 256), ("test", 256)):
+            batches = getattr(loaders, name)
+            assert isinstance(batches, Batches)
+            assert batches.batch_size == size
+            assert torch.equal(batches.split.images_NCHW, splits[name].images_NCHW)
+        assert len(loaders.train) == 1147 // 64
+        assert loaders.train.sampler.seed == 3  # type: ignore[attr-defined]
+        assert labels_of(loaders.test) == splits["test"].labels_N.tolist()
+
+    def test_parts_of_a_folder(self, describe_folder: DescribeFolder) -> None:
+        data = describe_folder(CLASSES)
+        loaders = make_loaders(data, 5, 4, 0, 0, CPU)
+        assert [len(getattr(loaders, name)) for name in ("train", "validation", "test")] == [2] * 3
+        assert labels_of(loaders.validation) == [0, 0, 0, 1, 1, 1, 1]
+        assert labels_of(loaders.test) == [0, 0, 1, 1, 1]
+
+    def test_order_and_augmentation_have_seeds_of_their_own(
+        self, describe_folder: DescribeFolder
+    ) -> None:
+        data = describe_folder(CLASSES)
+
+        def first(order_seed: int, augmentation_seed: int) -> list[int]:
+            loaders = make_loaders(data, 11, 4, order_seed, augmentation_seed, CPU)
+            ((images, _),) = loaders.train
+            return (images[:, 0, 0, 0] * 255).round().int().tolist()  # type: ignore[no-any-return]
+
+        assert first(1, 2) == first(1, 3) != first(2, 2)
+        assert sorted(first(1, 2)) == list(range(11))
+
+    @pytest.mark.parametrize("kind", ["digits", "folder"])
+    def test_batch_larger_than_the_training_images(
+        self, describe_folder: DescribeFolder, kind: str
+    ) -> None:
+        data, number = (DIGITS, 1147) if kind == "digits" else (describe_folder(CLASSES), 11)
+        with pytest.raises(PfstudyError) as caught:
+            make_loaders(data, number + 1, 4, 0, 0, CPU)
+        assert str(caught.value) == (
+            f"recipe.batch_size is {number + 1}, but there are only {number} training images."
+        )
+        check_batch_size(number, number)
+
+
+class TestOpenTest:
+    def test_of_small_data(self) -> None:
+        labels = labels_of(open_test(DIGITS, 128, CPU))
+        assert labels == load_splits(DIGITS)["test"].labels_N.tolist()
+
+    def test_of_a_folder_that_has_nothing_else(self, describe_folder: DescribeFolder) -> None:
+        data = describe_folder({"val/ape": 3, "val/bee": 4}, num_validation=100)
+        assert labels_of(open_test(data, 3, CPU)) == [0, 0, 0, 1, 1, 1, 1]
+
+    def test_is_what_a_run_is_tested_on(self, describe_folder: DescribeFolder) -> None:
+        data = describe_folder({"ape": 9, "bee": 9}, num_validation=4, num_test=6)
+        ((one, _),) = open_test(data, 6, CPU)
+        ((other, _),) = make_loaders(data, 2, 6, 0, 0, CPU).test
+        assert torch.equal(one, other)
+
+
+class TestCountTrainingImages:
+    def test_of_small_data(self) -> None:
+        assert count_training_images(DIGITS) == 1147
+
+    def test_of_a_folder_reads_one_image(
+        self, describe_folder: DescribeFolder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = describe_folder(CLASSES)
+        read: list[Path] = []
+        really = image_files.read_image
+        monkeypatch.setattr(
+            image_files,
+            "read_image",
+            lambda path, channels: (read.append(path), really(path, channels))[1],
+        )
+        assert count_training_images(data) == 11
+        assert len(read) == 1
+
+    def test_names_an_image_that_is_none(self, describe_folder: DescribeFolder) -> None:
+        data = describe_folder(CLASSES)
+        for path in Path(str(data.path)).glob("train/*/*"):
+            path.write_text("no image")
+        with pytest.raises(PfstudyError, match=r"train/ape/000\.png is no image that Pillow"):
+            count_training_images(data)
+
+    def test_finds_settings_that_do_not_fit(self, describe_folder: DescribeFolder) -> None:
+        with pytest.raises(PfstudyError, match=r"^data\.mean has 3 values"):
+            count_training_images(describe_folder(CLASSES, channels=1))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(Data("digits", 8, 1, 10, 0, num_test=500), id="digits"),
+        pytest.param(Data("synthetic", 8, 1, 10, 0, num_test=5, num_train=9), id="synthetic"),
+    ],
+)
+def test_small_data_needs_its_numbers(data: Data) -> None:
+    with pytest.raises(PfstudyError) as caught:
+        load_splits(data)
+    assert str(caught.value) == f"data={data.name} needs data.num_validation=NUMBER."
+
+
+def test_small_data_needs_no_torchvision() -> None:
+    program = (
+        "import sys; import pfstudy.data.loading; "
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert not {"torchvision", "timm", "PIL", "lightning"} & set(done.stdout.split())
