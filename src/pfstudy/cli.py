@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from pfstudy.schema.config import Config
 
 _PIPE_WIDTH = 160
+_WITH_VALUE = {  # options of Hydra's that are followed by a value
+    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
+}
 _OURS = {"--help", "-h", "--version", "--install-completion", "--show-completion"}
 
 _HELP = """What happens to accuracy and speed when the spatial operation *here* becomes *that*?
@@ -111,7 +115,7 @@ def compose(arguments: Sequence[str]) -> list[Config]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to stderr
     directories = [conf_directory(), *_config_directories(arguments)]
     register_models(directories, arguments)
-    sys.argv = [sys.argv[0], *arguments]
+    sys.argv = [sys.argv[0], *_options_first(arguments)]
     configs: list[Config] = []
     single: list[DictConfig] = []
 
@@ -133,6 +137,16 @@ def compose(arguments: Sequence[str]) -> list[Config]:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explain(error) from None
     return configs
+
+
+def _options_first(arguments: Sequence[str]) -> list[str]:
+    """Put overrides behind options: Hydra's parser does not take them on both sides of one."""
+    options: list[str] = []
+    overrides: list[str] = []
+    for argument in arguments:
+        is_value = bool(options) and options[-1] in _WITH_VALUE and argument[:1] != "-"
+        (options if argument[:1] == "-" or is_value else overrides).append(argument)
+    return options + overrides
 
 
 def run_configs(configs: Sequence[Config]) -> None:

@@ -3,10 +3,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from multiprocessing import active_children
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pfstudy.data import images as image_files
 from pfstudy.data.loading import check_batch_size, count_training_images, make_loaders, open_test
@@ -48,14 +51,30 @@ class TestMakeLoaders:
         self, describe_folder: DescribeFolder
     ) -> None:
         data = describe_folder(CLASSES)
+        ramp = np.arange(100, dtype=np.uint8).reshape(10, 10)
+        for number, path in enumerate(sorted(Path(str(data.path)).glob("train/*/*"))):
+            Image.fromarray(ramp + 10 * number).save(path)
 
-        def first(order_seed: int, augmentation_seed: int) -> list[int]:
+        def first(order_seed: int, augmentation_seed: int) -> torch.Tensor:
             loaders = make_loaders(data, 11, 4, order_seed, augmentation_seed, CPU)
             ((images, _),) = loaders.train
-            return (images[:, 0, 0, 0] * 255).round().int().tolist()  # type: ignore[no-any-return]
+            return images
 
-        assert first(1, 2) == first(1, 3) != first(2, 2)
-        assert sorted(first(1, 2)) == list(range(11))
+        def in_any_order(images: torch.Tensor) -> list[list[float]]:
+            return sorted(images.flatten(1).tolist())
+
+        assert torch.equal(first(1, 2), first(1, 2))
+        assert not torch.equal(first(1, 2), first(3, 2))
+        assert in_any_order(first(1, 2)) == in_any_order(first(3, 2))
+        assert in_any_order(first(1, 2)) != in_any_order(first(1, 3))
+
+    def test_processes_last_as_long_as_the_loaders(self, describe_folder: DescribeFolder) -> None:
+        before = set(active_children())
+        with make_loaders(describe_folder(CLASSES, num_workers=1), 5, 4, 0, 0, CPU) as loaders:
+            for loader in (loaders.train, loaders.validation, loaders.test):
+                list(loader)
+            assert len(set(active_children()) - before) == 2  # what is tested is read once
+        assert set(active_children()) <= before
 
     @pytest.mark.parametrize("kind", ["digits", "folder"])
     def test_batch_larger_than_the_training_images(

@@ -90,7 +90,7 @@ def test_a_measuring_process_that_dies_costs_the_measurement_alone(
             return start("os:abort")  # abort takes no report, so it cannot even start
 
         monkeypatch.setattr(pool, "start", die)
-        sweep = _Sweep(display, tmp_path / "runs", "study", [variant], [run])
+        sweep = _Sweep(display, tmp_path / "runs", "study", [run])
         sweep._measure(pool, Device("cpu", "cpu", "Some CPU"), [variant])
     assert "speed could not be measured" in capfd.readouterr().err
     assert store.read_speeds(store.variant_directory(variant)) == []

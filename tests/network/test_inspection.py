@@ -93,6 +93,25 @@ def test_several_patterns_and_kernel_sizes_of_stages_are_checked() -> None:
     ]
 
 
+def test_a_pattern_of_one_site_may_be_the_path_of_its_layer() -> None:
+    backbone = check_backbone(declared(layer="layer2.1.conv2", blocks=(0, (2,)), downsample=()))
+    assert list(backbone.sites) == ["stage2.block2"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "one", "other"),
+    [
+        pytest.param("layer2.1.conv2", "stage1.block1", "stage1.block2", id="neither"),
+        pytest.param("layer{stage}.1.conv2", "stage1.block1", "stage1.block2", id="no block"),
+        pytest.param("layer2.{block0}.conv2", "stage1.block1", "stage2.block1", id="no stage"),
+    ],
+)
+def test_two_sites_with_one_layer_are_refused(layer: str, one: str, other: str) -> None:
+    message = rf"^model resnet_digits: {one} and {other} are the same layer, layer\d\.\d\.conv2; "
+    with pytest.raises(PfstudyError, match=message):
+        check_backbone(declared(layer=layer))
+
+
 def test_a_pattern_may_leave_blocks_out() -> None:
     backbone = check_backbone(declared(blocks=(0, (2,)), downsample=()))
     assert list(backbone.sites) == ["stage2.block2"]

@@ -20,7 +20,7 @@ from pfstudy.network.inspection import (
     check_substitution,
     passing_sites,
 )
-from pfstudy.network.surgery import build_network
+from pfstudy.network.surgery import build_backbone, build_network
 from pfstudy.schema.config import Config
 from pfstudy.schema.designs import parse_constraints
 from pfstudy.schema.imports import import_modules
@@ -45,20 +45,23 @@ def check_variants(
     inspect = cache(_inspect)
     check_image = cache(check_image_is_used)
     count_images = cache(count_training_images)
+    load_pretrained = cache(_load_pretrained)
     try_out = cache(check_substitution)
     dropped = _drop(variants)
     for variant in variants:
         if variant.hash in dropped:
             continue
         config = variant.config
+        backbone = inspect(_Key(config))
         try:
-            backbone = inspect(_Key(config))
             number = sum(try_out(backbone, s) for s in variant.substitutions)
             passing = passing_sites(variant.substitutions)
             if passing:
                 check_image(backbone, passing)
             check_batch_size(config.recipe.batch_size, count_images(config.data))
-            if config.init_from or config.pretrained:
+            if config.pretrained:
+                load_pretrained(_Key(config))
+            if config.init_from:
                 build_network(config, seed=0)
         except PfstudyError as error:
             raise PfstudyError(f"{variant.label}: {error}") from None
@@ -110,6 +113,10 @@ class _Key:
 
     def __hash__(self) -> int:
         return hash(self._key)
+
+
+def _load_pretrained(key: _Key) -> None:
+    build_backbone(key.config.model, key.config.data, pretrained=True)
 
 
 def _inspect(key: _Key) -> Backbone:

@@ -29,7 +29,7 @@ from pfstudy.network.surgery import (
 from pfstudy.ops import Projected
 from pfstudy.ops.grid import OnGrid
 from pfstudy.schema.config import Config, Model
-from pfstudy.schema.sites import Site, list_sites
+from pfstudy.schema.sites import Site, list_sites, stage_and_block
 from pfstudy.variant import Substitution, list_substitutions
 
 
@@ -182,10 +182,17 @@ def passing_sites(substitutions: Iterable[Substitution]) -> frozenset[str]:
 def _check_patterns(model: Model, network: nn.Module, sites: list[Site]) -> None:
     """Compare the places that are declared with those that a pattern matches."""
     names = [name for name, _ in network.named_modules()]
-    declared = {site.layer: site for site in sites}
+    declared: dict[str, Site] = {}
+    for site in sites:
+        other = declared.setdefault(site.layer, site)
+        if other is not site:
+            raise PfstudyError(
+                f"model {model.name}: {other.address} and {site.address} are the same layer, "
+                f"{site.layer}; a pattern for several stages or blocks needs {{stage}} or {{block}}."
+            )
     for pattern in model.sites:
-        found = _match(pattern.layer, names)
         expected = [site for site in sites if site.pattern is pattern]
+        found = _match(pattern.layer, names, *stage_and_block((expected or sites)[0].address))
         beyond = [
             f"stage {stage}, block {block}"
             for stage, block in found
@@ -216,8 +223,10 @@ def _check_patterns(model: Model, network: nn.Module, sites: list[Site]) -> None
                 raise PfstudyError(f"model {model.name}, {site.address}: {error}") from None
 
 
-def _match(pattern: str, names: Iterable[str]) -> list[tuple[int, int]]:
-    """Stages and blocks, from 1, at which a pattern matches a layer; stage 1 if it has none."""
+def _match(
+    pattern: str, names: Iterable[str], own_stage: int, own_block: int
+) -> list[tuple[int, int]]:
+    """Stages and blocks, from 1, at which a pattern matches a layer; its own where it has none."""
     expression, offsets = re.escape(pattern), {}
     for key, offset in (("stage", 0), ("stage0", 1), ("block", 0), ("block0", 1)):
         escaped = re.escape("{" + key + "}")
@@ -231,7 +240,7 @@ def _match(pattern: str, names: Iterable[str]) -> list[tuple[int, int]]:
         match = re.fullmatch(expression, name)
         if match:
             place = {group: int(match[group]) + offset for group, offset in offsets.items()}
-            found.append((place.get("stage", 1), place.get("block", 1)))
+            found.append((place.get("stage", own_stage), place.get("block", own_block)))
     return sorted(found)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -40,31 +41,48 @@ def build_backbone(model: Model, data: Data, pretrained: bool = False) -> nn.Mod
     if not timm.is_model(model.timm):
         raise PfstudyError(f"model {model.name}: timm {timm.__version__} has no {model.timm!r}.")
 
-    def create(**arguments: Any) -> nn.Module:
-        network: nn.Module = timm.create_model(
-            model.timm,
-            in_chans=data.channels,
-            num_classes=data.num_classes,
-            **model.args,
-            **arguments,
-        )
-        return network
-
     try:
-        if not pretrained:
-            return create()
+        network = _create(model, data, model.args)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise PfstudyError(
             f"model {model.name}: timm cannot build {model.timm!r}: {_first_line(error)}"
         ) from None
+    if pretrained:
+        _copy_pretrained(network, model, data)
+    return network
+
+
+def _create(model: Model, data: Data, arguments: Mapping[str, Any]) -> nn.Module:
+    network: nn.Module = timm.create_model(
+        model.timm, in_chans=data.channels, num_classes=data.num_classes, **arguments
+    )
+    return network
+
+
+def _copy_pretrained(network: nn.Module, model: Model, data: Data) -> None:
+    """Copy every tensor of timm's weights that has a place in a network, by name and shape.
+
+    timm adapts them to the channels, classes and size of the images. A position embedding without
+    the tokens in front of the grid takes what is behind them.
+    """
+    kept = {key: model.args[key] for key in _PRETRAINED_ARGS if key in model.args}
     try:
-        return create(pretrained=True)
+        theirs = _create(model, data, {**kept, "pretrained": True}).state_dict()
     except Exception as error:  # of timm, of the hub, of the network
         raise PfstudyError(
-            f"pretrained=true: timm cannot load its weights of {model.timm!r}: {_first_line(error)}"
+            f"pretrained=true: timm cannot load its weights of {model.timm!r}: "
+            f"{_first_line(error)}"
         ) from None
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            source = theirs.get(name)
+            if source is not None and name.endswith("pos_embed") and source.dim() == 3:
+                source = source[:, -tensor.shape[1] :]
+            if source is not None and source.shape == tensor.shape:
+                tensor.copy_(source)
 
 
+_PRETRAINED_ARGS = ("img_size", "pretrained_cfg", "pretrained_cfg_overlay")
 _SEEN: dict[str, dict[str, Seen]] = {}
 
 

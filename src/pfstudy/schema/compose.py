@@ -66,7 +66,7 @@ def register_models(directories: Sequence[Path], arguments: Sequence[str] | None
             _SITES[path.stem] = declared_addresses(declaration, str(path))
             trees[path.stem] = (_SITES[path.stem], declaration.get("downsample") or [])
     chosen = list(trees) if arguments is None else named_models(arguments)
-    for name in chosen:
+    for name in {*chosen, *_default_models()}:  # a sweep over models is composed with the default
         ConfigStore.instance().store(group="block", name=name, node=block_tree(*trees[name]))
     offer_sites(chosen)
 
@@ -114,6 +114,10 @@ def named_models(arguments: Sequence[str]) -> list[str]:
         return [name for name in named[-1] if name in _SITES] or list(_SITES)
     if any(a.startswith(("+", "study=", "paper=", "-cn", "--config-n")) for a in arguments):
         return list(_SITES)
+    return _default_models()
+
+
+def _default_models() -> list[str]:
     defaults = yaml.safe_load((conf_directory() / "config.yaml").read_text())["defaults"]
     return [entry["model"] for entry in defaults if isinstance(entry, dict) and "model" in entry]
 
