@@ -55,6 +55,9 @@ def call(
     def run(*arguments: str) -> Ended:
         monkeypatch.setattr(sys, "argv", ["pfstudy", *arguments])
         GlobalHydra.instance().clear()
+        compose._SITES.clear()  # nothing is generated yet when a command begins
+        for generated in ("block", "site"):
+            ConfigStore.instance().repo.pop(generated, None)
         code: int | str | None = 0
         try:
             cli.main()
@@ -119,14 +122,19 @@ MISTAKES = [
         id="site-in-a-list",
     ),
     pytest.param(
-        ["block=resnet50", "model=resnet18", "data=synthetic"],
-        ["stage1.block3", "stage4.block1-2", "leave block= to the model"],
+        ["block=resnet_digits", "model=resnet18", "data=synthetic"],
+        ["lacks stage3.block1", "stage4.block1-2", "leave block= to the model"],
         id="block-tree-of-another-model",
     ),
     pytest.param(
-        ["-m", "block=resnet50", "model=resnet18", "data=synthetic"],
-        ["stage1.block3", "stage4.block1-2", "leave block= to the model"],
+        ["-m", "block=resnet_digits", "model=resnet18", "data=synthetic"],
+        ["lacks stage3.block1", "stage4.block1-2", "leave block= to the model"],
         id="block-tree-of-another-model-in-a-sweep",
+    ),
+    pytest.param(
+        ["block=resnet50", "model=resnet18", "data=synthetic"],
+        ["'resnet50'", "choose from: resnet18"],
+        id="block-tree-that-was-not-generated",
     ),
     pytest.param(
         ["runs_dir=/dev/null/x"], ["runs_dir=/dev/null/x", "cannot be written"], id="runs_dir"

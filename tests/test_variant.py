@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import compose, variant_of
+from configs import compose, tiny_vit, variant_of
 from pfstudy.data import fingerprint
 from pfstudy.errors import PfstudyError
 from pfstudy.variant import (
@@ -84,6 +84,8 @@ def test_spellings_of_one_variant_have_one_identity(one: list[str], other: list[
         "model.name=renamed",
         "model.image_size=32",
         "++data.path=elsewhere/images.npz",
+        "imports=[json]",
+        "study.num_samples=3",
         "data.name=renamed",
         "+data.num_workers=3",
     ],
@@ -117,6 +119,7 @@ DIFFERENT = [
     "+data.interpolation=bicubic",
     "+data.mean=[0.5]",
     "+data.std=[0.5]",
+    "pretrained=true",
     "model.args.channels=[16,48]",
     "model.timm=resnet50",
 ]
@@ -205,6 +208,35 @@ def test_the_canonical_form_of_a_substitution() -> None:
     }
     assert canonical["backbone"]["timm"] == "pfstudy_small_resnet"
     assert "init" not in canonical
+
+
+def test_the_canonical_form_of_tokens_says_where_they_are() -> None:
+    canonical = make_variant(tiny_vit("original", "maxpool"), "content").canonical
+    assert canonical["sites"] == {
+        "blocks.1.attn": {
+            "operation": "maxpool",
+            "kernel_size": 3,
+            "layout": "NLC",
+            "prefix_tokens": 1,
+        }
+    }
+
+
+def test_attributes_of_a_parent_are_part_of_the_identity() -> None:
+    config = tiny_vit("maxpool", "maxpool")
+    (pattern,) = config.model.sites
+    model = replace(config.model, sites=(replace(pattern, parent={"scale": 2}),))
+    changed = make_variant(replace(config, model=model), "content")
+    assert changed.canonical["sites"]["blocks.0.attn"]["parent"] == {"scale": 2}
+    assert changed.hash != make_variant(config, "content").hash
+    assert changed.baseline_hash == make_variant(config, "content").baseline_hash
+
+
+def test_an_architecture_does_not_depend_on_its_weights() -> None:
+    variant = variant_of(MAXPOOL, "pretrained=true")
+    assert variant.hash != variant_of(MAXPOOL).hash
+    assert variant.architecture_hash == variant_of(MAXPOOL).architecture_hash
+    assert not variant.without_weights().config.pretrained
 
 
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:

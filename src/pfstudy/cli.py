@@ -109,13 +109,14 @@ def compose(arguments: Sequence[str]) -> list[Config]:
         conf_directory,
         config_of,
         explain,
+        quote_value,
         register_models,
     )
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to stderr
     directories = [conf_directory(), *_config_directories(arguments)]
     register_models(directories, arguments)
-    sys.argv = [sys.argv[0], *_options_first(arguments)]
+    sys.argv = [sys.argv[0], *map(quote_value, _options_first(arguments))]
     configs: list[Config] = []
     single: list[DictConfig] = []
 

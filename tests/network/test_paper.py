@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -81,6 +82,7 @@ def build(name: str) -> nn.Module:
     return pfstudy.build_network(compose(f"paper={name}", "data=synthetic"), seed=0)
 
 
+@cache
 def build_on_meta(name: str) -> nn.Module:
     with torch.device("meta"):
         return pfstudy.build_network(compose(f"paper={name}", "data=synthetic"))

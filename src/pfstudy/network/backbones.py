@@ -32,7 +32,7 @@ def pfstudy_small_resnet(
     Args:
         pretrained: There are no weights for it.
         block: ``basic`` or ``bottleneck``.
-        layers: Number of blocks in each stage.
+        layers: Number of blocks in each of at most four stages.
         channels: Width of each stage; a bottleneck puts out four times as many.
         stem_channels: Width of the stem, even.
         in_chans: Channels of the images.
@@ -41,8 +41,14 @@ def pfstudy_small_resnet(
     Returns:
         A network ``(N, in_chans, H, W) -> (N, num_classes)``; stage ``i`` works at
         ``H / 2^(i - 1)``.
+
+    Raises:
+        ValueError: A stage has no width, or there are too many.
     """
     _refuse_weights("pfstudy_small_resnet", pretrained, kwargs)
+    _check_widths("pfstudy_small_resnet", layers, channels)
+    if len(layers) > 4:
+        raise ValueError(f"pfstudy_small_resnet takes at most 4 stages, but got {len(layers)}.")
     if block not in _BLOCKS:
         raise unknown_name("block type", block, _BLOCKS)
     padding = int(sum(layers) == 1)  # timm divides by the number of blocks minus one
@@ -81,7 +87,7 @@ def pfstudy_small_mobilenet(
         pretrained: There are no weights for it.
         layers: Number of blocks in each stage.
         channels: Width of each stage.
-        expansion: How much wider a block is inside.
+        expansion: How much wider a block is inside; that width is rounded to a multiple of 8.
         kernel_size: Side of the depthwise convolutions.
         stem_channels: Width of the stem.
         head_channels: Width of the 1x1 convolution before the classifier.
@@ -93,9 +99,10 @@ def pfstudy_small_mobilenet(
         ``H / 2^(i - 1)``.
 
     Raises:
-        ValueError: ``layers`` and ``channels`` have not the same length.
+        ValueError: A stage has no width.
     """
     _refuse_weights("pfstudy_small_mobilenet", pretrained, kwargs)
+    _check_widths("pfstudy_small_mobilenet", layers, channels)
     stages = [
         [f"ir_r{depth}_k{kernel_size}_s{min(stage, 2)}_e{expansion}_c{width}"]
         for stage, (depth, width) in enumerate(zip(layers, channels, strict=True), 1)
@@ -170,6 +177,14 @@ def _refuse_weights(name: str, pretrained: bool, kwargs: dict[str, Any]) -> None
         raise ValueError(f"{name} has no pretrained weights.")
     for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         kwargs.pop(key, None)
+
+
+def _check_widths(name: str, layers: Sequence[int], channels: Sequence[int]) -> None:
+    if len(layers) != len(channels):
+        raise ValueError(
+            f"{name} takes a width for each stage, but got {len(channels)} channels for "
+            f"{len(layers)} layers."
+        )
 
 
 def _stem(in_channels: int, channels: int) -> nn.Conv2d:

@@ -188,7 +188,7 @@ def _check_patterns(model: Model, network: nn.Module, sites: list[Site]) -> None
         if other is not site:
             raise PfstudyError(
                 f"model {model.name}: {other.address} and {site.address} are the same layer, "
-                f"{site.layer}; a pattern for several stages or blocks needs {{stage}} or {{block}}."
+                f"{site.layer}; a pattern of several stages or blocks needs {{stage}} or {{block}}."
             )
     for pattern in model.sites:
         expected = [site for site in sites if site.pattern is pattern]
@@ -329,9 +329,14 @@ def _check_input(model: Model, site: Site, seen: Seen) -> None:
             f"({', '.join(seen.extra)}), which a replacement would ignore."
         )
     try:
-        _grid(site, seen)
+        height, width = _grid(site, seen)
     except PfstudyError as error:
         raise PfstudyError(f"{place}: {error}") from None
+    if height != width:
+        raise PfstudyError(
+            f"{place}: with the layout {site.pattern.layout} {site.layer} sees a map of "
+            f"{height}x{width}, but images are square; check the layout."
+        )
 
 
 def _grid(site: Site, seen: Seen) -> tuple[int, int]:

@@ -70,8 +70,7 @@ def _copy_pretrained(network: nn.Module, model: Model, data: Data) -> None:
         theirs = _create(model, data, {**kept, "pretrained": True}).state_dict()
     except Exception as error:  # of timm, of the hub, of the network
         raise PfstudyError(
-            f"pretrained=true: timm cannot load its weights of {model.timm!r}: "
-            f"{_first_line(error)}"
+            f"pretrained=true: timm cannot load its weights of {model.timm!r}: {_first_line(error)}"
         ) from None
     with torch.no_grad():
         for name, tensor in network.state_dict().items():

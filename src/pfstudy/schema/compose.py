@@ -92,7 +92,7 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     Raises:
         PfstudyError: The configuration is not valid.
     """
-    lines = list(overrides)
+    lines = [quote_value(override) for override in overrides]
     directories = [conf_directory()]
     if config_dir is not None:
         directories.append(Path(config_dir).absolute())
@@ -105,6 +105,13 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
         raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explain(error) from None
+
+
+def quote_value(argument: str) -> str:
+    """Quote the value of an override that holds a ``=``, as paths of run directories do."""
+    key, _, value = argument.partition("=")
+    needs_quotes = "=" in value and key[:1] != "-" and not set(value) & set("'\"[]{}(),")
+    return f"{key}='{value}'" if needs_quotes else argument
 
 
 def named_models(arguments: Sequence[str]) -> list[str]:
