@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -73,6 +74,52 @@ def pfstudy(executable: str, environment: Mapping[str, str]) -> Pfstudy:
 def quick_speed() -> tuple[str, ...]:
     """Settings by which the speed phase takes no time, and says nothing."""
     return QUICK_SPEED
+
+
+MY_OPS = """
+from torch import nn
+
+from pfstudy import Layer, Operation, register
+
+
+def mine(layer: Layer) -> nn.Module:
+    return nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding)
+
+
+register(Operation("mine", mine, trainable=False))
+"""
+
+
+@dataclass(frozen=True)
+class OwnSweep:
+    """A real sweep over the backbone and an operation of the user's, one epoch each.
+
+    Attributes:
+        directory: The working directory: ``my_ops.py`` and ``runs``.
+        done: The command, which has ended.
+    """
+
+    directory: Path
+    done: subprocess.CompletedProcess[str]
+
+    def run_dir(self, label: str) -> Path:
+        """The run directory of ``original`` or ``mine``."""
+        (found,) = self.directory.glob(f"runs/resnet_digits-digits-{label}-*/seed0")
+        return found
+
+    def weights(self, label: str) -> str:
+        """The weights of ``original`` or ``mine``, from the working directory."""
+        path = self.run_dir(label) / "checkpoints" / "last.safetensors"
+        return str(path.relative_to(self.directory))
+
+
+@pytest.fixture(scope="session")
+def own_sweep(tmp_path_factory: pytest.TempPathFactory, pfstudy: Pfstudy) -> OwnSweep:
+    """Train the backbone and a variant with a user's operation, and measure their speed."""
+    directory = tmp_path_factory.mktemp("own")
+    (directory / "my_ops.py").write_text(MY_OPS)
+    grid = ("imports=[my_ops]", "block.spatial=original,mine", "recipe.epochs=1", "logger=none")
+    return OwnSweep(directory, pfstudy(directory, "-m", *grid, *QUICK_SPEED))
 
 
 @pytest.fixture(scope="session")

@@ -255,6 +255,12 @@ def test_an_attribute_of_the_wrong_type_is_refused() -> None:
         check_backbone(swin(replace(WINDOWS, parent={"attn_mask": 1})))
 
 
+def test_a_misspelt_attribute_under_parent_is_named() -> None:
+    message = "`parent` sets shift_sise, but SwinTransformerBlock has no such attribute"
+    with pytest.raises(PfstudyError, match=message):
+        check_backbone(swin(replace(WINDOWS, parent={**WHOLE_GRID, "shift_sise": [0, 0]})))
+
+
 def test_the_image_must_reach_the_head_past_the_replaced_attentions() -> None:
     backbone = check_backbone(tiny_vit())
     one, both = (

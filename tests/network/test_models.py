@@ -78,13 +78,14 @@ PARAMETERS = {
 LAST = {"pit_s": "stage3.block4", "pit_ti": "stage3.block4", "vit_ti": "stage1.block12"}
 """Sites that keep their attention, so that the class token learns of the image."""
 
-# one of each kind; the others differ from these in width and depth alone
+# one of each kind; the others differ from one of these in width and depth alone
 KINDS = ["convnext_t", "mixer_s32", "mobilenet_digits", "mobilenetv3", "pit_s", "pit_s_gap"]
 KINDS += ["poolformer_s12", "regnety_004", "resnet20", "resnet29", "resnet50", "swin_t"]
 KINDS += ["vit_digits", "vit_ti", "vit_ti_gap"]
 
-# their weights take a second to draw, so what needs weights is a slow test
-LARGE = ["deit_b", "mixer_b16", "pit_b", "pit_b_gap", "vit_b", "vit_b_gap", "wide_resnet50"]
+# of those others, the ones whose weights take long to draw: what needs weights is a slow test
+LARGE = ["deit_b", "deit_s", "mixer_b16", "pit_b", "pit_b_gap", "resnet101", "resnet34"]
+LARGE += ["resnext50", "vit_b", "vit_b_gap", "vit_s", "vit_s_gap", "wide_resnet50"]
 
 
 @cache

@@ -290,11 +290,25 @@ def test_a_user_adds_a_backbone_with_one_file(user_directory: Path) -> None:
     assert all(config.model.name == "mine" for config in configs)
 
 
-def test_a_users_model_replaces_a_shipped_one_of_its_name(user_directory: Path) -> None:
-    shipped = user_directory / "model" / "resnet_digits.yaml"
-    (user_directory / "model" / "mine.yaml").rename(shipped)
-    message = refusal("block.stage1.block2.spatial=conv", directories=[user_directory])
-    assert message.startswith("block.stage1: the key 'block2' does not exist")
+def test_a_users_model_of_a_shipped_ones_name_is_refused(user_directory: Path) -> None:
+    (user_directory / "model" / "mine.yaml").rename(user_directory / "model" / "resnet_digits.yaml")
+    with pytest.raises(
+        PfstudyError, match=r"give yours a name of its own.*\[resnet_digits, _self_"
+    ):
+        register_models([conf_directory(), user_directory])
+
+
+def test_a_copy_of_the_shipped_models_is_harmless(user_directory: Path) -> None:
+    for path in (conf_directory() / "model").glob("*.yaml"):
+        (user_directory / "model" / path.name).write_bytes(path.read_bytes())
+    register_models([conf_directory(), user_directory])
+
+
+def test_models_that_begin_with_one_another_are_refused(user_directory: Path) -> None:
+    write_model(user_directory, "one", "defaults: [other, _self_]\n")
+    write_model(user_directory, "other", "defaults: [one, _self_]\n")
+    with pytest.raises(PfstudyError, match="defaults lead from one back to itself"):
+        register_models([conf_directory(), user_directory])
 
 
 def write_model(directory: Path, name: str, content: str) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from pfstudy.errors import PfstudyError
@@ -79,3 +81,9 @@ def test_a_name_far_from_all_others_gets_no_suggestion() -> None:
     with pytest.raises(PfstudyError) as caught:
         find_operation("zzz")
     assert "Did you mean" not in str(caught.value)
+
+
+def test_a_target_whose_source_cannot_be_told_is_refused(registry: dict[str, Operation]) -> None:
+    with pytest.raises(PfstudyError, match="must be a function or a class, but is a partial"):
+        register(Operation("mine", partial(print), trainable=False))
+    assert "mine" not in registry

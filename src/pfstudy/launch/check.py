@@ -33,8 +33,8 @@ def check_variants(
 ) -> Checked:
     """Check that every variant can be built, its data read, and its device used.
 
-    Each backbone is built once and each substitution tried once, on the meta device; nothing is
-    computed.
+    Each backbone is built once and each substitution tried once, on the meta device; computed are
+    two images through each backbone.
 
     Raises:
         PfstudyError: Something does not fit; the first variant that shows it is named.

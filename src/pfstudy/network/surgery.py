@@ -252,13 +252,21 @@ def grid_of(seen: Seen, pattern: SitePattern) -> tuple[int, int]:
 
 
 def set_parent(network: nn.Module, path: str, pattern: SitePattern, seen: Seen) -> None:
-    """Set the attributes of a layer's parent that a replacement needs."""
+    """Set the attributes of a layer's parent that a replacement needs.
+
+    Raises:
+        PfstudyError: The parent has no such attribute.
+    """
     if not pattern.parent:
         return
     height, width = grid_of(seen, pattern)
     filled = {"{grid}": (height, width), "{area}": height * width}
     parent = network.get_submodule(path.rpartition(".")[0])
     for name, value in pattern.parent.items():
+        if not hasattr(parent, name):
+            raise PfstudyError(
+                f"`parent` sets {name}, but {type(parent).__name__} has no such attribute."
+            )
         value = filled.get(value, value) if isinstance(value, str) else value
         setattr(parent, name, tuple(value) if isinstance(value, list) else value)
 

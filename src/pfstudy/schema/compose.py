@@ -51,17 +51,21 @@ def register_models(directories: Sequence[Path], arguments: Sequence[str] | None
     """Generate the block trees and the sites of the models that are declared.
 
     Args:
-        directories: Config directories; a later one's model of the same name wins.
+        directories: Config directories, ours first; Hydra looks there first, too.
         arguments: Of the command line, so that only the models that it can choose are generated;
             ``None`` for all.
 
     Raises:
-        PfstudyError: A declaration cannot be read, or its depths or sites are no such thing.
+        PfstudyError: A declaration cannot be read, its depths or sites are no such thing, or it
+            has the name of another one.
     """
     register_resolver()
-    trees = {}
+    trees: dict[str, tuple[list[str], list[str]]] = {}
     for directory in directories:
         for path in sorted((directory / "model").glob("*.yaml")):
+            if path.stem in trees:
+                _check_same(path, directories)
+                continue
             declaration = _read_model(path, directories)
             _SITES[path.stem] = declared_addresses(declaration, str(path))
             trees[path.stem] = (_SITES[path.stem], declaration.get("downsample") or [])
@@ -385,24 +389,38 @@ def _is_plain(override: Override) -> bool:
     return not is_marked and override.package is None
 
 
-def _read_model(path: Path, directories: Sequence[Path]) -> dict[str, Any]:
+def _read_model(
+    path: Path, directories: Sequence[Path], above: Sequence[str] = ()
+) -> dict[str, Any]:
     """Read what the block tree is generated from, before Hydra composes the rest.
 
-    A declaration may begin with another one, as in ``defaults: [resnet50, _self_]``; the last
-    directory that has that one wins, as with Hydra.
+    A declaration may begin with another one, as in ``defaults: [resnet50, _self_]``.
     """
     try:
         content = yaml.load(path.read_text(), Loader=_LOADER)  # noqa: S506
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise PfstudyError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
     own = content if isinstance(content, dict) else {}
     merged: dict[str, Any] = {}
     for name in own.get("defaults") or []:
         if name == "_self_":
             continue
+        if name in (*above, path.stem):
+            raise PfstudyError(f"{path}: defaults lead from {name} back to itself.")
         found = [d / "model" / f"{name}.yaml" for d in directories]
-        existing = [other for other in found if other.is_file() and other != path]
+        existing = [other for other in found if other.is_file()]
         if not existing:
             raise PfstudyError(f"{path}: defaults names {name!r}, but there is no such model.")
-        merged |= _read_model(existing[-1], directories)
+        merged |= _read_model(existing[0], directories, (*above, path.stem))
     return merged | own
+
+
+def _check_same(path: Path, directories: Sequence[Path]) -> None:
+    """Refuse a declaration that Hydra would pass over for another one of the same name."""
+    others = [d / "model" / path.name for d in directories]
+    first = next(other for other in others if other.is_file())
+    if first.read_bytes() != path.read_bytes():
+        raise PfstudyError(
+            f"{path} has the name of another model; give yours a name of its own, beginning with "
+            f"`defaults: [{path.stem}, _self_]` if it differs in a few keys."
+        )

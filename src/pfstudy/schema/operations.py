@@ -51,8 +51,13 @@ def register(operation: Operation) -> None:
     """Add an operation to the registry.
 
     Raises:
-        PfstudyError: The name is taken.
+        PfstudyError: The name is taken, or the target is nothing whose source can be told.
     """
+    if not isinstance(operation.target, str) and not hasattr(operation.target, "__qualname__"):
+        raise PfstudyError(
+            f"operation {operation.name!r}: the target must be a function or a class, but is a "
+            f"{type(operation.target).__name__}."
+        )
     if operation.name in OPERATIONS or operation.name == ORIGINAL:
         raise PfstudyError(f"operation {operation.name!r} is registered already.")
     OPERATIONS[operation.name] = operation

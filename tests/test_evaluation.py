@@ -1,0 +1,240 @@
+"""``pfstudy eval``: the console on what a real sweep left, and the figures by themselves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional
+
+from configs import compose
+from pfstudy import store
+from pfstudy.complexity import cost
+from pfstudy.errors import PfstudyError
+from pfstudy.evaluation import evaluate
+from pfstudy.network.surgery import build_network
+from pfstudy.schema.config import Config
+
+Pfstudy = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """An evaluation sets the number of threads of its process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+class TestCommand:
+    def test_json_is_all_that_it_prints(self, own_sweep: Any, pfstudy: Pfstudy) -> None:
+        weights = own_sweep.weights("original")
+        done = pfstudy(own_sweep.directory, "eval", f"init_from={weights}", "--json")
+        assert done.returncode == 0, done.stderr
+        figures = json.loads(done.stdout)
+        record = store.read_json(own_sweep.run_dir("original") / store.RECORD)
+        assert figures.pop("seconds") > 0
+        for figure in ("top1_percent", "top5_percent", "loss"):
+            expected = record["metrics"][f"test_{figure}"]
+            assert figures.pop(figure) == pytest.approx(expected, rel=1e-5)
+        assert figures == {
+            "model": "resnet_digits",
+            "variant": "original",
+            "data": "digits",
+            "weights": weights,
+            "num_images": 500,
+            "params": record["cost"]["params"],
+            "macs": record["cost"]["macs"],
+        }
+        assert done.stderr == "eval   resnet_digits (original) on digits\n"
+
+    def test_table_of_an_operation_of_the_users(self, own_sweep: Any, pfstudy: Pfstudy) -> None:
+        weights = own_sweep.weights("mine")
+        done = pfstudy(
+            own_sweep.directory,
+            *("eval", "imports=[my_ops]", "block.spatial=mine", f"init_from={weights}"),
+        )
+        assert done.returncode == 0, done.stderr
+        metrics = store.read_json(own_sweep.run_dir("mine") / store.RECORD)["metrics"]
+        header, _, row = (line.split() for line in done.stdout.strip().splitlines()[:3])
+        accuracy = [f"{metrics[f'test_top{k}_percent']:.2f}" for k in (1, 5)]
+        assert " ".join(header) == (
+            "model variant params (M) MACs (G) top-1 (%) top-5 (%) loss images"
+        )
+        assert row[:2] == ["resnet_digits", "mine"]
+        assert row[4:] == [*accuracy, f"{metrics['test_loss']:.3g}", "500"]
+        assert f"Weights: {weights}. Test images of digits" in " ".join(done.stdout.split())
+
+    def test_nothing_is_written(self, own_sweep: Any) -> None:
+        names = {path.name for path in own_sweep.directory.iterdir()}
+        assert names - {"__pycache__"} == {"my_ops.py", "runs"}
+
+    @pytest.mark.parametrize(
+        ("arguments", "sentence"),
+        [
+            pytest.param(
+                ["block.spatial=maxpool"],
+                "eval needs weights: give init_from=FILE, or pretrained=true.",
+                id="no weights",
+            ),
+            pytest.param(
+                ["init_from=no.pt"],
+                "init_from=no.pt cannot be read: No such file or directory.",
+                id="no file",
+            ),
+            pytest.param(
+                ["-m", "block.spatial=original,maxpool", "init_from=no.pt"],
+                "eval takes one network, but the arguments describe 2.",
+                id="two networks",
+            ),
+            pytest.param(
+                ["block.spatial=original,maxpool", "init_from=no.pt"],
+                "block.spatial=original,maxpool lists several values; add -m to sweep over them.",
+                id="a list",
+            ),
+            pytest.param(
+                ["study=one_stage", "init_from=no.pt"],
+                "eval takes one network, but the arguments describe 7.",
+                id="a study",
+            ),
+            pytest.param(
+                ["init_from=no.pt", "recipe.lrr=1"],
+                "recipe: the key 'lrr' does not exist; choose from: name, epochs, batch_size, lr, "
+                "momentum, weight_decay, schedule, warmup_epochs, label_smoothing. "
+                "Did you mean 'lr'?",
+                id="no such key",
+            ),
+        ],
+    )
+    def test_mistakes_are_one_sentence_before_anything_starts(
+        self, pfstudy: Pfstudy, tmp_path: Path, arguments: list[str], sentence: str
+    ) -> None:
+        done = pfstudy(tmp_path, "eval", *arguments)
+        assert done.stderr == f"pfstudy: {sentence}\n"
+        assert (done.returncode, done.stdout) == (2, "")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_weights_of_another_network_are_one_sentence(
+        self, own_sweep: Any, pfstudy: Pfstudy
+    ) -> None:
+        weights = own_sweep.weights("original")
+        done = pfstudy(
+            own_sweep.directory, "eval", "block.spatial=maxpool", f"init_from={weights}", "--json"
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        phase, sentence = done.stderr.splitlines()
+        assert phase == "eval   resnet_digits (maxpool) on digits"
+        assert sentence.startswith(
+            f"pfstudy: the checkpoint {weights} belongs to another network: none missing, 24 left "
+            "over (layer1.0.bn2.bias, "
+        )
+
+
+def ignore(kind: str, details: Mapping[str, Any]) -> None:
+    del kind, details
+
+
+@pytest.mark.usefixtures("one_thread")
+class TestEvaluate:
+    def test_a_truncated_file_is_one_sentence(self, own_sweep: Any, tmp_path: Path) -> None:
+        whole = (own_sweep.directory / own_sweep.weights("original")).read_bytes()
+        path = tmp_path / "last.safetensors"
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(PfstudyError) as caught:
+            evaluate(replace(compose(), init_from=str(path)), ignore)
+        assert str(caught.value).startswith(f"{path} is no readable checkpoint: ")
+        assert "\n" not in str(caught.value)
+
+    def test_figures_are_those_of_all_images_whatever_the_batch(self, own_sweep: Any) -> None:
+        weights = str(own_sweep.directory / own_sweep.weights("original"))
+        config = replace(compose(), init_from=weights)
+        batches = [replace(config, recipe=replace(config.recipe, batch_size=n)) for n in (7, 500)]
+        few, all_at_once = (evaluate(config, ignore) for config in batches)
+        for figure in ("top1_percent", "top5_percent"):
+            assert few[figure] == all_at_once[figure]
+        assert few["loss"] == pytest.approx(all_at_once["loss"], rel=1e-5)
+        assert few["num_images"] == all_at_once["num_images"] == 500
+
+    def test_progress_is_told_in_batches(
+        self, own_sweep: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("pfstudy.evaluation._SECONDS_BETWEEN_REPORTS", -1)
+        weights = str(own_sweep.directory / own_sweep.weights("original"))
+        config = replace(compose(), init_from=weights)
+        told: list[tuple[str, Mapping[str, Any]]] = []
+        evaluate(config, lambda kind, details: told.append((kind, details)))
+        assert {kind for kind, _ in told} == {"progress"}
+        done = [details["batch_index"] for _, details in told]
+        assert done == sorted(done)
+        assert {details["num_batches"] for _, details in told} == {8}  # 500 images, 64 at a time
+
+
+CLASSES = ("ape", "bee", "cat")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> tuple[Config, torch.Tensor, torch.Tensor]:
+    """A folder of ``val`` images alone: its config, and its pixels and labels as we draw them."""
+    generator = np.random.default_rng(0)
+    images, labels = [], []
+    for label, name in enumerate(CLASSES):
+        place = tmp_path / "images" / "val" / name
+        place.mkdir(parents=True)
+        for number in range(3 + label):
+            pixels = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(place / f"{number}.png")
+            images.append(torch.from_numpy(pixels).permute(2, 0, 1) / 255)
+            labels.append(label)
+    config = compose(
+        "data=imagefolder",
+        f"data.path={tmp_path / 'images'}",
+        f"data.num_classes={len(CLASSES)}",
+        "data.crop_fraction=1",
+        "data.mean=[0,0,0]",
+        "data.std=[1,1,1]",
+        "data.num_workers=0",
+        "recipe.batch_size=5",
+        "block.spatial=maxpool",
+    )
+    return config, torch.stack(images), torch.tensor(labels)
+
+
+@pytest.mark.usefixtures("one_thread")
+class TestImageFolder:
+    def test_figures_are_those_of_the_test_images(
+        self, folder: tuple[Config, torch.Tensor, torch.Tensor], tmp_path: Path
+    ) -> None:
+        config, images_NCHW, labels_N = folder
+        network = build_network(config, seed=1).eval()
+        save_file(network.state_dict(), tmp_path / "weights.safetensors")
+        with torch.inference_mode():
+            logits = network(images_NCHW)
+        rank = logits.argsort(1, descending=True)
+        expected = 100 * (rank[:, 0] == labels_N).double().mean().item()
+        weights = str(tmp_path / "weights.safetensors")
+        figures = evaluate(replace(config, init_from=weights), ignore)
+        assert figures["num_images"] == len(labels_N) == 12
+        assert figures["top1_percent"] == pytest.approx(expected, rel=1e-6)
+        assert figures["top5_percent"] == pytest.approx(100)  # of three classes
+        loss = functional.cross_entropy(logits, labels_N).item()
+        assert figures["loss"] == pytest.approx(loss, rel=1e-5)
+        counted = cost(network, (3, 8, 8))
+        assert (figures["params"], figures["macs"]) == (counted.params, counted.macs)
+
+    def test_a_number_of_classes_that_is_not_the_folders_is_refused(
+        self, folder: tuple[Config, torch.Tensor, torch.Tensor], tmp_path: Path
+    ) -> None:
+        config = replace(folder[0], data=replace(folder[0].data, num_classes=4))
+        save_file(build_network(config, seed=1).state_dict(), tmp_path / "weights.safetensors")
+        weights = str(tmp_path / "weights.safetensors")
+        with pytest.raises(PfstudyError, match=r"data\.num_classes is 4, but .* has 3 class"):
+            evaluate(replace(config, init_from=weights), ignore)
