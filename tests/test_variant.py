@@ -289,10 +289,17 @@ def test_a_slug_is_a_readable_name_of_a_directory(overrides: list[str], slug: st
 
 
 def test_a_long_slug_is_cut() -> None:
-    odd_blocks = [f"block.stage3.block{b}.spatial=maxpool" for b in (1, 3, 5)]
-    slug = variant_of("model=resnet50", *odd_blocks, "block.stage4.block2.spatial=dwconv").slug
+    names = ("maxpool", "avgpool", "minpool", "lppool")
+    different = [f"block.stage3.block{b}.spatial={name}" for b, name in enumerate(names, 1)]
+    slug = variant_of("model=resnet50", *different).slug
     assert len(slug) <= 80
-    assert slug.startswith("resnet50-digits-stage3.block1=maxpool")
+    assert slug.startswith("resnet50-digits-stage3.block1=maxpool-stage3.block2=avgpool")
+
+
+def test_blocks_of_a_stage_that_share_an_operation_stand_together_in_the_label() -> None:
+    blocks = [f"block.stage3.block{b}.spatial=maxpool" for b in (1, 2, 3, 5)]
+    found = variant_of("model=resnet50", *blocks, "block.stage3.block6.spatial=dwconv").label
+    assert found == "stage3.block1-3,5=maxpool, stage3.block6=dwconv"
 
 
 @pytest.mark.parametrize("overrides", [(), (MAXPOOL,), HYBRID, ("block.stage1.spatial=identity",)])
@@ -335,12 +342,24 @@ def test_varying_settings_leave_the_sites_out() -> None:
         variant_of(*overrides).canonical
         for overrides in ((), (MAXPOOL,), (MAXPOOL, "recipe.lr=0.1"), ("data.split_seed=4",))
     ]
-    assert varying_settings(forms) == ["data.split_seed", "recipe.lr"]
-    assert varying_settings(forms[:2]) == []
+    assert varying_settings(forms, ["resnet_digits"] * len(forms)) == [
+        "data.split_seed",
+        "recipe.lr",
+    ]
+    assert varying_settings(forms[:2], ["resnet_digits"] * 2) == []
 
 
 def test_a_setting_that_one_form_lacks_varies() -> None:
-    assert varying_settings([{"init": "abc"}, {}]) == ["init"]
+    assert varying_settings([{"init": "abc"}, {}], ["a", "a"]) == ["init"]
+
+
+def test_a_setting_of_the_backbone_is_named_if_it_varies_within_a_model() -> None:
+    forms = [{"backbone": {"args": {"width": 1, "depth": d}}} for d in (1, 2)]
+    wide = {"backbone": {"args": {"width": 2, "depth": 1}}}
+    assert varying_settings(forms, ["shallow", "deep"]) == []
+    assert varying_settings([*forms, wide], ["shallow", "deep", "shallow"]) == [
+        "backbone.args.width"
+    ]
 
 
 def test_flatten_joins_keys_with_dots() -> None:

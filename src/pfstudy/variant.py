@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
@@ -21,7 +21,7 @@ from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Config, Model, SitePattern, SiteSetting
 from pfstudy.schema.imports import import_modules, source_digest
 from pfstudy.schema.operations import OPERATIONS, ORIGINAL, find_operation
-from pfstudy.schema.sites import Site, list_sites
+from pfstudy.schema.sites import Site, block_ranges, list_sites, stage_and_block
 
 SCHEMA_VERSION = 1
 _HASH_LENGTH = 10
@@ -245,33 +245,38 @@ def _label(operations: Mapping[str, str], model: Model) -> str:
         return f"{keeping.pop()}, downsample={reducing.pop()}"
     parts = []
     for stage, sites in groupby(operations.items(), key=lambda item: item[0].split(".")[0]):
-        blocks = dict(sites)
-        if len(set(blocks.values())) == 1:
-            found = [(stage, next(iter(blocks.values())))]
+        blocks: dict[str, list[int]] = {}
+        for address, operation in sites:
+            blocks.setdefault(operation, []).append(stage_and_block(address)[1])
+        if len(blocks) == 1:
+            found = dict.fromkeys(blocks, stage)
         else:
-            found = list(blocks.items())
-        parts += [f"{place}={operation}" for place, operation in found if operation != ORIGINAL]
+            found = {op: f"{stage}.block{block_ranges(some)}" for op, some in blocks.items()}
+        parts += [f"{place}={op}" for op, place in found.items() if op != ORIGINAL]
     return ", ".join(parts)
 
 
-def varying_settings(
-    forms: Sequence[Mapping[str, Any]], models: Set[str] = frozenset()
-) -> list[str]:
+def varying_settings(forms: Sequence[Mapping[str, Any]], models: Sequence[str]) -> list[str]:
     """Name the settings, apart from the sites, in which canonical forms differ.
 
     Args:
         forms: The canonical forms.
-        models: Names of their models; where there are several, they stand for what differs in
-            the backbones.
+        models: The name of each one's model, which stands for what its backbone is; settings of
+            the backbone are named if they vary within a model.
 
     Returns:
         Dotted keys such as ``recipe.lr``.
     """
     flat = [flatten({k: v for k, v in form.items() if k != "sites"}) for form in forms]
     keys = sorted({key for form in flat for key in form})
-    if len(models) > 1:
-        keys = [key for key in keys if not key.startswith("backbone.")]
-    return [key for key in keys if len({json.dumps(form.get(key)) for form in flat}) > 1]
+
+    def varies(key: str) -> bool:
+        found = {(m, json.dumps(form.get(key))) for m, form in zip(models, flat, strict=True)}
+        if key.startswith("backbone."):
+            return len(found) > len({model for model, _ in found})
+        return len({value for _, value in found}) > 1
+
+    return [key for key in keys if varies(key)]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -92,12 +92,12 @@ def list_runs(asked: Sequence[Variant]) -> list[store.Run]:
 
 def name_runs(runs: Sequence[store.Run]) -> dict[Path, str]:
     """Name runs for messages, by their directories: what differs between them is in the name."""
-    models = {run.variant.config.model.name for run in runs}
+    models = [run.variant.config.model.name for run in runs]
     varying = varying_settings([run.variant.canonical for run in runs], models)
     names = {}
     for run in runs:
         settings = flatten(run.variant.canonical)
-        parts = [run.variant.config.model.name] if len(models) > 1 else []
+        parts = [run.variant.config.model.name] if len(set(models)) > 1 else []
         parts += [run.variant.label]
         parts += [f"{key.rpartition('.')[2]}={settings.get(key)}" for key in varying]
         names[run.directory] = " ".join([*parts, f"seed{run.seed}"])

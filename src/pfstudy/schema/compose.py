@@ -100,7 +100,10 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     directories = [conf_directory()]
     if config_dir is not None:
         directories.append(Path(config_dir).absolute())
-        lines.append(f"hydra.searchpath=[{directories[-1].as_uri()}]")
+        if not directories[-1].is_dir():
+            raise PfstudyError(f"config_dir {config_dir} is no directory.")
+        path = str(directories[-1]).replace("'", r"\'")
+        lines.append(f"hydra.searchpath=['{path}']")
     register_models(directories, lines)
     try:
         with hydra.initialize_config_dir(str(directories[0]), version_base="1.3"):

@@ -123,10 +123,10 @@ def summary(addresses: Sequence[str]) -> str:
     for address in addresses:
         stage, block = stage_and_block(address)
         by_stage.setdefault(stage, []).append(block)
-    return ", ".join(f"stage{stage}.block{_ranges(blocks)}" for stage, blocks in by_stage.items())
+    return ", ".join(f"stage{s}.block{block_ranges(blocks)}" for s, blocks in by_stage.items())
 
 
-def _ranges(numbers: Sequence[int]) -> str:
+def block_ranges(numbers: Sequence[int]) -> str:
     """Write numbers with their gaps: ``1-3,5``."""
     runs: list[list[int]] = []
     for number in numbers:

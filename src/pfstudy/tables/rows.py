@@ -60,9 +60,9 @@ def make_rows(
     for record in found:
         by_variant.setdefault(record["identity"]["hash"], []).append(record)
     forms = [seeds[0]["identity"]["canonical"] for seeds in by_variant.values()]
-    models = {seeds[0]["variant"]["model"] for seeds in by_variant.values()}
+    models = [seeds[0]["variant"]["model"] for seeds in by_variant.values()]
     varying = varying_settings(forms, models)
-    settings = ("model", *varying) if len(models) > 1 else tuple(varying)
+    settings = ("model", *varying) if len(set(models)) > 1 else tuple(varying)
     setting = _common_speed_setting(found, speed or {})
     frame = pd.DataFrame([_row(seeds, settings, setting) for seeds in by_variant.values()])
     _compare(frame, baseline)
