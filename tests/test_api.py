@@ -85,17 +85,25 @@ class TestCompose:
     def test_without_overrides_it_is_the_default(self) -> None:
         assert {site.operation for site in pfstudy.compose().sites} == {"original"}
 
-    @pytest.mark.parametrize("as_text", [True, False], ids=["text", "path"])
-    def test_a_users_own_model(self, tmp_path: Path, as_text: bool) -> None:
-        (tmp_path / "model").mkdir()
-        (tmp_path / "model" / "mine.yaml").write_text(
+    @pytest.mark.parametrize(
+        ("name", "kind"),
+        [
+            pytest.param("conf", str, id="text"),
+            pytest.param("conf", Path, id="path"),
+            pytest.param("my [own] user's conf", Path, id="marks of Hydra's grammar"),
+        ],
+    )
+    def test_a_users_own_model(self, tmp_path: Path, name: str, kind: type[str | Path]) -> None:
+        directory = tmp_path / name
+        (directory / "model").mkdir(parents=True)
+        (directory / "model" / "mine.yaml").write_text(
             "defaults: [resnet_digits, _self_]\n"
             "name: mine\n"
             "args:\n  layers: [1, 3]\n"
             "depths: [1, 3]\n"
         )
         overrides = ["model=mine", "site=stage2.block3", "swap=maxpool"]
-        config = pfstudy.compose(overrides, config_dir=str(tmp_path) if as_text else tmp_path)
+        config = pfstudy.compose(overrides, config_dir=kind(directory))
         assert config.model.name == "mine"
         assert {site.address: site.operation for site in config.sites} == {
             "stage1.block1": "original",
@@ -104,6 +112,10 @@ class TestCompose:
             "stage2.block3": "maxpool",
         }
         assert pfstudy.build_network(config, seed=0)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+    def test_a_directory_that_is_not_there_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(PfstudyError, match=r"^config_dir .*nowhere is no directory\.$"):
+            pfstudy.compose(config_dir=tmp_path / "nowhere")
 
     @pytest.mark.parametrize(
         ("overrides", "sentence"),

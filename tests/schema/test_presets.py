@@ -34,10 +34,20 @@ def test_a_preset_has_as_many_variants_as_its_head_says(preset: str) -> None:
     assert len(variants_of(f"study={preset}")) == int(stated)
 
 
-@pytest.mark.parametrize("preset", ["cumulative", "hybrid", "one_block", "one_stage"])
-def test_a_preset_has_as_many_with_another_model_as_its_head_says(preset: str) -> None:
-    (stated,) = re.findall(r"(\d+) with (?:four|the sixteen of ResNet-50)\.", head_of(preset))
-    jobs = list_jobs(f"study={preset}", *ON_RESNET50)
+@pytest.mark.parametrize(
+    ("preset", "model"),
+    [
+        ("cumulative", "resnet50"),
+        ("depthwise", "mobilenetv2"),
+        ("hybrid", "resnet50"),
+        ("one_block", "resnet50"),
+        ("one_stage", "resnet50"),
+        ("transformer", "vit_ti_gap"),
+    ],
+)
+def test_a_preset_has_as_many_with_another_model_as_its_head_says(preset: str, model: str) -> None:
+    (stated,) = re.findall(r"\d+ variants with \w+ \w+, (\d+) with \w+", head_of(preset))
+    jobs = list_jobs(f"study={preset}", f"model={model}", "data=synthetic")
     assert len({tuple(job) for job in jobs}) == len(jobs) == int(stated)
 
 
@@ -79,9 +89,10 @@ def test_hybrid_keeps_convolutions_where_the_resolution_falls_or_in_one_stage() 
 
 
 def test_transformer_has_the_alternation_of_the_paper() -> None:
-    labels = labels_of("study=transformer")
-    assert "stage1.block2=maxpool_mlp, stage1.block4=maxpool_mlp" in labels
-    assert {"original", "maxpool", "maxpool_mlp"} <= set(labels)
+    found = [list(variant.operations.values()) for variant in variants_of("study=transformer")]
+    assert ["original", "maxpool_mlp", "original", "maxpool_mlp"] in found
+    for everywhere in ("original", "maxpool", "maxpool_mlp"):
+        assert [everywhere] * 4 in found
 
 
 def own_of(*overrides: str) -> list[list[str]]:
@@ -101,7 +112,13 @@ def stages(*operations: str) -> list[list[str]]:
         pytest.param("site=stage2", [[], *stages("maxpool", "avgpool", "dwconv")[3:]], id="site"),
         pytest.param(
             "study.design=[all]",
-            [[]] + [sum(stages(name), []) for name in ("maxpool", "avgpool", "dwconv")],
+            [
+                [],
+                *(
+                    [f"block.stage{n}.spatial={name}" for n in (1, 2)]
+                    for name in ("maxpool", "avgpool", "dwconv")
+                ),
+            ],
             id="design",
         ),
     ],

@@ -231,16 +231,19 @@ def _match(
     for key, offset in (("stage", 0), ("stage0", 1), ("block", 0), ("block0", 1)):
         escaped = re.escape("{" + key + "}")
         if escaped in expression:
-            group = key.rstrip("0")
-            expression = expression.replace(escaped, rf"(?P<{group}>\d+)", 1)
-            expression = expression.replace(escaped, rf"(?P={group})")
-            offsets[group] = offset
+            expression = expression.replace(escaped, rf"(?P<{key}>\d+)", 1)
+            expression = expression.replace(escaped, rf"(?P={key})")
+            offsets[key] = offset
     found = []
     for name in names:
         match = re.fullmatch(expression, name)
         if match:
-            place = {group: int(match[group]) + offset for group, offset in offsets.items()}
-            found.append((place.get("stage", own_stage), place.get("block", own_block)))
+            places = {"stage": {own_stage}, "block": {own_block}}
+            for kind, place in places.items():
+                read = {int(match[k]) + o for k, o in offsets.items() if k.rstrip("0") == kind}
+                places[kind] = read or place
+            if all(len(place) == 1 for place in places.values()):  # {block} and {block0} agree
+                found.append((places["stage"].pop(), places["block"].pop()))
     return sorted(found)
 
 
