@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pfstudy.complexity import Cost, cost
     from pfstudy.errors import PfstudyError
     from pfstudy.network.checkpoint import load_checkpoint
+    from pfstudy.network.inspection import check_network
     from pfstudy.network.restore import load_run
     from pfstudy.network.surgery import build_network
     from pfstudy.ops.layer import Layer
@@ -29,6 +30,7 @@ _PLACES = {
     "Operation": "pfstudy.schema.operations",
     "PfstudyError": "pfstudy.errors",
     "build_network": "pfstudy.network.surgery",
+    "check_network": "pfstudy.network.inspection",
     "compose": "pfstudy.schema.compose",
     "cost": "pfstudy.complexity",
     "load_checkpoint": "pfstudy.network.checkpoint",
@@ -44,6 +46,7 @@ __all__ = [
     "PfstudyError",
     "__version__",
     "build_network",
+    "check_network",
     "compose",
     "cost",
     "load_checkpoint",

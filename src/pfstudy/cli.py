@@ -111,6 +111,7 @@ def compose(arguments: Sequence[str]) -> list[Config]:
         explain,
         quote_value,
         register_models,
+        single_config,
     )
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to stderr
@@ -132,7 +133,7 @@ def compose(arguments: Sequence[str]) -> list[Config]:
     run = hydra.main(version_base="1.3", config_path=str(directories[0]), config_name="config")
     try:
         run(task)()
-        configs.extend(map(config_of, single))
+        configs.extend(map(single_config, single))
     except PfstudyError:
         raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:

@@ -132,7 +132,8 @@ def read_run(directory: Path) -> tuple[Variant, int]:
     variant = make_variant(config, fingerprint(config.data))
     if variant.hash != written["identity"]["hash"]:
         raise PfstudyError(
-            f"{directory}: the dataset or checkpoint has changed since its config was written; "
+            f"{directory}: the dataset, the checkpoint or the source of an operation has changed "
+            "since its config was written; "
             "give the command again."
         )
     return variant, written["identity"]["seed"]

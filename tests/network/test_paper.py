@@ -121,6 +121,13 @@ def test_operations_stand_where_the_paper_has_them(name: str) -> None:
     assert make_variant(config, "content").operations == expected
 
 
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_the_norms_of_a_transformer_have_the_papers_epsilon(name: str) -> None:
+    norms = [m for m in build_on_meta(name).modules() if isinstance(m, nn.LayerNorm)]
+    assert len(norms) == 2 * sum(TRANSFORMERS[name].depths) + 1
+    assert {layer.eps for layer in norms} == {1e-6}
+
+
 def norm(published: str, ours: str, width: int) -> Tensors:
     for part in ("weight", "bias", "running_mean", "running_var"):
         yield f"{published}.{part}", f"{ours}.{part}", (width,)
@@ -366,5 +373,5 @@ def test_logits_are_those_of_a_plain_forward_pass(name: str, tmp_path: Path) -> 
         other = network(image.flip(3))
     scale = expected.abs().max()
     assert 0.1 < scale < 1e3
-    assert (found - expected).abs().max() / scale <= 1e-4
+    assert (found - expected).abs().max() / scale <= 1e-5
     assert (found - other).abs().max() / scale > 1e-3

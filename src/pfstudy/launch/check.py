@@ -13,16 +13,11 @@ from pfstudy.complexity import variant_cost
 from pfstudy.data.loading import check_batch_size, count_training_images
 from pfstudy.environment import cpu_model
 from pfstudy.errors import PfstudyError
-from pfstudy.network.inspection import (
-    Backbone,
-    check_backbone,
-    check_image_is_used,
-    check_substitution,
-    passing_sites,
-)
+from pfstudy.network.behaviour import Backbone, check_image_is_used, passing_sites
+from pfstudy.network.inspection import check_backbone, check_substitution
 from pfstudy.network.surgery import build_backbone, build_network
 from pfstudy.schema.config import Config
-from pfstudy.schema.designs import parse_constraints
+from pfstudy.schema.designs import Constraint, parse_constraints
 from pfstudy.schema.imports import import_modules
 from pfstudy.tasks import Checked, Device
 from pfstudy.variant import Variant
@@ -33,8 +28,8 @@ def check_variants(
 ) -> Checked:
     """Check that every variant can be built, its data read, and its device used.
 
-    Each backbone is built once and each substitution tried once, on the meta device; computed are
-    two images through each backbone.
+    Each backbone is built once and each substitution tried once, on the meta device; computed is
+    what each backbone says of two images.
 
     Raises:
         PfstudyError: Something does not fit; the first variant that shows it is named.
@@ -47,10 +42,10 @@ def check_variants(
     count_images = cache(count_training_images)
     load_pretrained = cache(_load_pretrained)
     try_out = cache(check_substitution)
-    dropped = _drop(variants)
-    for variant in variants:
-        if variant.hash in dropped:
-            continue
+    constraints = parse_constraints(variants[0].config.study.constraints)
+    dropped = _drop(variants, [c for c in constraints if c.metric == "sites"])
+    left = [variant for variant in variants if variant.hash not in dropped]
+    for variant in left:
         config = variant.config
         backbone = inspect(_Key(config))
         try:
@@ -67,6 +62,7 @@ def check_variants(
             raise PfstudyError(f"{variant.label}: {error}") from None
         if number:
             projected[variant.label] = number
+    dropped |= _drop(left, [c for c in constraints if c.metric != "sites"])
     config = variants[0].config
     devices = _devices("trainer.accelerator", config.trainer.accelerator)
     wanted = config.speed.device
@@ -75,11 +71,8 @@ def check_variants(
     return Checked(devices, measured_on[0], projected, dropped)
 
 
-def _drop(variants: Sequence[Variant]) -> dict[str, str]:
-    """Find the variants, apart from baselines, that do not satisfy the study's constraints."""
-    constraints = parse_constraints(variants[0].config.study.constraints)
-    if not constraints:
-        return {}
+def _drop(variants: Sequence[Variant], constraints: Sequence[Constraint]) -> dict[str, str]:
+    """Find the variants, apart from baselines, that do not satisfy some constraints."""
     needs_cost = any(constraint.metric != "sites" for constraint in constraints)
     counted: dict[str, dict[str, float]] = {}
 

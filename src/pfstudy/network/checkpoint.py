@@ -47,7 +47,10 @@ def load_checkpoint(network: nn.Module, path: str | Path) -> None:
     """
     state = read_state_dict(path)
     ours = network.state_dict()
-    state = {_our_name(name, ours): tensor for name, tensor in state.items()}
+    translated = {_our_name(name, ours): tensor for name, tensor in state.items()}
+    if len(translated) < len(state):
+        raise PfstudyError(f"the checkpoint {path} holds some tensors twice, under two names.")
+    state = translated
     missing, left_over = sorted(ours.keys() - state.keys()), sorted(state.keys() - ours.keys())
     reshaped = [
         f"{name}: {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
@@ -76,9 +79,13 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:  # whose advice is to execute what is in the file
-        raise PfstudyError(f"{path} is no checkpoint of plain tensors, or it is damaged.") from None
+        raise PfstudyError(
+            f"{path} is no checkpoint of tensors alone, or it is damaged; if there is more in it, "
+            "save its state dict by itself."
+        ) from None
     except Exception as error:  # torch, zipfile and safetensors all have their own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        first = (str(error).splitlines() or [""])[0].split(". ")[0]
+        reason = first if " " in first else type(error).__name__
         raise PfstudyError(f"{path} is no readable checkpoint: {reason}") from None
     for wrapper in _WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):

@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import Conv2dSame
 from torch import nn
 
 from pfstudy.errors import PfstudyError
+from pfstudy.network.behaviour import (
+    Backbone,
+    check_grid_order,
+    check_image_is_used,
+    check_originals,
+    passing_sites,
+)
 from pfstudy.network.probe import BATCH, Seen, probe
 from pfstudy.network.surgery import (
     build_backbone,
@@ -27,27 +35,10 @@ from pfstudy.network.surgery import (
     set_parent,
 )
 from pfstudy.ops import Projected
-from pfstudy.ops.grid import OnGrid
 from pfstudy.schema.config import Config, Model
+from pfstudy.schema.operations import REGISTERED_IN
 from pfstudy.schema.sites import Site, list_sites, stage_and_block
 from pfstudy.variant import Substitution, list_substitutions
-
-
-@dataclass(frozen=True, eq=False)
-class Backbone:
-    """A backbone that was checked.
-
-    Attributes:
-        config: Holds its declaration and the size of the images.
-        network: The backbone on the meta device.
-        seen: What goes through the layers of its sites, by path, as a replacement will see it.
-        sites: Its sites by address.
-    """
-
-    config: Config
-    network: nn.Module
-    seen: Mapping[str, Seen]
-    sites: Mapping[str, Site]
 
 
 def check_backbone(config: Config) -> Backbone:
@@ -55,7 +46,8 @@ def check_backbone(config: Config) -> Backbone:
 
     Raises:
         PfstudyError: A pattern matches nothing or something else than the depths say, a site is
-            never called or is not what is declared, or the logits do not depend on the image.
+            never called or is not what is declared, the logits do not depend on the image, or
+            tokens do not lie row by row.
     """
     model, data = config.model, config.data
     sites = list_sites(model)
@@ -82,6 +74,8 @@ def check_backbone(config: Config) -> Backbone:
         _check_input(model, site, substituted[site.layer])
     backbone = Backbone(config, network, substituted, {site.address: site for site in sites})
     check_image_is_used(backbone, frozenset())
+    check_grid_order(backbone)
+    check_originals(backbone)
     return backbone
 
 
@@ -123,9 +117,9 @@ def check_substitution(backbone: Backbone, substitution: Substitution) -> bool:
         try:
             module = make_replacement(layer, substitution, seen)
             shape = module(seen.x).shape
-        except (PfstudyError, RuntimeError, ValueError, TypeError, IndexError) as error:
-            message = str(error).splitlines()[0].removeprefix(f"{site.address}: ")
-            raise PfstudyError(f"{site.address}: {_named(name, message)}") from None
+        except Exception as error:  # a user's operation can raise anything
+            message = _first_line(error).removeprefix(f"{site.address}: ")
+            raise PfstudyError(f"{site.address}: {_named(name, message)}{_place(error)}") from None
     expected = seen.out.shape
     if shape != expected:
         raise PfstudyError(
@@ -133,50 +127,6 @@ def check_substitution(backbone: Backbone, substitution: Substitution) -> bool:
             f"{tuple(expected)} there."
         )
     return any(isinstance(part, Projected) for part in module.modules())
-
-
-def check_image_is_used(backbone: Backbone, passed: frozenset[str]) -> None:
-    """Check that two images give different logits when nothing is mixed at some sites.
-
-    A token in front of the grid learns of the image by attention alone. Where the head reads that
-    token, and every attention is replaced, the network runs, but says the same of all images.
-
-    Args:
-        backbone: The backbone.
-        passed: Layers of tokens whose replacement lets the tokens in front of the grid pass.
-
-    Raises:
-        PfstudyError: The logits do not depend on the image.
-    """
-    config = backbone.config
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        network = build_backbone(config.model, config.data).eval()
-        for parameter in network.parameters():
-            if not parameter.any():  # gates and heads that are closed at the start
-                parameter.normal_(std=0.1)
-        for site in backbone.sites.values():
-            if site.layer in passed:
-                through = OnGrid(nn.Identity(), site.pattern.layout, site.pattern.prefix_tokens)
-                replace_layer(network, site.layer, through)
-                set_parent(network, site.layer, site.pattern, backbone.seen[site.layer])
-        one, other = (network(torch.randn(1, *image_shape(config.data))) for _ in range(2))
-    if not torch.equal(one, other):
-        return
-    if not passed:
-        raise PfstudyError(
-            f"model {config.model.name}: the backbone says the same of two different images."
-        )
-    raise PfstudyError(
-        "the logits would not depend on the image: the head reads a token in front of the grid, "
-        "which only attention connects to it; leave attention at some site, or take a model "
-        "without class token that averages over the grid"
-    )
-
-
-def passing_sites(substitutions: Iterable[Substitution]) -> frozenset[str]:
-    """Layers whose replacement lets tokens in front of the grid pass."""
-    return frozenset(s.layer for s in substitutions if s.pattern.prefix_tokens)
 
 
 def _check_patterns(model: Model, network: nn.Module, sites: list[Site]) -> None:
@@ -264,13 +214,20 @@ def _check_site(model: Model, site: Site, layer: nn.Module, seen: Seen) -> None:
         _check_declared(model, site, "original", site.pattern.original, _operation_of(layer))
         reduces = layer.stride[0] > 1
     else:
-        reduces = seen.x.shape != seen.out.shape and seen.x.dim() == 4
-        if not reduces and seen.x.shape != seen.out.shape:
+        height = site.pattern.layout.find("H")
+        reduces = height > 0 and seen.x.shape[height] != seen.out.shape[height]
+        if height < 0 and seen.x.shape != seen.out.shape:
             raise PfstudyError(
                 f"model {model.name}, {site.address}: {tuple(seen.x.shape)} comes in and "
                 f"{tuple(seen.out.shape)} goes out; a site of tokens keeps their number."
             )
-    _check_declared(model, site, "downsample", site.reduces, reduces)
+    if site.reduces != reduces:
+        does = "reduces" if reduces else "keeps"
+        listed = "lists it" if site.reduces else "does not list it"
+        raise PfstudyError(
+            f"model {model.name}, {site.address}: {site.layer} {does} the resolution, but "
+            f"downsample {listed}."
+        )
 
 
 def _check_norm_act(model: Model, site: Site, seen: Mapping[str, Seen]) -> None:
@@ -360,9 +317,15 @@ def _check_padding(site: Site, layer: nn.Module) -> None:
 
 
 def _operation_of(layer: nn.Conv2d) -> str:
-    if layer.groups == 1:
-        return "conv"
-    return "dwconv" if layer.groups == layer.in_channels else "groupconv"
+    if type(layer) not in (nn.Conv2d, Conv2dSame):
+        return type(layer).__name__
+    name = "conv"
+    if layer.groups > 1:
+        name = "dwconv" if layer.groups == layer.in_channels else "groupconv"
+    if layer.dilation == (1, 1):
+        return name
+    is_ours = name == "conv" and layer.dilation == (2, 2)
+    return "dilated_conv" if is_ours else f"{name} with dilation {layer.dilation[0]}"
 
 
 def _check_declared(model: Model, site: Site, key: str, declared: object, found: object) -> None:
@@ -371,6 +334,23 @@ def _check_declared(model: Model, site: Site, key: str, declared: object, found:
             f"model {model.name}, {site.address}: declared {key} is {declared}, but the backbone "
             f"has {found}."
         )
+
+
+def _first_line(error: Exception) -> str:
+    first = (str(error).splitlines() or [""])[0]
+    return first if isinstance(error, PfstudyError) else f"{type(error).__name__}: {first}"
+
+
+def _place(error: Exception) -> str:
+    """File and line of an error in the user's own code."""
+    trace, place = error.__traceback__, ""
+    own = {Path(file).resolve() for file in REGISTERED_IN.values()}
+    while trace is not None:
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if file.resolve() in own and file.name != "operations.py":
+            place = f" ({file.name}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return place
 
 
 def _named(operation: str, message: str) -> str:

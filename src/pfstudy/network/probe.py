@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_leaves
 
 BATCH = 2
 """Images of a probe: a layer that sees another number of items sees windows of the images."""
@@ -22,8 +23,8 @@ class Seen:
     Attributes:
         x: What came in, on the meta device.
         out: What went out.
-        extra: Names of further arguments that hold something, neither ``None`` nor ``False``;
-            ``args`` for positional ones.
+        extra: Names of further arguments that hold tensors, such as a mask; ``args`` for
+            positional ones.
         around: What came into the layer's parent, if that was called with a tensor.
     """
 
@@ -104,7 +105,8 @@ def probe(network: nn.Module, shape: tuple[int, int, int], paths: Iterable[str])
 
 
 def _holds_something(argument: Any) -> bool:
-    return argument is not None and argument is not False
+    """Whether an argument says something of the images, such as a mask, and not of their size."""
+    return any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(argument))
 
 
 def _parent(path: str) -> str:

@@ -12,6 +12,9 @@ from pfstudy.errors import PfstudyError
 from pfstudy.network.checkpoint import load_checkpoint
 from pfstudy.network.surgery import build_network
 from pfstudy.schema.config import parse_config
+from pfstudy.schema.imports import source_digest
+from pfstudy.schema.operations import find_operation
+from pfstudy.variant import list_substitutions
 
 
 def load_run(directory: str | Path) -> nn.Module:
@@ -26,7 +29,8 @@ def load_run(directory: str | Path) -> nn.Module:
         A network ``(N, C, H, W) -> (N, num_classes)`` on the CPU.
 
     Raises:
-        PfstudyError: The directory holds no finished run.
+        PfstudyError: The directory holds no finished run, or a user's operation in it has been
+            changed since.
     """
     directory = Path(directory)
     if store.state_of(directory) != "done":
@@ -34,7 +38,15 @@ def load_run(directory: str | Path) -> nn.Module:
             f"{directory} holds no finished run; give a directory such as "
             "runs/SLUG-HASH/seed0, with a record.json in it."
         )
-    config = parse_config(store.read_json(directory / store.CONFIG)["config"])
+    written = store.read_json(directory / store.CONFIG)
+    config = parse_config(written["config"])
+    for substitution in list_substitutions(config):
+        site = written["identity"]["canonical"]["sites"][substitution.layer]
+        if site.get("source") != source_digest(find_operation(substitution.operation)):
+            raise PfstudyError(
+                f"{directory} was trained with another source of the operation "
+                f"{substitution.operation!r}; bring that back to load it."
+            )
     network = build_network(replace(config, init_from=None, pretrained=False))
     load_checkpoint(network, directory / store.WEIGHTS)
     return network.eval()

@@ -72,16 +72,29 @@ def _copy_pretrained(network: nn.Module, model: Model, data: Data) -> None:
         raise PfstudyError(
             f"pretrained=true: timm cannot load its weights of {model.timm!r}: {_first_line(error)}"
         ) from None
+    has_no_prefix = all(pattern.prefix_tokens == 0 for pattern in model.sites)
+    num_copied = 0
     with torch.no_grad():
         for name, tensor in network.state_dict().items():
             source = theirs.get(name)
-            if source is not None and name.endswith("pos_embed") and source.dim() == 3:
-                source = source[:, -tensor.shape[1] :]
-            if source is not None and source.shape == tensor.shape:
+            if source is None:
+                continue
+            if name.endswith("pos_embed") and source.dim() == 3 and has_no_prefix:
+                num_surplus = source.shape[1] - tensor.shape[1]
+                if 0 < num_surplus <= _MOST_PREFIX_TOKENS:
+                    source = source[:, num_surplus:]
+            if source.shape == tensor.shape:
                 tensor.copy_(source)
+                num_copied += 1
+    if not num_copied:
+        raise PfstudyError(
+            f"pretrained=true: no tensor of timm's weights of {model.timm!r} has a place in the "
+            f"network of model {model.name}."
+        )
 
 
 _PRETRAINED_ARGS = ("img_size", "pretrained_cfg", "pretrained_cfg_overlay")
+_MOST_PREFIX_TOKENS = 5  # a class token, a distillation token, registers
 _SEEN: dict[str, dict[str, Seen]] = {}
 
 
@@ -220,6 +233,7 @@ def describe(layer: nn.Module, substitution: Substitution, seen: Seen | None = N
             convolution=layer,
         )
     assert seen is not None
+    linear = next((m for m in layer.modules() if isinstance(m, nn.Linear)), None)
     layout = substitution.pattern.layout
     channels = layout.index("C")
     stride = 1
@@ -231,7 +245,13 @@ def describe(layer: nn.Module, substitution: Substitution, seen: Seen | None = N
         out_channels=seen.out.shape[channels],
         kernel_size=substitution.kernel_size or 3,
         stride=stride,
+        weight_std=None if linear is None else spread(linear.weight),
     )
+
+
+def spread(weight: torch.Tensor) -> float | None:
+    """Standard deviation of weights; ``None`` on the meta device, where there are none."""
+    return None if weight.is_meta else float(weight.detach().std())
 
 
 def grid_of(seen: Seen, pattern: SitePattern) -> tuple[int, int]:

@@ -60,8 +60,8 @@ class _SelfAttention(nn.Module):
             )
         self.stride = layer.stride
         self.num_heads = max(channels // HEAD_WIDTH, 1)
-        self.qkv = linear(channels, 3 * channels)
-        self.project = linear(channels, layer.out_channels)
+        self.qkv = linear(channels, 3 * channels, layer.weight_std)
+        self.project = linear(channels, layer.out_channels, layer.weight_std)
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         if x_NCHW.shape[2:].numel() == 1:

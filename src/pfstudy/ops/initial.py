@@ -34,14 +34,17 @@ def conv2d(*args: Any, like: nn.Conv2d | None = None, **kwargs: Any) -> nn.Conv2
     return module
 
 
-def linear(in_features: int, out_features: int) -> nn.Linear:
-    """Linear layer with the initial weights of a ViT (Dosovitskiy et al. 2021, as in timm).
+def linear(in_features: int, out_features: int, std: float | None = None) -> nn.Linear:
+    """Linear layer whose weights are drawn as those around it, and whose bias starts at zero.
 
-    Weights are drawn from a normal distribution of standard deviation 0.02 (timm truncates it a
-    hundred standard deviations away), the bias starts at zero.
+    Args:
+        in_features: Channels that come in.
+        out_features: Channels that go out.
+        std: Standard deviation of the normal distribution that the weights are drawn from; 0.02,
+            that of a ViT (Dosovitskiy et al. 2021, as in timm), unless told otherwise.
     """
     module = _undrawn(nn.Linear, in_features, out_features)
-    nn.init.normal_(module.weight, std=0.02)
+    nn.init.normal_(module.weight, std=0.02 if std is None else std)
     nn.init.zeros_(module.bias)
     return module
 

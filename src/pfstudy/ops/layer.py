@@ -20,6 +20,8 @@ class Layer:
         groups: Groups of the replaced convolution; 1 where it was dense or no convolution.
         convolution: The replaced convolution itself, if it was one; a convolution whose weights
             have the same shape starts from them, drawn or pretrained.
+        weight_std: Standard deviation of the weights of the replaced layer's linear layers, from
+            which new ones are drawn; ``None`` where it has none.
     """
 
     in_channels: int
@@ -28,6 +30,7 @@ class Layer:
     stride: int
     bias: bool = False
     groups: int = 1
+    weight_std: float | None = field(default=None, compare=False)
     convolution: nn.Conv2d | None = field(default=None, compare=False, repr=False)
 
     @property

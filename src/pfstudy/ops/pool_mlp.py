@@ -54,9 +54,9 @@ class _PoolMlp(nn.Module):
     def __init__(self, layer: Layer, pool: nn.Module) -> None:
         super().__init__()
         hidden = EXPANSION * layer.in_channels
-        self.expand = linear(layer.in_channels, hidden)
+        self.expand = linear(layer.in_channels, hidden, layer.weight_std)
         self.pool = pool
-        self.reduce = linear(hidden, layer.out_channels)
+        self.reduce = linear(hidden, layer.out_channels, layer.weight_std)
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         x_NHWC = x_NCHW.permute(0, 2, 3, 1).contiguous()  # or linear adds its bias separately

@@ -38,6 +38,7 @@ from pfstudy.schema.sites import declared_addresses, list_sites, stages_of
 _NOT_CONFIG = ("hydra", "block", "swap")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as safe, and ten times as fast
 _SITES: dict[str, list[str]] = {}
+_REDUCING_MODELS: set[str] = set()
 
 
 def conf_directory() -> Path:
@@ -60,15 +61,25 @@ def register_models(directories: Sequence[Path], arguments: Sequence[str] | None
             has the name of another one.
     """
     register_resolver()
+    _SITES.clear()
     trees: dict[str, tuple[list[str], list[str]]] = {}
+    for directory in directories[1:]:
+        for path in directories[0].glob("**/*.yaml"):
+            _check_same(path.relative_to(directories[0]), directory, directories[0])
     for directory in directories:
         for path in sorted((directory / "model").glob("*.yaml")):
             if path.stem in trees:
-                _check_same(path, directories)
                 continue
             declaration = _read_model(path, directories)
+            if declaration.get("name") != path.stem:
+                raise PfstudyError(
+                    f"{path}: name is {declaration.get('name')!r}, but must be that of the file, "
+                    f"{path.stem!r}."
+                )
             _SITES[path.stem] = declared_addresses(declaration, str(path))
             trees[path.stem] = (_SITES[path.stem], declaration.get("downsample") or [])
+    _REDUCING_MODELS.clear()
+    _REDUCING_MODELS.update(name for name, (_, downsample) in trees.items() if downsample)
     chosen = list(trees) if arguments is None else named_models(arguments)
     for name in {*chosen, *_default_models()}:  # a sweep over models is composed with the default
         ConfigStore.instance().store(group="block", name=name, node=block_tree(*trees[name]))
@@ -96,6 +107,8 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     Raises:
         PfstudyError: The configuration is not valid.
     """
+    if isinstance(overrides, str):
+        raise PfstudyError(f"overrides must be a list of them, such as [{overrides!r}].")
     lines = [quote_value(override) for override in overrides]
     directories = [conf_directory()]
     if config_dir is not None:
@@ -107,11 +120,25 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     register_models(directories, lines)
     try:
         with hydra.initialize_config_dir(str(directories[0]), version_base="1.3"):
-            return config_of(hydra.compose("config", lines))
+            return single_config(hydra.compose("config", lines))
     except PfstudyError:
         raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explain(error) from None
+
+
+def single_config(tree: DictConfig) -> Config:
+    """Resolve a composed config that is no sweep.
+
+    Raises:
+        PfstudyError: It is not valid, or describes the variants of a sweep.
+    """
+    config = config_of(tree)
+    if config.study.design or config.study.variants:
+        raise PfstudyError(
+            "study.design and study.variants describe a sweep; give -m, or leave them out."
+        )
+    return config
 
 
 def quote_value(argument: str) -> str:
@@ -157,19 +184,29 @@ def expand_sweep(
     lines = [f"{key}={value}" for key, value in params.items()] + list(arguments)
     parsed = zip(lines, parser.parse_overrides(lines), strict=True)
     by_key = {override.get_key_element(): line for line, override in parsed}
-    chosen = by_key.pop("model", None)
-    models = [[line] for line in _alternatives(parser, [chosen])["model"]] if chosen else [[]]
+    leading = [by_key.pop(key) for key in ("paper", "model") if key in by_key]
     study: dict[str, Any] = OmegaConf.to_container(config.study, resolve=True)  # type: ignore[assignment]
     jobs: list[list[str]] = []
     names: set[str] = set()
-    for lead in models:
-        name = lead[0].partition("=")[2] if lead else config.hydra.runtime.choices.get("model")
+    for lead in _product([*_alternatives(parser, leading).values()]):
+        name = _model_of(loader, config, lead)
         names |= {name} & _SITES.keys() or set(_SITES)
         offer_sites({name} & _SITES.keys() or _SITES)
         alternatives = _alternatives(parser, list(by_key.values()))
-        jobs += [lead + job for job in _follow_design(alternatives, study)]
+        jobs += [lead + job for job in _follow_design(alternatives, study, name)]
     offer_sites(sorted(names))
     return jobs
+
+
+def _model_of(loader: ConfigLoader, config: DictConfig, lead: Sequence[str]) -> str:
+    """The model of the jobs that choose some groups: named, that of a paper, or the sweep's."""
+    chosen = dict(line.split("=", 1) for line in lead)
+    if "model" not in chosen and "paper" in chosen:
+        fixed = [str(line) for line in config.hydra.overrides.hydra]
+        name = config.hydra.job.config_name
+        tree = loader.load_configuration(name, [*fixed, *lead], run_mode=RunMode.RUN)
+        return str(tree.hydra.runtime.choices.get("model"))
+    return str(chosen.get("model", config.hydra.runtime.choices.get("model")))
 
 
 def compose_jobs(
@@ -238,6 +275,11 @@ def config_of(tree: DictConfig) -> Config:
     }
     block: dict[str, Any] = OmegaConf.to_container(tree.block, resolve=False)  # type: ignore[assignment]
     known = declared_addresses(plain["model"] or {}, "model")
+    if block.get("downsample") is not None and not plain["model"].get("downsample"):
+        raise PfstudyError(
+            "block.downsample is set, but no site of this backbone reduces the resolution; leave "
+            "it out."
+        )
     plain["sites"] = [
         {"address": address, **values}
         for address, values in site_values(
@@ -316,13 +358,26 @@ def _alternatives(parser: OverridesParser, lines: Sequence[str]) -> dict[str, li
 
 
 def _follow_design(
-    alternatives: Mapping[str, list[str]], study: Mapping[str, Any]
+    alternatives: Mapping[str, list[str]], study: Mapping[str, Any], model: str
 ) -> list[list[str]]:
     """Make the jobs of a study: a product, or sets of sites, drawn networks and listed variants.
 
-    A design begins with the variant that has no site of it substituted.
+    A design begins with the variant that has no site of it substituted. A listed variant that
+    sets `block.downsample` is left out where no site reduces the resolution.
     """
-    designs, variants = study.get("design") or [], study.get("variants") or []
+    designs = study.get("design") or []
+    reduces = model not in _SITES or model in _REDUCING_MODELS
+    listed = [shlex.split(str(variant)) for variant in study.get("variants") or []]
+    variants = [
+        lines
+        for lines in listed
+        if reduces or not any(line.startswith("block.downsample=") for line in lines)
+    ]
+    for override in OverridesParser.create().parse_overrides([o for v in variants for o in v]):
+        if override.is_sweep_override():
+            raise PfstudyError(
+                f"study.variants: {override.input_line} lists several values; a variant has one."
+            )
     around = [values for key, values in alternatives.items() if key not in ("site", "swap")]
     within = [alternatives[key] for key in ("site", "swap") if key in alternatives]
     if designs:
@@ -335,10 +390,9 @@ def _follow_design(
 
 
 def _with_variants(
-    chosen: list[list[str]], variants: Sequence[str], around: Sequence[list[str]]
+    chosen: list[list[str]], variants: list[list[str]], around: Sequence[list[str]]
 ) -> list[list[str]]:
-    listed = [shlex.split(str(variant)) for variant in variants]
-    return [job + own for job in _product(around) for own in [*listed, *chosen]]
+    return [job + own for job in _product(around) for own in [*variants, *chosen]]
 
 
 def _designed(
@@ -418,12 +472,11 @@ def _read_model(
     return merged | own
 
 
-def _check_same(path: Path, directories: Sequence[Path]) -> None:
-    """Refuse a declaration that Hydra would pass over for another one of the same name."""
-    others = [d / "model" / path.name for d in directories]
-    first = next(other for other in others if other.is_file())
-    if first.read_bytes() != path.read_bytes():
+def _check_same(name: Path, directory: Path, shipped: Path) -> None:
+    """Refuse a user's config that Hydra would pass over for a shipped one of the same name."""
+    own = directory / name
+    if own.is_file() and own.read_bytes() != (shipped / name).read_bytes():
         raise PfstudyError(
-            f"{path} has the name of another model; give yours a name of its own, beginning with "
-            f"`defaults: [{path.stem}, _self_]` if it differs in a few keys."
+            f"{own} has the name of a shipped config; give yours a name of its own, "
+            f"beginning with `defaults: [{name.stem}, _self_]` if it differs in a few keys."
         )

@@ -7,52 +7,66 @@ import importlib
 import sys
 from collections.abc import Iterable
 from functools import cache
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from pfstudy.errors import PfstudyError
-from pfstudy.schema.operations import Operation
+from pfstudy.schema.operations import OPERATIONS, REGISTERED_IN, Operation
+
+_OURS = Path(__file__).resolve().parents[1]
+_BESIDE: dict[str, tuple[str, ...]] = {}
+"""Files that a user's file imported from its own directory, by that file."""
 
 
 def import_modules(names: Iterable[str]) -> None:
     """Import the user's modules, each once in a process.
 
     Args:
-        names: Names of modules, which may lie in the working directory, or paths of files.
+        names: Names of modules, which may lie in the working directory, or paths of files;
+            ``DIRECTORY:NAME`` for a module that lies elsewhere.
 
     Raises:
         PfstudyError: There is no such module, or importing it fails.
     """
     for name in names:
-        _import(name)
+        _import(str(Path(name).absolute()) if name.endswith(".py") else name)
 
 
 def locate(name: str) -> str:
     """Say where a module that was imported lies, so that it is found from any directory.
 
     Returns:
-        The path of a file that is a module by itself; the name of one in a package.
+        The path of a file; ``DIRECTORY:NAME`` for a module in the working directory; the name of
+        any other.
     """
     if name.endswith(".py"):
         return str(Path(name).absolute())
-    file = getattr(sys.modules.get(name), "__file__", None)
-    is_alone = "." not in name and file is not None and Path(file).name == f"{name}.py"
-    return str(Path(str(file)).absolute()) if is_alone else name
+    top = sys.modules.get(name.partition(".")[0])
+    place = getattr(top, "__path__", None) or [getattr(top, "__file__", None) or ""]
+    is_here = Path(next(iter(place))).resolve().parent == Path.cwd().resolve()
+    return f"{Path.cwd()}:{name}" if is_here else name
 
 
 def source_digest(operation: Operation) -> str | None:
-    """Digest of the file that a user's operation stands in; ``None`` for one of ours."""
-    target = operation.target
-    module = target.partition(":")[0] if isinstance(target, str) else target.__module__
-    if module.partition(".")[0] == "pfstudy":
+    """Digest of the code of a user's operation; ``None`` for one of ours.
+
+    It covers the file that registers the operation and what that imports from its own directory;
+    of a package, all files.
+    """
+    registered = Path(REGISTERED_IN.get(operation.name, "")).resolve()
+    if registered.is_relative_to(_OURS):
         return None
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None:
-        spec = find_spec(module)
-        file = spec.origin if spec else None
-    if file is None:
-        raise PfstudyError(f"operation {operation.name!r}: the source of {module} is not known.")
-    return _digest(file, Path(file).stat().st_mtime_ns)
+    if not registered.is_file():
+        raise PfstudyError(f"operation {operation.name!r}: its source is not known.")
+    package = registered.parent
+    while (package.parent / "__init__.py").is_file():
+        package = package.parent
+    if (package / "__init__.py").is_file():
+        files = sorted(map(str, package.rglob("*.py")))
+    else:
+        files = [str(registered), *_BESIDE.get(str(registered), ())]
+    digests = sorted(_digest(file, Path(file).stat().st_mtime_ns) for file in files)
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 @cache
@@ -63,23 +77,41 @@ def _digest(file: str, changed_ns: int) -> str:
 
 @cache
 def _import(name: str) -> None:
+    directory, _, module = name.rpartition(":")
+    registered, known = dict(OPERATIONS), set(sys.modules)
     try:
         if name.endswith(".py"):
             _import_file(Path(name))
-            return
-        if str(Path.cwd()) not in sys.path and "" not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))  # a console script does not look there
-        importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise _failed(name, error) from None
-        raise PfstudyError(
-            f"imports: there is no module {name!r} in {Path.cwd()} or on Python's path."
-        ) from None
-    except PfstudyError:
-        raise
-    except Exception as error:
-        raise _failed(name, error) from None
+            module = Path(name).stem
+        else:
+            here = directory or str(Path.cwd())
+            if here not in sys.path and (directory or "" not in sys.path):
+                sys.path.insert(0, here)  # a console script does not look in the directory
+            importlib.import_module(module)
+    except BaseException as error:
+        OPERATIONS.clear()
+        OPERATIONS.update(registered)
+        if isinstance(error, PfstudyError) or not isinstance(error, Exception):
+            raise
+        if isinstance(error, ModuleNotFoundError) and error.name == module:
+            raise PfstudyError(
+                f"imports: there is no module {module!r} in {directory or Path.cwd()} or on "
+                "Python's path."
+            ) from None
+        raise _failed(module if directory else name, error) from None
+    _remember_beside(module, sys.modules.keys() - known)
+
+
+def _remember_beside(module: str, imported: Iterable[str]) -> None:
+    """Remember which files a user's file imported from its own directory."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        return
+    path = Path(file).resolve()
+    found = (getattr(sys.modules[name], "__file__", None) for name in imported)
+    files = {Path(other).resolve() for other in found if other}
+    beside = [other for other in files if other.is_relative_to(path.parent) and other != path]
+    _BESIDE[str(path)] = tuple(str(other) for other in beside if other.suffix == ".py")
 
 
 def _import_file(path: Path) -> None:
@@ -94,6 +126,8 @@ def _import_file(path: Path) -> None:
                 f"({other or 'a built-in one'}); rename the file."
             )
         return
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # for what it imports beside itself
     module = module_from_spec(spec)
     sys.modules[path.stem] = module
     try:

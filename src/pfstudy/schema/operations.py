@@ -5,6 +5,7 @@ The implementations stand in `pfstudy.ops`; a registered target is imported when
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,8 @@ class Operation:
 
 
 OPERATIONS: dict[str, Operation] = {}
+REGISTERED_IN: dict[str, str] = {}
+"""The file that registered each operation, which is part of the identity of a user's."""
 
 
 def register(operation: Operation) -> None:
@@ -61,6 +64,7 @@ def register(operation: Operation) -> None:
     if operation.name in OPERATIONS or operation.name == ORIGINAL:
         raise PfstudyError(f"operation {operation.name!r} is registered already.")
     OPERATIONS[operation.name] = operation
+    REGISTERED_IN[operation.name] = sys._getframe(1).f_globals.get("__file__", "")
 
 
 def find_operation(name: str) -> Operation:
