@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -18,6 +19,9 @@ from pfstudy.schema.config import Config
 QUICK_SPEED = ("speed.num_processes=2", "speed.max_processes=2", "speed.num_rounds=3")
 
 Pfstudy = Callable[..., subprocess.CompletedProcess[str]]
+PfstudyTogether = Callable[
+    [Mapping[str, tuple[Path, Sequence[str]]]], dict[str, subprocess.CompletedProcess[str]]
+]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -66,6 +70,23 @@ def pfstudy(executable: str, environment: Mapping[str, str]) -> Pfstudy:
             out.seek(0)
             err.seek(0)
             return subprocess.CompletedProcess(command, code, out.read(), err.read())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def pfstudy_together(pfstudy: Pfstudy) -> PfstudyTogether:
+    """Run several commands at the same time, each in its directory: they mostly import."""
+
+    def run(
+        commands: Mapping[str, tuple[Path, Sequence[str]]],
+    ) -> dict[str, subprocess.CompletedProcess[str]]:
+        with ThreadPoolExecutor(max_workers=3) as pool:
+            running = {
+                name: pool.submit(pfstudy, directory, *arguments)
+                for name, (directory, arguments) in commands.items()
+            }
+        return {name: ended.result() for name, ended in running.items()}
 
     return run
 

@@ -24,7 +24,7 @@ from pfstudy.evaluation import evaluate
 from pfstudy.network.surgery import build_network
 from pfstudy.schema.config import Config
 
-Pfstudy = Callable[..., subprocess.CompletedProcess[str]]
+Ended = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture
@@ -35,10 +35,61 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+MISTAKES = {
+    "no weights": (
+        ["block.spatial=maxpool"],
+        "eval needs weights: give init_from=FILE, or pretrained=true.",
+    ),
+    "no file": (
+        ["init_from=no.pt"],
+        "init_from=no.pt cannot be read: No such file or directory.",
+    ),
+    "two networks": (
+        ["-m", "block.spatial=original,maxpool", "init_from=no.pt"],
+        "eval takes one network, but the arguments describe 2.",
+    ),
+    "a study": (
+        ["study=one_stage", "init_from=no.pt"],
+        "eval takes one network, but the arguments describe 7.",
+    ),
+    "a list": (
+        ["block.spatial=original,maxpool", "init_from=no.pt"],
+        "block.spatial=original,maxpool lists several values; add -m to sweep over them.",
+    ),
+    "no such key": (
+        ["init_from=no.pt", "recipe.lrr=1"],
+        "recipe: the key 'lrr' does not exist; choose from: name, epochs, batch_size, lr, "
+        "momentum, weight_decay, schedule, warmup_epochs, label_smoothing. Did you mean 'lr'?",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty working directory."""
+    return tmp_path_factory.mktemp("empty")
+
+
+@pytest.fixture(scope="module")
+def ended(
+    own_sweep: Any, empty: Path, pfstudy_together: Callable[..., Mapping[str, Ended]]
+) -> Mapping[str, Ended]:
+    """Evaluations of what a sweep left, and mistakes in an empty directory."""
+    original, mine = (f"init_from={own_sweep.weights(label)}" for label in ("original", "mine"))
+    commands = {
+        "json": (original, "--json"),
+        "table": ("imports=[my_ops]", "block.spatial=mine", mine),
+        "other network": ("block.spatial=maxpool", original, "--json"),
+    }
+    return pfstudy_together(
+        {name: (own_sweep.directory, ("eval", *rest)) for name, rest in commands.items()}
+        | {name: (empty, ("eval", *rest)) for name, (rest, _) in MISTAKES.items()}
+    )
+
+
 class TestCommand:
-    def test_json_is_all_that_it_prints(self, own_sweep: Any, pfstudy: Pfstudy) -> None:
-        weights = own_sweep.weights("original")
-        done = pfstudy(own_sweep.directory, "eval", f"init_from={weights}", "--json")
+    def test_json_is_all_that_it_prints(self, own_sweep: Any, ended: Mapping[str, Ended]) -> None:
+        done = ended["json"]
         assert done.returncode == 0, done.stderr
         figures = json.loads(done.stdout)
         record = store.read_json(own_sweep.run_dir("original") / store.RECORD)
@@ -50,19 +101,17 @@ class TestCommand:
             "model": "resnet_digits",
             "variant": "original",
             "data": "digits",
-            "weights": weights,
+            "weights": own_sweep.weights("original"),
             "num_images": 500,
             "params": record["cost"]["params"],
             "macs": record["cost"]["macs"],
         }
         assert done.stderr == "eval   resnet_digits (original) on digits\n"
 
-    def test_table_of_an_operation_of_the_users(self, own_sweep: Any, pfstudy: Pfstudy) -> None:
-        weights = own_sweep.weights("mine")
-        done = pfstudy(
-            own_sweep.directory,
-            *("eval", "imports=[my_ops]", "block.spatial=mine", f"init_from={weights}"),
-        )
+    def test_table_of_an_operation_of_the_users(
+        self, own_sweep: Any, ended: Mapping[str, Ended]
+    ) -> None:
+        done = ended["table"]
         assert done.returncode == 0, done.stderr
         metrics = store.read_json(own_sweep.run_dir("mine") / store.RECORD)["metrics"]
         header, _, row = (line.split() for line in done.stdout.strip().splitlines()[:3])
@@ -72,71 +121,34 @@ class TestCommand:
         )
         assert row[:2] == ["resnet_digits", "mine"]
         assert row[4:] == [*accuracy, f"{metrics['test_loss']:.3g}", "500"]
-        assert f"Weights: {weights}. Test images of digits" in " ".join(done.stdout.split())
-
-    def test_nothing_is_written(self, own_sweep: Any) -> None:
-        names = {path.name for path in own_sweep.directory.iterdir()}
-        assert names - {"__pycache__"} == {"my_ops.py", "runs"}
-
-    @pytest.mark.parametrize(
-        ("arguments", "sentence"),
-        [
-            pytest.param(
-                ["block.spatial=maxpool"],
-                "eval needs weights: give init_from=FILE, or pretrained=true.",
-                id="no weights",
-            ),
-            pytest.param(
-                ["init_from=no.pt"],
-                "init_from=no.pt cannot be read: No such file or directory.",
-                id="no file",
-            ),
-            pytest.param(
-                ["-m", "block.spatial=original,maxpool", "init_from=no.pt"],
-                "eval takes one network, but the arguments describe 2.",
-                id="two networks",
-            ),
-            pytest.param(
-                ["block.spatial=original,maxpool", "init_from=no.pt"],
-                "block.spatial=original,maxpool lists several values; add -m to sweep over them.",
-                id="a list",
-            ),
-            pytest.param(
-                ["study=one_stage", "init_from=no.pt"],
-                "eval takes one network, but the arguments describe 7.",
-                id="a study",
-            ),
-            pytest.param(
-                ["init_from=no.pt", "recipe.lrr=1"],
-                "recipe: the key 'lrr' does not exist; choose from: name, epochs, batch_size, lr, "
-                "momentum, weight_decay, schedule, warmup_epochs, label_smoothing. "
-                "Did you mean 'lr'?",
-                id="no such key",
-            ),
-        ],
-    )
-    def test_mistakes_are_one_sentence_before_anything_starts(
-        self, pfstudy: Pfstudy, tmp_path: Path, arguments: list[str], sentence: str
-    ) -> None:
-        done = pfstudy(tmp_path, "eval", *arguments)
-        assert done.stderr == f"pfstudy: {sentence}\n"
-        assert (done.returncode, done.stdout) == (2, "")
-        assert list(tmp_path.iterdir()) == []
+        caption = " ".join(done.stdout.split())
+        assert f"Weights: {own_sweep.weights('mine')}. Test images of digits" in caption
 
     def test_weights_of_another_network_are_one_sentence(
-        self, own_sweep: Any, pfstudy: Pfstudy
+        self, own_sweep: Any, ended: Mapping[str, Ended]
     ) -> None:
-        weights = own_sweep.weights("original")
-        done = pfstudy(
-            own_sweep.directory, "eval", "block.spatial=maxpool", f"init_from={weights}", "--json"
-        )
+        done = ended["other network"]
         assert (done.returncode, done.stdout) == (2, "")
         phase, sentence = done.stderr.splitlines()
         assert phase == "eval   resnet_digits (maxpool) on digits"
         assert sentence.startswith(
-            f"pfstudy: the checkpoint {weights} belongs to another network: none missing, 24 left "
-            "over (layer1.0.bn2.bias, "
+            f"pfstudy: the checkpoint {own_sweep.weights('original')} belongs to another network: "
+            "none missing, 24 left over (layer1.0.bn2.bias, "
         )
+
+    @pytest.mark.parametrize("mistake", MISTAKES)
+    def test_a_mistake_is_one_sentence_before_anything_starts(
+        self, ended: Mapping[str, Ended], mistake: str
+    ) -> None:
+        done = ended[mistake]
+        assert done.stderr == f"pfstudy: {MISTAKES[mistake][1]}\n"
+        assert (done.returncode, done.stdout) == (2, "")
+
+    @pytest.mark.usefixtures("ended")
+    def test_nothing_is_written(self, own_sweep: Any, empty: Path) -> None:
+        names = {path.name for path in own_sweep.directory.iterdir()}
+        assert names - {"__pycache__"} == {"my_ops.py", "runs"}
+        assert list(empty.iterdir()) == []
 
 
 def ignore(kind: str, details: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from pfstudy.schema.compose import conf_directory
 from pfstudy.schema.config import Study
 from pfstudy.variant import make_variant
 
-Pfstudy = Callable[..., subprocess.CompletedProcess[str]]
+Ended = subprocess.CompletedProcess[str]
+Pfstudy = Callable[..., Ended]
 
 QUICK = ("recipe.epochs=1", "speed=none", "logger=none")
 PRESETS = {
@@ -25,7 +26,7 @@ PRESETS = {
     for path in sorted((conf_directory() / "study").glob("*.yaml"))
     if path.stem != "default"
 }
-BY_DEFAULT = ["depthwise"]  # one_stage is run below
+BY_DEFAULT = "depthwise"
 
 
 FOUR = (
@@ -45,21 +46,29 @@ def labels_below(directory: Path) -> set[str]:
     return found
 
 
-class TestConstraints:
-    @pytest.fixture(scope="class")
-    @classmethod
-    def constrained(
-        cls, tmp_path_factory: pytest.TempPathFactory, pfstudy: Pfstudy
-    ) -> tuple[Path, subprocess.CompletedProcess[str]]:
-        """``one_stage`` where only the wide stage saves enough; the backbone saves nothing."""
-        directory = tmp_path_factory.mktemp("constrained")
-        constraint = "study.constraints=['params <= 0.7x']"
-        return directory, pfstudy(directory, "study=one_stage", constraint, *QUICK)
+@pytest.fixture(scope="module")
+def ended(
+    tmp_path_factory: pytest.TempPathFactory,
+    pfstudy_together: Callable[..., Mapping[str, Ended]],
+) -> Mapping[str, tuple[Path, Ended]]:
+    """Sweeps with constraints, and a preset."""
+    commands = {
+        # only the wide stage saves enough; the backbone itself saves nothing
+        "constrained": ("study=one_stage", "study.constraints=['params <= 0.7x']", *QUICK),
+        "nothing left": (
+            *("-m", "block.spatial=maxpool,avgpool", "study.constraints=['sites <= 3']"),
+            *QUICK,
+        ),
+        "preset": (f"study={BY_DEFAULT}", *QUICK),
+    }
+    directories = {name: tmp_path_factory.mktemp("study") for name in commands}
+    done = pfstudy_together({name: (directories[name], commands[name]) for name in commands})
+    return {name: (directories[name], done[name]) for name in commands}
 
-    def test_what_is_left_is_trained(
-        self, constrained: tuple[Path, subprocess.CompletedProcess[str]]
-    ) -> None:
-        directory, done = constrained
+
+class TestConstraints:
+    def test_what_is_left_is_trained(self, ended: Mapping[str, tuple[Path, Ended]]) -> None:
+        directory, done = ended["constrained"]
         assert done.returncode == 0, done.stderr
         kept = {"original", "stage2=maxpool", "stage2=avgpool", "stage2=dwconv"}
         assert labels_below(directory) == kept
@@ -67,18 +76,16 @@ class TestConstraints:
         assert "train  4 runs" in done.stderr
 
     def test_what_is_dropped_is_counted_and_leaves_nothing(
-        self, constrained: tuple[Path, subprocess.CompletedProcess[str]]
+        self, ended: Mapping[str, tuple[Path, Ended]]
     ) -> None:
-        directory, done = constrained
+        directory, done = ended["constrained"]
         notes = [line.strip() for line in done.stderr.splitlines() if "drop" in line]
         assert notes == ["params <= 0.7x drops 3 variants"]
         assert not list(directory.glob("runs/*stage1*"))
         assert "stage1" not in done.stdout
 
-    def test_the_study_has_what_is_left(
-        self, constrained: tuple[Path, subprocess.CompletedProcess[str]]
-    ) -> None:
-        directory, _ = constrained
+    def test_the_study_has_what_is_left(self, ended: Mapping[str, tuple[Path, Ended]]) -> None:
+        directory, _ = ended["constrained"]
         (path,) = directory.glob("runs/studies/one_stage-resnet_digits-digits-*.json")
         members = store.read_study(directory / "runs", path.stem)
         assert {f"runs/{member}" for member in members} == {
@@ -86,15 +93,14 @@ class TestConstraints:
         }
 
     def test_where_nothing_is_left_nothing_is_written(
-        self, pfstudy: Pfstudy, tmp_path: Path
+        self, ended: Mapping[str, tuple[Path, Ended]]
     ) -> None:
-        constraints = "study.constraints=['sites <= 3']"
-        done = pfstudy(tmp_path, "-m", "block.spatial=maxpool,avgpool", constraints, *QUICK)
+        directory, done = ended["nothing left"]
         assert (done.returncode, done.stdout) == (2, "")
         *said, sentence = done.stderr.splitlines()
         assert sentence == "pfstudy: study.constraints leave no variant to train; loosen them."
         assert said[-1].strip() == "sites <= 3 drops 2 variants"
-        assert list(tmp_path.iterdir()) == []
+        assert list(directory.iterdir()) == []
 
     def test_one_that_cannot_be_read_is_refused_before_anything_starts(
         self, pfstudy: Pfstudy, tmp_path: Path
@@ -158,7 +164,7 @@ class TestConstraints:
         assert found == [("bottleneck1", [16]), ("bottleneck4", [16])]
 
 
-def check_preset(preset: str, directory: Path, done: subprocess.CompletedProcess[str]) -> None:
+def check_preset(preset: str, directory: Path, done: Ended) -> None:
     (stated,) = re.findall(r"(\d+) variants\b", PRESETS[preset].read_text())
     assert done.returncode == 0, done.stderr
     assert f"{stated} variants, {stated} runs, 0 done before" in done.stderr
@@ -170,12 +176,11 @@ def check_preset(preset: str, directory: Path, done: subprocess.CompletedProcess
     assert len((study.with_suffix("") / "table.csv").read_text().splitlines()) == 1 + int(stated)
 
 
-@pytest.mark.parametrize("preset", BY_DEFAULT)
-def test_a_preset_runs(preset: str, pfstudy: Pfstudy, tmp_path: Path) -> None:
-    check_preset(preset, tmp_path, pfstudy(tmp_path, f"study={preset}", *QUICK))
+def test_a_preset_runs(ended: Mapping[str, tuple[Path, Ended]]) -> None:
+    check_preset(BY_DEFAULT, *ended["preset"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", [name for name in PRESETS if name not in BY_DEFAULT])
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != BY_DEFAULT])
 def test_every_preset_runs(preset: str, pfstudy: Pfstudy, tmp_path: Path) -> None:
     check_preset(preset, tmp_path, pfstudy(tmp_path, f"study={preset}", *QUICK))

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import copy
 import itertools
 from collections import Counter
+from functools import cache
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
 
-from configs import compose_sweep, list_jobs
+from configs import compose_sweep, config_loader
 from pfstudy.errors import PfstudyError
-from pfstudy.schema.compose import explain
+from pfstudy.schema.compose import expand_sweep, explain
 from pfstudy.schema.designs import (
     DESIGNS,
     METRICS,
@@ -206,10 +212,22 @@ def spatial(*blocks: str, operation: str = "maxpool") -> list[str]:
 
 def jobs_of(*overrides: str) -> list[list[str]]:
     """The jobs of a sweep without what they share: the overrides of the study itself."""
-    return [[o for o in job if not o.startswith("study.")] for job in list_jobs(*overrides)]
+    own = [override for override in overrides if override.startswith("study.")]
+    rest = [override for override in overrides if override not in own]
+    config = copy.deepcopy(sweep_config())
+    parsed = OverridesParser.create().parse_overrides(own)
+    ConfigLoaderImpl._apply_overrides_to_config(parsed, config)
+    with config_loader() as loader:
+        return expand_sweep(loader, config, {}, rest)
 
 
-STAGES = ("site=glob(stage?)", "swap=maxpool,avgpool")
+@cache
+def sweep_config() -> DictConfig:
+    with config_loader() as loader:
+        return loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
+
+
+STAGES = ("site=stage1,stage2", "swap=maxpool,avgpool")
 
 
 class TestJobs:
@@ -232,7 +250,7 @@ class TestJobs:
 
     def test_the_rest_of_a_sweep_is_around_its_design(self) -> None:
         jobs = jobs_of(
-            "recipe.lr=0.1,0.2", "study.design=[all]", "site=glob(stage?)", "swap=maxpool"
+            "recipe.lr=0.1,0.2", "study.design=[all]", "site=stage1,stage2", "swap=maxpool"
         )
         both = spatial("stage1", "stage2")
         assert [(job[0], job[-len(both) :] == both) for job in jobs] == [
@@ -255,7 +273,7 @@ class TestJobs:
         asked = (
             "study.design=[random]",
             "study.num_samples=5",
-            "site=glob(stage?.block?)",
+            "site=stage1.block1,stage1.block2,stage2.block1,stage2.block2",
             "swap=original,maxpool,avgpool",
         )
         jobs = jobs_of(*asked, "study.sample_seed=1")
@@ -327,7 +345,7 @@ class TestJobs:
     )
     def test_is_refused(self, overrides: list[str], sentence: str) -> None:
         with pytest.raises(PfstudyError) as caught:
-            list_jobs(*overrides)
+            jobs_of(*overrides)
         assert str(caught.value) == sentence
 
     def test_a_site_that_does_not_exist_is_named(self) -> None:
