@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import pfstudy
 import timm
 import torch
 
+import pfstudy
 from _measuring import machine, show
 
 NUM_ROUNDS = 15

@@ -2,20 +2,20 @@
 
     python benchmarks/substituted.py
 
-R50-max and ViT-Ti-max. The two take turns in one process, on the same images, with the same number of
-parameters and equal logits (checked).
+R50-max and ViT-Ti-max. The two take turns in one process, on the same images, with the same number
+of parameters and equal logits (checked).
 """
 
 from __future__ import annotations
 
 import time
 
-import pfstudy
 import torch
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Attention, Mlp
 from torch import nn
 
+import pfstudy
 from _measuring import machine, show
 
 NUM_ROUNDS = 25
@@ -82,6 +82,8 @@ class PoolMixer(nn.Module):
 
 
 class TransformerBlock(nn.Module):
+    """A mixer and an MLP, each behind a norm and beside a shortcut."""
+
     def __init__(self, width: int, mixer: nn.Module) -> None:
         super().__init__()
         self.norm1, self.mixer = nn.LayerNorm(width, eps=1e-6), mixer
@@ -93,6 +95,8 @@ class TransformerBlock(nn.Module):
 
 
 class ViTMax(nn.Module):
+    """ViT-Ti-max: a pool in the place of every second attention."""
+
     def __init__(self, width: int = 192, depth: int = 12, num_heads: int = 3) -> None:
         super().__init__()
         self.pos_embed = nn.Parameter(torch.zeros(1, 196, width))

@@ -23,18 +23,12 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pfstudy.errors import PfstudyError
-from pfstudy.schema import compose as composing
-from pfstudy.schema.compose import (
-    compose_jobs,
-    conf_directory,
-    config_of,
-    expand_sweep,
-    explain,
-    offer_sites,
-    register_models,
-)
+from pfstudy.schema import models as declared_models
+from pfstudy.schema.compose import compose_jobs, config_of, explain
 from pfstudy.schema.config import Config, Model, SitePattern, SiteSetting
+from pfstudy.schema.models import conf_directory, offer_sites, register_models
 from pfstudy.schema.sites import list_sites
+from pfstudy.schema.sweeps import expand_sweep
 from pfstudy.variant import Variant, make_variant
 
 
@@ -42,13 +36,16 @@ from pfstudy.variant import Variant, make_variant
 def config_loader(*directories: Path) -> Iterator[ConfigLoader]:
     """Hydra's loader over the shipped configs and the user's, with their models registered."""
     shipped = _load_shipped()
-    blocks, sites = dict(ConfigStore.instance().repo["block"]), dict(composing._SITES)
+    blocks, sites = dict(ConfigStore.instance().repo["block"]), dict(declared_models.SITES)
+    reducing = set(declared_models.REDUCING)
     try:
         yield _make_loader(*directories) if directories else shipped
     finally:
         ConfigStore.instance().repo["block"] = blocks
-        composing._SITES.clear()
-        composing._SITES.update(sites)
+        declared_models.SITES.clear()
+        declared_models.SITES.update(sites)
+        declared_models.REDUCING.clear()
+        declared_models.REDUCING.update(reducing)
         offer_sites(sites)
 
 

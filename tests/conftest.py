@@ -37,6 +37,14 @@ def _nobody_is_logged_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Compute on one thread: two of them wait for each other where the cores are shared."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def executable() -> str:
     """The console script of the environment that runs the tests."""
@@ -148,7 +156,8 @@ def make_config() -> Callable[..., Config]:
     """Compose a config from overrides, without a command line."""
     from hydra import compose, initialize_config_dir
 
-    from pfstudy.schema.compose import conf_directory, config_of, register_models
+    from pfstudy.schema.compose import config_of
+    from pfstudy.schema.models import conf_directory, register_models
 
     register_models([conf_directory()])
 

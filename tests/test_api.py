@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from pfstudy.data.tensors import load_splits
 from pfstudy.errors import PfstudyError
 from pfstudy.schema import imports
 from pfstudy.schema.config import parse_config
-from pfstudy.schema.operations import OPERATIONS
+from pfstudy.schema.operations import OPERATIONS, REGISTERED_IN
 from pfstudy.tasks import Task
 
 HEAVY = {"torch", "hydra", "lightning", "pandas", "timm", "wandb", "sklearn", "numpy", "omegaconf"}
@@ -37,8 +38,11 @@ def _registry() -> Iterator[None]:
 @pytest.fixture
 def forget_my_ops() -> Iterator[None]:
     """Forget the user's module and its operation afterwards."""
+    path = list(sys.path)
     yield
+    sys.path[:] = path
     OPERATIONS.pop("mine", None)
+    REGISTERED_IN.pop("mine", None)
     sys.modules.pop("my_ops", None)
     imports._import.cache_clear()
 
@@ -59,7 +63,8 @@ def test_importing_it_costs_nothing(tmp_path: Path) -> None:
 def test_its_names_are_frozen() -> None:
     assert sorted(pfstudy.__all__) == [
         *("Config", "Cost", "Layer", "Operation", "PfstudyError", "__version__"),
-        *("build_network", "compose", "cost", "load_checkpoint", "load_run", "register"),
+        *("build_network", "check_network", "compose", "cost", "load_checkpoint", "load_run"),
+        "register",
     ]
 
 
@@ -134,6 +139,16 @@ class TestCompose:
                 ["block.spatial=conv,maxpool"], r"block\.spatial=conv,maxpool lists", id="list"
             ),
             pytest.param(["site=stage1"], r"needs swap=OPERATION", id="site without swap"),
+            pytest.param(
+                ["study.design=[all]", "site=stage1", "swap=maxpool"],
+                r"^study\.design and study\.variants describe a sweep",
+                id="design",
+            ),
+            pytest.param(
+                ["study.variants=['block.spatial=maxpool']"],
+                r"^study\.design and study\.variants describe a sweep",
+                id="variants",
+            ),
             pytest.param(["imports=[no_ops]"], r"there is no module 'no_ops'", id="imports"),
         ],
     )
@@ -143,6 +158,27 @@ class TestCompose:
         with pytest.raises(PfstudyError, match=sentence) as caught:
             pfstudy.compose(overrides)
         assert "\n" not in str(caught.value)
+
+    def test_one_override_is_no_list(self) -> None:
+        with pytest.raises(PfstudyError) as caught:
+            pfstudy.compose("block.spatial=maxpool")
+        assert str(caught.value) == (
+            "overrides must be a list of them, such as ['block.spatial=maxpool']."
+        )
+
+    def test_it_can_be_called_again_with_another_directory(self, tmp_path: Path) -> None:
+        for name, blocks in (("one", 1), ("two", 2)):
+            (tmp_path / name / "model").mkdir(parents=True)
+            (tmp_path / name / "model" / f"{name}.yaml").write_text(
+                f"defaults: [resnet_digits, _self_]\nname: {name}\n"
+                f"args:\n  layers: [1, {blocks}]\ndepths: [1, {blocks}]\n"
+            )
+        for name, number in (("one", 2), ("two", 3)):
+            config = pfstudy.compose([f"model={name}"], config_dir=tmp_path / name)
+            assert (config.model.name, len(config.sites)) == (name, number)
+        with pytest.raises(PfstudyError, match="model 'two' does not exist"):
+            pfstudy.compose(["model=two"])
+        assert len(pfstudy.compose(["site=stage2.block2", "swap=maxpool"]).sites) == 4
 
     def test_it_can_be_called_again_after_a_mistake(self) -> None:
         with pytest.raises(PfstudyError):
@@ -222,6 +258,7 @@ def test_load_checkpoint(tmp_path: Path) -> None:
     assert states_equal(trained, network)
 
 
+@pytest.mark.usefixtures("forget_my_ops")
 class TestLoadRun:
     def test_reproduces_the_predictions_that_were_kept(self, own_sweep: Any) -> None:
         directory = own_sweep.run_dir("original")
@@ -234,11 +271,22 @@ class TestLoadRun:
             np.testing.assert_allclose(logits, predictions["logits"], rtol=1e-4, atol=1e-4)
 
     def test_takes_an_operation_of_the_users_from_where_it_lies(
-        self, own_sweep: Any, forget_my_ops: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, own_sweep: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
         network = pfstudy.load_run(own_sweep.run_dir("mine"))
         assert isinstance(network.get_submodule("layer1.0.conv2"), nn.AvgPool2d)
+
+    def test_of_an_operation_that_was_edited_is_refused(
+        self, own_sweep: Any, tmp_path: Path
+    ) -> None:
+        source = (own_sweep.directory / "my_ops.py").read_text()
+        (tmp_path / "my_ops.py").write_text(f"{source}# edited\n")
+        copied = shutil.copytree(own_sweep.run_dir("mine"), tmp_path / "seed0")
+        text = (copied / store.CONFIG).read_text()
+        (copied / store.CONFIG).write_text(text.replace(str(own_sweep.directory), str(tmp_path)))
+        with pytest.raises(PfstudyError, match=r"trained with another source of .* 'mine'"):
+            pfstudy.load_run(copied)
 
     def test_needs_neither_the_dataset_nor_what_it_started_from(
         self, make_run: Callable[..., store.Run], tmp_path: Path

@@ -14,8 +14,8 @@ import pytest
 from pfstudy import __version__, cli, store
 from pfstudy.launch import pool
 from pfstudy.schema import operations
-from pfstudy.schema.compose import conf_directory
 from pfstudy.schema.config import Config
+from pfstudy.schema.models import conf_directory
 
 OPERATIONS = ", ".join(dict.fromkeys(["original", "conv", *operations.OPERATIONS]))
 MODELS = ", ".join(sorted(path.stem for path in (conf_directory() / "model").glob("*.yaml")))
@@ -39,7 +39,7 @@ def call(
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
 
-    from pfstudy.schema import compose
+    from pfstudy.schema import models
 
     def refuse(*_: object) -> None:
         raise AssertionError("a process would be started")
@@ -49,13 +49,13 @@ def call(
     monkeypatch.setattr(pool.Pool, "__enter__", refuse)
     monkeypatch.setattr(pool.Pool, "start", refuse)
     monkeypatch.setattr(ConfigStore.instance(), "repo", copy.deepcopy(ConfigStore.instance().repo))
-    monkeypatch.setattr(compose, "_SITES", dict(compose._SITES))
+    sites, reducing = dict(models.SITES), set(models.REDUCING)
     before = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments: str) -> Ended:
         monkeypatch.setattr(sys, "argv", ["pfstudy", *arguments])
         GlobalHydra.instance().clear()
-        compose._SITES.clear()  # nothing is generated yet when a command begins
+        models.SITES.clear()  # nothing is generated yet when a command begins
         for generated in ("block", "site"):
             ConfigStore.instance().repo.pop(generated, None)
         code: int | str | None = 0
@@ -66,6 +66,10 @@ def call(
         return Ended(code, *capsys.readouterr())
 
     yield run
+    models.SITES.clear()
+    models.SITES.update(sites)
+    models.REDUCING.clear()
+    models.REDUCING.update(reducing)
     signal.signal(signal.SIGTERM, before)
     GlobalHydra.instance().clear()
 
@@ -82,6 +86,16 @@ MISTAKES = [
     ),
     pytest.param(["site=stage1", "swap=maxpol"], ["'maxpol'", OPERATIONS], id="swap"),
     pytest.param(["site=stage1"], ["swap=OPERATION"], id="site-without-swap"),
+    pytest.param(
+        ["study.design=[all]", "site=stage1", "swap=maxpool"],
+        ["study.design and study.variants describe a sweep; give -m, or leave them out."],
+        id="design-without-sweep",
+    ),
+    pytest.param(
+        ["study.variants=['block.spatial=maxpool']"],
+        ["study.design and study.variants describe a sweep; give -m, or leave them out."],
+        id="variants-without-sweep",
+    ),
     pytest.param(["model=resnet_digit"], ["'resnet_digit'", MODELS], id="model"),
     pytest.param(["-m", "model=resnet18,resnet19"], ["'resnet19'", MODELS], id="model-of-a-sweep"),
     pytest.param(["data=digit"], ["'digit'", "digits, imagefolder"], id="dataset"),
@@ -307,7 +321,7 @@ class TestCompose:
         ]
 
     def test_user_adds_a_backbone_by_one_file(self, tmp_path: Path) -> None:
-        from pfstudy.schema.compose import conf_directory
+        from pfstudy.schema.models import conf_directory
 
         shipped = (conf_directory() / "model" / "resnet_digits.yaml").read_text()
         mine = shipped.replace("name: resnet_digits", "name: mine").replace("[2, 2]", "[3, 1]")

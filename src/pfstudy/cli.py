@@ -105,14 +105,8 @@ def compose(arguments: Sequence[str]) -> list[Config]:
     from hydra.types import RunMode
     from omegaconf.errors import OmegaConfBaseException
 
-    from pfstudy.schema.compose import (
-        conf_directory,
-        config_of,
-        explain,
-        quote_value,
-        register_models,
-        single_config,
-    )
+    from pfstudy.schema.compose import config_of, explain, quote_value, single_config
+    from pfstudy.schema.models import conf_directory, register_models
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to stderr
     directories = [conf_directory(), *_config_directories(arguments)]

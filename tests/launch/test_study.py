@@ -13,8 +13,8 @@ import pytest
 from configs import compose, compose_sweep
 from pfstudy import store
 from pfstudy.launch.check import check_variants
-from pfstudy.schema.compose import conf_directory
 from pfstudy.schema.config import Study
+from pfstudy.schema.models import conf_directory
 from pfstudy.variant import make_variant
 
 Ended = subprocess.CompletedProcess[str]

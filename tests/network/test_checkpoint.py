@@ -156,6 +156,16 @@ def test_the_names_of_published_checkpoints_are_translated(tmp_path: Path) -> No
     assert equal(network.state_dict(), ours)
 
 
+def test_a_tensor_under_its_own_and_its_published_name_is_refused(tmp_path: Path) -> None:
+    network, path = Bottlenecks(), tmp_path / "twice.safetensors"
+    state = copied(network)
+    save_file({**state, "conv1.0.weight": state["conv1.weight"] + 1}, path)
+    assert refusal(network, path) == (
+        f"the checkpoint {path} holds some tensors twice, under two names."
+    )
+    assert equal(network.state_dict(), state)
+
+
 def test_missing_left_over_and_reshaped_tensors_are_named(tmp_path: Path) -> None:
     network, path = digits(0, MAXPOOL), tmp_path / "other.safetensors"
     state = {**trained(MAXPOOL), "extra.weight": torch.zeros(1), "fc.weight": torch.zeros(11, 128)}
@@ -196,8 +206,10 @@ def test_a_checkpoint_that_carries_code_is_refused(
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         saved_by(content, path)
-    expected = f"{path} is no checkpoint of plain tensors, or it is damaged."
-    assert refusal(digits(), path) == expected
+    assert refusal(digits(), path) == (
+        f"{path} is no checkpoint of tensors alone, or it is damaged; if there is more in it, save "
+        "its state dict by itself."
+    )
     assert not trace.exists()
 
 

@@ -148,8 +148,8 @@ def test_a_pattern_may_leave_blocks_out() -> None:
                      "pfstudy_small_resnet (stage 2, block 1 is not declared).",
                      id="a stage too few"),
         pytest.param({"layer": "layer{stage}.{block0}.bn2", "norm_act": ("act2",)},
-                     "model resnet_digits, stage2.block1: declared downsample is True, but the "
-                     "backbone has False.", id="another layer"),
+                     "model resnet_digits, stage2.block1: layer2.0.bn2 keeps the resolution, "
+                     "but downsample lists it.", id="another layer"),
         pytest.param({"norm_act": ("bn2", "relu2")},
                      "model resnet_digits, stage1.block1: the backbone has no layer "
                      "'layer1.0.relu2': layer1.0 contains conv1, ", id="no such activation"),
@@ -164,11 +164,12 @@ def test_a_pattern_may_leave_blocks_out() -> None:
                      "is 5, but the backbone has 3.", id="kernel"),
         pytest.param({"kernel_size": (3, 5)}, "model resnet_digits, stage2.block1: declared "
                      "kernel_size is 5, but the backbone has 3.", id="kernel of a stage"),
-        pytest.param({"downsample": ()}, "model resnet_digits, stage2.block1: declared downsample "
-                     "is False, but the backbone has True.", id="reducing site not declared"),
+        pytest.param({"downsample": ()}, "model resnet_digits, stage2.block1: layer2.0.conv2 "
+                     "reduces the resolution, but downsample does not list it.",
+                     id="reducing site not declared"),
         pytest.param({"downsample": ("stage1.block1", "stage2.block1")},
-                     "model resnet_digits, stage1.block1: declared downsample is True, but the "
-                     "backbone has False.", id="site declared as reducing"),
+                     "model resnet_digits, stage1.block1: layer1.0.conv2 keeps the resolution, "
+                     "but downsample lists it.", id="site declared as reducing"),
         pytest.param({"original": "dwconv"}, "model resnet_digits, stage1.block1: declared "
                      "original is dwconv, but the backbone has conv.", id="original"),
         pytest.param({"layout": "NLC"}, "model resnet_digits, stage1.block1: the layout is "
@@ -191,6 +192,9 @@ def test_a_wrong_declaration_shows_what_is_there(changes: dict[str, Any], senten
         pytest.param({"layer": "blocks.{block0}.attn.attn_drop"}, "model tiny_vit, stage1.block1: "
                      "blocks.0.attn.attn_drop is never called by the backbone.",
                      id="never called"),
+        pytest.param({"original": "maxpool"}, "model tiny_vit, stage1.block1: declared original is "
+                     "maxpool, but blocks.0.attn (Attention) computes something else; give it a "
+                     "name of its own.", id="original"),
         pytest.param({"layer": "blocks.{block0}.mlp.fc1"}, "model tiny_vit, stage1.block1: "
                      "(2, 17, 16) comes in and (2, 17, 64) goes out; a site of tokens keeps their "
                      "number.", id="another shape"),
@@ -200,6 +204,62 @@ def test_a_wrong_declaration_of_tokens_is_named(changes: dict[str, Any], sentenc
     with pytest.raises(PfstudyError) as caught:
         check_backbone(changed(tiny_vit(), **changes))
     assert str(caught.value) == sentence
+
+
+def hiera() -> Config:
+    """A Hiera, whose tokens lie unit by unit, and not row by row, in front of its first pool."""
+    pattern = SitePattern(
+        "blocks.{block0}.attn", "attention", kernel_size=3, layout="NLC", blocks=((1,),)
+    )
+    model = Model(
+        name="hiera",
+        timm="hiera_tiny_224",
+        depths=(4,),
+        sites=(pattern,),
+        image_size=64,
+        channels=1,
+        num_classes=10,
+        args={"img_size": 64, "embed_dim": 8, "stages": (1, 1, 1, 1)},
+    )
+    data = replace(compose().data, image_size=64)
+    return swapped(replace(compose(), model=model, data=data), "original")
+
+
+def test_tokens_that_do_not_lie_row_by_row_are_refused() -> None:
+    with pytest.raises(PfstudyError) as caught:
+        check_backbone(hiera())
+    assert str(caught.value) == (
+        "model hiera, stage1.block1: the tokens do not lie row by row: that of row 5, column 9 "
+        "sees another place of the image; an operation on the grid would mix tokens that are no "
+        "neighbours."
+    )
+
+
+@pytest.mark.parametrize(
+    ("output_stride", "downsample", "site"),
+    [
+        pytest.param(16, ("stage2.block1", "stage3.block1"), "stage4.block2", id="16"),
+        pytest.param(8, ("stage2.block1",), "stage3.block2", id="8"),
+    ],
+)
+def test_a_dilated_convolution_is_no_plain_one(
+    output_stride: int, downsample: tuple[str, ...], site: str
+) -> None:
+    config = compose("model=resnet50", "data=synthetic", "data.image_size=64")
+    with pytest.raises(PfstudyError) as caught:
+        check_backbone(
+            changed(config, args={"output_stride": output_stride}, downsample=downsample)
+        )
+    assert str(caught.value) == (
+        f"model resnet50, {site}: declared original is conv, but the backbone has dilated_conv."
+    )
+
+
+def test_an_original_of_ours_that_is_no_convolution_is_computed() -> None:
+    config = compose("model=poolformer_s12", "data=synthetic", "data.image_size=32")
+    check_backbone(config)
+    with pytest.raises(PfstudyError, match=r"original is avgpool, but .* computes something"):
+        check_backbone(changed(config, original="avgpool"))
 
 
 def test_images_that_a_backbone_cannot_take_are_named() -> None:
@@ -273,6 +333,21 @@ def test_the_image_must_reach_the_head_past_the_replaced_attentions() -> None:
         check_image_is_used(backbone, both)
 
 
+def test_the_backbone_has_its_layers_again_after_the_image_was_followed() -> None:
+    backbone = check_backbone(tiny_vit())
+    before = dict(backbone.opened.named_modules())
+    check_image_is_used(backbone, frozenset({"blocks.0.attn"}))
+    assert dict(backbone.opened.named_modules()) == before
+
+
+def test_what_stands_under_parent_is_undone_after_the_image_was_followed() -> None:
+    backbone = check_backbone(swin(replace(WINDOWS, parent=UNMASKED)))
+    layers = frozenset(site.layer for site in backbone.sites.values())
+    check_image_is_used(backbone, layers)
+    block = backbone.opened.get_submodule("layers.0.blocks.1")
+    assert (block.window_size, block.shift_size) == ((2, 2), (1, 1))
+
+
 def test_a_head_that_averages_over_the_grid_needs_no_attention() -> None:
     config = tiny_vit("maxpool", "maxpool", global_pool="avg")
     check_image_is_used(check_backbone(config), passing_sites(list_substitutions(config)))
@@ -332,7 +407,7 @@ def digits() -> Backbone:
     [
         pytest.param(_Odd, "stage1.block1: mine puts out (2, 16, 8, 7), but the backbone expects "
                      "(2, 16, 8, 8) there.", id="another shape"),
-        pytest.param(_Broken, "stage1.block1: mine: no such", id="an error of its own"),
+        pytest.param(_Broken, "stage1.block1: mine: TypeError: no such", id="an error of its own"),
     ],
 )  # fmt: skip
 def test_an_operation_that_cannot_stand_at_a_site_is_named(

@@ -28,7 +28,7 @@ from pfstudy.network.inspection import (
     check_substitution,
 )
 from pfstudy.network.surgery import build_network, find_layer, replace_layer, substitute
-from pfstudy.schema.compose import conf_directory
+from pfstudy.schema.models import conf_directory
 from pfstudy.variant import Substitution, list_substitutions
 
 MODELS = sorted(path.stem for path in (conf_directory() / "model").glob("*.yaml"))

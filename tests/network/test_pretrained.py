@@ -141,6 +141,27 @@ def test_without_a_class_token_the_rest_of_the_position_embedding_stays(tmp_path
     assert torch.equal(found["pos_embed"], weights["pos_embed"][:, 1:])
 
 
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file with weights of a ViT-Ti."""
+    path = tmp_path_factory.mktemp("weights") / "vit.safetensors"
+    save_weights("vit_tiny_patch16_224", path)
+    return str(path)
+
+
+def vit_ti(file: str, **args: int) -> Config:
+    """A ViT-Ti of other sizes that starts from a file as timm's weights."""
+    config = compose("model=vit_ti_gap", "data=synthetic")
+    args = {**config.model.args, **args, "pretrained_cfg_overlay": {"file": file}}
+    return replace(config, model=replace(config.model, args=args), pretrained=True)
+
+
+def test_the_position_embedding_of_another_grid_is_not_cut(vit: str) -> None:
+    config = vit_ti(vit, patch_size=32)
+    found, fresh = initial(config), initial(replace(config, pretrained=False))
+    assert equal_tensors(found, fresh) == {"pos_embed", "patch_embed.proj.weight"}
+
+
 class TestRefusals:
     def refusal(self, config: Config) -> str:
         with pytest.raises(PfstudyError) as caught:
@@ -174,6 +195,12 @@ class TestRefusals:
         save_file({"fc.weight": torch.zeros(1000, 512)}, path)
         sentence = self.refusal(resnet18(str(path)))
         assert sentence.startswith("pretrained=true: timm cannot load its weights of 'resnet18': ")
+
+    def test_weights_of_which_none_has_a_place(self, vit: str) -> None:
+        assert self.refusal(vit_ti(vit, embed_dim=96)) == (
+            "pretrained=true: no tensor of timm's weights of 'vit_tiny_patch16_224' has a place in "
+            "the network of model vit_ti_gap."
+        )
 
     @pytest.mark.parametrize("model", ["resnet_digits", "pit_ti_gap"])
     def test_a_backbone_without_weights(self, model: str) -> None:

@@ -75,10 +75,10 @@ def test_a_layer_that_is_never_called_is_not_seen() -> None:
     [
         pytest.param((None,), {"mask": None, "causal": False}, (), id="nothing in them"),
         pytest.param((), {"mask": torch.ones(1)}, ("mask",), id="a mask"),
-        pytest.param((), {"causal": True}, ("causal",), id="a flag"),
+        pytest.param((), {"causal": True}, (), id="a flag"),
         pytest.param((torch.ones(1), None), {}, ("args",), id="a position"),
-        pytest.param((torch.ones(2),), {"size": (4, 3)}, ("size", "args"), id="both"),
-        pytest.param((), {"offset": 0}, ("offset",), id="a number, also zero"),
+        pytest.param((torch.ones(2),), {"bias": [torch.ones(1)]}, ("bias", "args"), id="both"),
+        pytest.param((4, 3), {"size": (4, 3), "offset": 1}, (), id="numbers"),
     ],
 )
 def test_further_arguments_are_named(

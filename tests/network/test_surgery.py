@@ -273,6 +273,24 @@ def test_an_attention_that_stays_has_the_weights_it_would_have_had() -> None:
     assert all(torch.equal(plain[key], swapped[key]) for key in shared)
 
 
+@pytest.mark.parametrize(
+    ("model", "std", "operation", "layers"),
+    [
+        pytest.param("vit_digits", 0.145, "maxpool_mlp", ("expand", "reduce"), id="vit_digits"),
+        pytest.param("vit_ti", 0.02, "maxpool_mlp", ("expand", "reduce"), id="vit_ti"),
+        pytest.param("vit_ti", 0.02, "self_attention", ("qkv", "project"), id="self_attention"),
+    ],
+)
+def test_new_linear_layers_are_drawn_as_those_of_the_attention_that_they_replace(
+    model: str, std: float, operation: str, layers: tuple[str, ...]
+) -> None:
+    config = compose(f"model={model}", "data=synthetic", f"block.stage1.block1.spatial={operation}")
+    blocks = build_network(config, seed=0).get_submodule("blocks")
+    replaced = blocks[1].attn.qkv.weight.std().item()
+    found = [getattr(blocks[0].attn.operation, name).weight.std().item() for name in layers]
+    assert [replaced, *found] == pytest.approx([std] * 3, rel=0.04)
+
+
 def test_an_even_kernel_is_refused_at_its_site() -> None:
     config = compose(MAXPOOL, "block.stage2.block2.kernel_size=2")
     with pytest.raises(PfstudyError, match=r"^stage2\.block2: maxpool takes an odd kernel_size"):

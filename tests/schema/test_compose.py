@@ -15,7 +15,7 @@ from configs import (
     refusal,
 )
 from pfstudy.errors import PfstudyError
-from pfstudy.schema.compose import conf_directory, register_models
+from pfstudy.schema.models import conf_directory, register_models
 from pfstudy.schema.operations import OPERATIONS
 from pfstudy.schema.sites import list_sites
 from pfstudy.variant import make_variant
@@ -184,6 +184,13 @@ def test_a_mistake_is_said_in_one_sentence(overrides: list[str], sentence: str) 
     assert refusal(*overrides) == sentence
 
 
+def test_reducing_sites_are_not_set_where_there_are_none() -> None:
+    assert refusal("paper=r50_hybrid", "model=resnet18") == (
+        "block.downsample is set, but no site of this backbone reduces the resolution; leave it "
+        "out."
+    )
+
+
 def test_a_site_that_no_model_has_is_refused_with_choices() -> None:
     message = refusal("site=stage9", "swap=maxpool")
     assert message.startswith("site 'stage9' does not exist; choose from: stage1, stage1.block1,")
@@ -251,6 +258,23 @@ def test_glob_over_sites_means_those_of_each_jobs_model(model_first: bool) -> No
     assert sites == expected + [["model=resnet50", f"site=stage{s}"] for s in (1, 2, 3, 4)]
 
 
+def test_the_papers_of_a_sweep_take_each_ones_own_sites() -> None:
+    jobs = list_jobs("paper=r50,vit_s_max", "site=glob(stage?)", "swap=avgpool")
+    assert [job[:2] for job in jobs] == [
+        *(["paper=r50", f"site=stage{stage}"] for stage in (1, 2, 3, 4)),
+        ["paper=vit_s_max", "site=stage1"],
+    ]
+
+
+def hybrid(model: str) -> list[list[str]]:
+    return list_jobs("study=hybrid", f"model={model}")
+
+
+def test_a_study_leaves_variants_of_reducing_sites_out_where_there_are_none() -> None:
+    assert not any("downsample" in line for job in hybrid("resnet18") for line in job)
+    assert [len(hybrid(model)) for model in ("resnet18", "resnet50")] == [6, 8]
+
+
 def test_a_sweep_over_intervals_is_refused() -> None:
     with pytest.raises(PfstudyError, match=r"^recipe\.lr=interval\(0,1\): a sweep takes lists"):
         list_jobs("recipe.lr=interval(0,1)")
@@ -294,6 +318,24 @@ def test_a_users_model_of_a_shipped_ones_name_is_refused(user_directory: Path) -
     (user_directory / "model" / "mine.yaml").rename(user_directory / "model" / "resnet_digits.yaml")
     with pytest.raises(
         PfstudyError, match=r"give yours a name of its own.*\[resnet_digits, _self_"
+    ):
+        register_models([conf_directory(), user_directory])
+
+
+def test_a_users_config_of_a_shipped_ones_name_is_refused(user_directory: Path) -> None:
+    (user_directory / "recipe").mkdir()
+    (user_directory / "recipe" / "digits.yaml").write_text("epochs: 1\n")
+    with pytest.raises(
+        PfstudyError, match=r"/recipe/digits\.yaml has the name of a shipped config"
+    ):
+        register_models([conf_directory(), user_directory])
+
+
+def test_a_model_has_the_name_of_its_file(user_directory: Path) -> None:
+    (user_directory / "model" / "mine.yaml").rename(user_directory / "model" / "yours.yaml")
+    with (
+        config_loader(),
+        pytest.raises(PfstudyError, match=r"name is 'mine', but must be that of the file, 'yours'"),
     ):
         register_models([conf_directory(), user_directory])
 
@@ -408,7 +450,7 @@ def test_the_command_line_replaces_a_presets_list(user_directory: Path) -> None:
                      id="depths are no list"),
         pytest.param("depths: [2, 0]", "depths must list the number of blocks in each stage",
                      id="an empty stage"),
-        pytest.param("- a\n- b", "depths must list the number of blocks in each stage",
+        pytest.param("- a\n- b", "name is None, but must be that of the file, 'broken'",
                      id="no mapping"),
         pytest.param("depths: [2", "cannot be read", id="no YAML"),
         pytest.param("depths: [2]\nsites: [{}]\ndownsample: [stage2.block1]", "the site "
@@ -427,7 +469,7 @@ def test_the_command_line_replaces_a_presets_list(user_directory: Path) -> None:
 def test_a_damaged_declaration_is_named(tmp_path: Path, content: str, sentence: str) -> None:
     path = tmp_path / "model" / "broken.yaml"
     path.parent.mkdir()
-    path.write_text(content)
+    path.write_text(content if content[0] == "-" else f"name: broken\n{content}")
     with config_loader(), pytest.raises(PfstudyError) as caught:
         register_models([tmp_path])
     assert str(path) in str(caught.value)

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from configs import compose_sweep, config_loader
 from pfstudy.errors import PfstudyError
-from pfstudy.schema.compose import expand_sweep, explain
+from pfstudy.schema.compose import explain
 from pfstudy.schema.designs import (
     DESIGNS,
     METRICS,
@@ -23,6 +23,7 @@ from pfstudy.schema.designs import (
     natural_order,
     parse_constraints,
 )
+from pfstudy.schema.sweeps import expand_sweep
 
 TWELVE = [f"stage1.block{block}" for block in range(1, 13)]
 
@@ -334,6 +335,12 @@ class TestJobs:
                 ["study.design=[random]", "study.num_samples=5", *STAGES],
                 "study.num_samples is 5, but 2 operations at 2 sites make 4 networks.",
                 id="not so many",
+            ),
+            pytest.param(
+                ["study.variants=['block.spatial=maxpool,avgpool']"],
+                "study.variants: block.spatial=maxpool,avgpool lists several values; a variant has "
+                "one.",
+                id="a variant with a list",
             ),
             pytest.param(
                 ["study.design=[randon]", *STAGES],

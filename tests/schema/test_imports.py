@@ -12,8 +12,8 @@ from configs import compose_alone, refusal
 from pfstudy.errors import PfstudyError
 from pfstudy.network.surgery import build_network
 from pfstudy.schema import imports
-from pfstudy.schema.imports import import_modules, source_digest
-from pfstudy.schema.operations import OPERATIONS, Operation, find_operation
+from pfstudy.schema.imports import import_modules, locate, source_digest
+from pfstudy.schema.operations import OPERATIONS, REGISTERED_IN, Operation, find_operation
 from pfstudy.variant import make_variant
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -34,10 +34,13 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     """An empty working directory; what is imported from it is forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
     registered, loaded, path = dict(OPERATIONS), set(sys.modules), list(sys.path)
+    files = dict(REGISTERED_IN)
     imports._import.cache_clear()
     yield tmp_path
     OPERATIONS.clear()
     OPERATIONS.update(registered)
+    REGISTERED_IN.clear()
+    REGISTERED_IN.update(files)
     sys.path[:] = path
     sys.path_importer_cache.pop(str(tmp_path), None)
     for name in set(sys.modules) - loaded:
@@ -71,7 +74,6 @@ def test_a_file_is_imported(workplace: Path, absolute: bool) -> None:
     path = write(workplace / "elsewhere" / "my_file_ops.py")
     import_modules([str(path if absolute else path.relative_to(workplace))])
     assert "mine" in OPERATIONS
-    assert str(path.parent) not in sys.path
 
 
 def test_a_module_is_imported_once(workplace: Path) -> None:
@@ -91,7 +93,9 @@ def test_a_file_and_a_module_of_that_name_are_one(workplace: Path) -> None:
 
 def test_a_file_that_has_the_name_of_another_module_is_refused(workplace: Path) -> None:
     write(workplace / "json.py")
-    with pytest.raises(PfstudyError, match=r"^imports: json\.py has the name of a module that is"):
+    with pytest.raises(
+        PfstudyError, match=r"^imports: .*/json\.py has the name of a module that is"
+    ):
         import_modules(["json.py"])
     assert "mine" not in OPERATIONS
 
@@ -119,19 +123,21 @@ def test_without_its_import_an_operation_does_not_exist(workplace: Path) -> None
                      "Python's path.", id="no module"),
         pytest.param("my.ops", None, "imports: my.ops cannot be imported: ModuleNotFoundError: No "
                      "module named 'my'.", id="no package"),
-        pytest.param("my_ops.py", None, "imports: there is no file my_ops.py.", id="no file"),
+        pytest.param("my_ops.py", None, "imports: there is no file {place}/my_ops.py.",
+                     id="no file"),
         pytest.param("my_ops", "import no_such_module\n", "imports: my_ops cannot be imported: "
                      "ModuleNotFoundError: No module named 'no_such_module', line 1.",
                      id="what it imports is missing"),
         pytest.param("my_ops", "\n\ndef build(layer:\n", "imports: my_ops cannot be imported: "
                      "SyntaxError: '(' was never closed (my_ops.py, line 3).", id="syntax"),
-        pytest.param("my_ops.py", "def build(layer:\n", "imports: my_ops.py cannot be imported: "
-                     "SyntaxError: '(' was never closed (my_ops.py, line 1).",
+        pytest.param("my_ops.py", "def build(layer:\n", "imports: {place}/my_ops.py cannot be "
+                     "imported: SyntaxError: '(' was never closed (my_ops.py, line 1).",
                      id="syntax of a file"),
         pytest.param("my_ops", "\n\nregister()\n", "imports: my_ops cannot be imported: NameError: "
                      "name 'register' is not defined, line 3.", id="name"),
-        pytest.param("my_ops.py", "\nregister()\n", "imports: my_ops.py cannot be imported: "
-                     "NameError: name 'register' is not defined, line 2.", id="name in a file"),
+        pytest.param("my_ops.py", "\nregister()\n", "imports: {place}/my_ops.py cannot be "
+                     "imported: NameError: name 'register' is not defined, line 2.",
+                     id="name in a file"),
         pytest.param("my_ops", "import json\n\njson.loads('')\n", "imports: my_ops cannot be "
                      "imported: JSONDecodeError: Expecting value: line 1 column 1 (char 0), line "
                      "3.", id="an error of another module"),
@@ -175,21 +181,97 @@ def test_an_operation_of_ours_has_no_digest(name: str) -> None:
     assert source_digest(find_operation(name)) is None
 
 
+def digest_of(path: Path, content: str | None = None) -> str | None:
+    """The digest of the user's operation, after a change of a file."""
+    if content is not None:
+        path.write_text(content)
+    return source_digest(find_operation("mine"))
+
+
+def append(path: Path) -> str:
+    return path.read_text() + "# another comment\n"
+
+
 @pytest.mark.parametrize(
     "target", [pytest.param("build", id="function"), pytest.param("'my_ops:build'", id="its name")]
 )
 def test_the_digest_is_that_of_the_users_file(workplace: Path, target: str) -> None:
-    import hashlib
-
     path = write(workplace / "my_ops.py", target=target)
     import_modules(["my_ops"])
-    expected = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert source_digest(find_operation("mine")) == expected
+    before = digest_of(path)
+    assert before is not None
+    assert digest_of(workplace / "unrelated.py", "") == before
+    assert digest_of(path, append(path)) != before
 
 
-def test_a_target_that_no_module_has_is_named(workplace: Path) -> None:
-    with pytest.raises(PfstudyError, match=r"^operation 'gone': the source of gone is not known"):
+@pytest.mark.parametrize("name", ["my_ops", "my_ops.py"])
+def test_the_digest_covers_what_the_file_imports_beside_itself(workplace: Path, name: str) -> None:
+    path, helper = write(workplace / "my_ops.py"), workplace / "my_helper.py"
+    path.write_text(f"import my_helper\n{path.read_text()}")
+    helper.touch()
+    import_modules([name])
+    before = digest_of(path)
+    assert digest_of(workplace / "unrelated.py", "") == before
+    assert digest_of(helper, "x = 1\n") != before
+    assert digest_of(helper, "") == before
+
+
+def test_the_digest_covers_all_files_of_a_package(workplace: Path) -> None:
+    path = write(workplace / "my_package" / "ops.py")
+    for directory in (path.parent, path.parent / "part"):
+        directory.mkdir(exist_ok=True)
+        (directory / "__init__.py").touch()
+    import_modules(["my_package.ops"])
+    before = digest_of(path)
+    assert digest_of(workplace / "unrelated.py", "") == before
+    assert digest_of(path.parent / "part" / "never_imported.py", "") != before
+
+
+def test_an_operation_that_no_file_registered_is_named() -> None:
+    with pytest.raises(PfstudyError, match=r"^operation 'gone': its source is not known\.$"):
         source_digest(Operation("gone", "gone:build", trainable=False))
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        pytest.param("my_ops", "{place}:my_ops", id="module"),
+        pytest.param("my_package.ops", "{place}:my_package.ops", id="module of a package"),
+        pytest.param("my_ops.py", "{place}/my_ops.py", id="file"),
+        pytest.param("json", "json", id="module that lies elsewhere"),
+    ],
+)
+def test_what_is_imported_is_found_again_from_any_directory(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, name: str, found: str
+) -> None:
+    write(workplace / "my_ops.py")
+    write(workplace / "my_package" / "ops.py")
+    import_modules([name])
+    located = locate(name)
+    assert located == found.format(place=workplace)
+    monkeypatch.chdir("/")
+    registered = OPERATIONS.pop("mine", None)
+    sys.modules.pop(name.removesuffix(".py") if registered else "", None)
+    imports._import.cache_clear()
+    import_modules([located])
+    assert ("mine" in OPERATIONS) == (registered is not None)
+
+
+def test_a_module_that_is_no_longer_where_it_lay_is_named(workplace: Path) -> None:
+    with pytest.raises(PfstudyError, match=r"there is no module 'my_ops' in /nowhere or on Python"):
+        import_modules(["/nowhere:my_ops"])
+
+
+@pytest.mark.parametrize("name", ["my_ops", "my_ops.py"])
+def test_a_module_that_fails_leaves_no_operation(workplace: Path, name: str) -> None:
+    path = write(workplace / "my_ops.py")
+    path.write_text(f"{path.read_text()}\nnonsense\n")
+    with pytest.raises(PfstudyError, match="'nonsense' is not defined"):
+        import_modules([name])
+    assert "mine" not in OPERATIONS
+    write(path)
+    import_modules([name])
+    assert "mine" in OPERATIONS
 
 
 def hash_of(*overrides: str) -> str:

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 from configs import compose_sweep, list_jobs
-from pfstudy.schema.compose import conf_directory
+from pfstudy.schema.models import conf_directory
 from pfstudy.variant import Variant, make_variant
 
 STUDIES = conf_directory() / "study"

@@ -36,7 +36,8 @@ class PfstudySweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launch the product of all lists; checked before, raises the first failure behind."""
-        from pfstudy.schema.compose import compose_jobs, expand_sweep
+        from pfstudy.schema.compose import compose_jobs
+        from pfstudy.schema.sweeps import expand_sweep
 
         loader = self.hydra_context.config_loader
         jobs = expand_sweep(loader, self.config, self.params, arguments)

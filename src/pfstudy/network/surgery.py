@@ -85,7 +85,7 @@ def _copy_pretrained(network: nn.Module, model: Model, data: Data) -> None:
                     source = source[:, num_surplus:]
             if source.shape == tensor.shape:
                 tensor.copy_(source)
-                num_copied += 1
+                num_copied += tensor.dim() > 1  # a new head has a bias of the same shape, too
     if not num_copied:
         raise PfstudyError(
             f"pretrained=true: no tensor of timm's weights of {model.timm!r} has a place in the "
@@ -121,6 +121,8 @@ def build_network(config: Config, seed: int | None = None) -> nn.Module:
         PfstudyError: The backbone or an operation cannot be built, or the checkpoint to start
             from does not fit.
     """
+    if config.init_from and config.pretrained:
+        raise PfstudyError("init_from and pretrained=true exclude each other; give one of them.")
     if seed is not None:
         torch.manual_seed(seed)
     network = build_backbone(config.model, config.data, config.pretrained)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import sys
@@ -14,8 +15,6 @@ from pfstudy.errors import PfstudyError
 from pfstudy.schema.operations import OPERATIONS, REGISTERED_IN, Operation
 
 _OURS = Path(__file__).resolve().parents[1]
-_BESIDE: dict[str, tuple[str, ...]] = {}
-"""Files that a user's file imported from its own directory, by that file."""
 
 
 def import_modules(names: Iterable[str]) -> None:
@@ -62,23 +61,47 @@ def source_digest(operation: Operation) -> str | None:
     while (package.parent / "__init__.py").is_file():
         package = package.parent
     if (package / "__init__.py").is_file():
-        files = sorted(map(str, package.rglob("*.py")))
+        files = set(package.rglob("*.py"))
     else:
-        files = [str(registered), *_BESIDE.get(str(registered), ())]
-    digests = sorted(_digest(file, Path(file).stat().st_mtime_ns) for file in files)
+        files = _with_imports(registered)
+    digests = sorted(_digest(file, file.stat().st_mtime_ns) for file in files)
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 @cache
-def _digest(file: str, changed_ns: int) -> str:
+def _digest(file: Path, changed_ns: int) -> str:
     del changed_ns
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _with_imports(file: Path) -> set[Path]:
+    """A file and all that it imports from its own directory, as its text says."""
+    found, todo = {file}, [file]
+    while todo:
+        for name in _imported(todo.pop()):
+            beside = file.parent / name
+            new = {beside.with_suffix(".py")} if beside.with_suffix(".py").is_file() else set()
+            new |= set(beside.rglob("*.py")) if (beside / "__init__.py").is_file() else set()
+            todo += new - found
+            found |= new
+    return found
+
+
+def _imported(file: Path) -> set[str]:
+    """Top names of the modules that a file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
 
 
 @cache
 def _import(name: str) -> None:
     directory, _, module = name.rpartition(":")
-    registered, known = dict(OPERATIONS), set(sys.modules)
+    registered = dict(OPERATIONS)
     try:
         if name.endswith(".py"):
             _import_file(Path(name))
@@ -99,19 +122,6 @@ def _import(name: str) -> None:
                 "Python's path."
             ) from None
         raise _failed(module if directory else name, error) from None
-    _remember_beside(module, sys.modules.keys() - known)
-
-
-def _remember_beside(module: str, imported: Iterable[str]) -> None:
-    """Remember which files a user's file imported from its own directory."""
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None:
-        return
-    path = Path(file).resolve()
-    found = (getattr(sys.modules[name], "__file__", None) for name in imported)
-    files = {Path(other).resolve() for other in found if other}
-    beside = [other for other in files if other.is_relative_to(path.parent) and other != path]
-    _BESIDE[str(path)] = tuple(str(other) for other in beside if other.suffix == ".py")
 
 
 def _import_file(path: Path) -> None:
