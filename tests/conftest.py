@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,12 @@ def _nobody_is_logged_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         patch.setenv("PFSTUDY_LEASE_DIR", str(tmp_path_factory.mktemp("leases")))
         patch.setenv("WANDB_ERROR_REPORTING", "false")
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_works() -> None:
+    """A job in the background inherits that Ctrl-C is ignored, and so would the real sweeps."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
