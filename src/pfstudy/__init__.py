@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pfstudy.complexity import Cost, cost
     from pfstudy.errors import PfstudyError
     from pfstudy.network.checkpoint import load_checkpoint
-    from pfstudy.network.inspection import check_network
     from pfstudy.network.restore import load_run
+    from pfstudy.network.substitutions import check_network
     from pfstudy.network.surgery import build_network
     from pfstudy.ops.layer import Layer
     from pfstudy.schema.compose import compose
@@ -30,7 +30,7 @@ _PLACES = {
     "Operation": "pfstudy.schema.operations",
     "PfstudyError": "pfstudy.errors",
     "build_network": "pfstudy.network.surgery",
-    "check_network": "pfstudy.network.inspection",
+    "check_network": "pfstudy.network.substitutions",
     "compose": "pfstudy.schema.compose",
     "cost": "pfstudy.complexity",
     "load_checkpoint": "pfstudy.network.checkpoint",

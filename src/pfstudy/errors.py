@@ -18,6 +18,11 @@ class RunsFailedError(PfstudyError):
     """Some runs of a sweep failed; the others are done and recorded. Exit code 1."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def unknown_name(kind: str, name: str, choices: Iterable[str]) -> PfstudyError:
     """Build the error for a name that does not exist: it lists the choices, nearest first named.
 

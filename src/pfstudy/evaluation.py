@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch.nn import functional
 from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 
 from pfstudy import lease
 from pfstudy.complexity import cost
 from pfstudy.data.loading import open_test
-from pfstudy.network.inspection import check_network
+from pfstudy.module import accuracies
+from pfstudy.network.substitutions import check_network
 from pfstudy.network.surgery import build_network, image_shape
 from pfstudy.schema.config import Config
+from pfstudy.tasks import gpu_id
 from pfstudy.worker import choose_device
 
 _SECONDS_BETWEEN_REPORTS = 0.2
@@ -47,9 +48,7 @@ def evaluate(config: Config, report: Report) -> dict[str, Any]:
     figures = cost(network, image_shape(config.data))
     network.to(device)
     batches = open_test(config.data, config.recipe.batch_size, device)
-    num_classes = config.data.num_classes
-    top1 = MulticlassAccuracy(num_classes, average="micro").to(device)
-    top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro").to(device)
+    metrics = accuracies(config.data.num_classes).to(device)
     loss = MeanMetric().to(device)
     dtype = _AUTOCAST[config.trainer.precision]
     num_images, said, started = 0, 0.0, time.perf_counter()
@@ -58,8 +57,7 @@ def evaluate(config: Config, report: Report) -> dict[str, Any]:
             images, labels = images.to(device), labels.to(device)
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 logits = network(images).float()
-            for metric in (top1, top5):
-                metric.update(logits, labels)
+            metrics.update(logits, labels)
             loss.update(functional.cross_entropy(logits, labels), weight=len(labels))
             num_images += len(labels)
             if time.perf_counter() - said > _SECONDS_BETWEEN_REPORTS:
@@ -72,8 +70,7 @@ def evaluate(config: Config, report: Report) -> dict[str, Any]:
                     },
                 )
         return {
-            "top1_percent": 100 * float(top1.compute()),
-            "top5_percent": 100 * float(top5.compute()),
+            **{f"{name}_percent": 100 * float(v) for name, v in metrics.compute().items()},
             "loss": float(loss.compute()),
             "num_images": num_images,
             "params": figures.params,
@@ -85,7 +82,7 @@ def evaluate(config: Config, report: Report) -> dict[str, Any]:
 def _lease_id(device: torch.device) -> str:
     if device.type == "cpu":
         return "cpu"
-    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    return gpu_id(torch.cuda.get_device_properties(device).uuid)
 
 
 def _waits(report: Report) -> Callable[[], None]:

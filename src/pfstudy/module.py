@@ -35,11 +35,7 @@ class Classifier(L.LightningModule):
         self.network = network
         self.recipe = recipe
         self.steps_per_epoch = steps_per_epoch
-        accuracies = {
-            "top1": MulticlassAccuracy(num_classes, average="micro"),
-            "top5": MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro"),
-        }
-        self.accuracies = MetricCollection(dict(accuracies), compute_groups=False)
+        self.accuracies = accuracies(num_classes)
         self.loss = MeanMetric()
         self.train_loss_sum: torch.Tensor
         self.register_buffer("train_loss_sum", torch.zeros(()), persistent=False)
@@ -130,6 +126,15 @@ class Classifier(L.LightningModule):
         self.accuracies.reset()
         self.loss.reset()
         return figures
+
+
+def accuracies(num_classes: int) -> MetricCollection:
+    """Top-1 and top-5 accuracy over all images, as shares; top-5 of fewer classes is of all."""
+    metrics = {
+        "top1": MulticlassAccuracy(num_classes, average="micro"),
+        "top5": MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro"),
+    }
+    return MetricCollection(dict(metrics), compute_groups=False)
 
 
 def cosine_with_warmup(step: int, num_steps: int, num_warmup: int) -> float:

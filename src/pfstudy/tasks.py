@@ -28,6 +28,11 @@ class Device:
         return {"CUDA_VISIBLE_DEVICES": self.id if self.kind == "gpu" else ""}
 
 
+def gpu_id(uuid: object) -> str:
+    """Id of a GPU, by which it is leased and made visible, from the UUID that torch gives."""
+    return f"GPU-{uuid}"
+
+
 @dataclass(frozen=True)
 class Checked:
     """What the check of a sweep found out.

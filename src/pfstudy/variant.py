@@ -127,8 +127,7 @@ def make_variant(config: Config, data_fingerprint: str) -> Variant:
         PfstudyError: An operation does not exist, a declaration is inconsistent, or the
             checkpoint to start from cannot be read.
     """
-    if config.init_from and config.pretrained:
-        raise PfstudyError("init_from and pretrained=true exclude each other; give one of them.")
+    check_initial_weights(config)
     model = config.model
     substitutions = list_substitutions(config)
     canonical = _compact(
@@ -186,6 +185,16 @@ def file_digest(path: str, key: str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise PfstudyError(f"{key}={path} cannot be read: {error.strerror}.") from None
+
+
+def check_initial_weights(config: Config) -> None:
+    """Check that a network starts from one place alone.
+
+    Raises:
+        PfstudyError: It would start from a checkpoint and from timm's weights.
+    """
+    if config.init_from and config.pretrained:
+        raise PfstudyError("init_from and pretrained=true exclude each other; give one of them.")
 
 
 def list_substitutions(config: Config) -> tuple[Substitution, ...]:

@@ -27,7 +27,7 @@ from pfstudy.data.loading import make_loaders
 from pfstudy.environment import describe_environment
 from pfstudy.errors import PfstudyError
 from pfstudy.module import Classifier, check_finite
-from pfstudy.network.surgery import build_network
+from pfstudy.network.surgery import build_network, image_shape
 from pfstudy.ops import Projected
 from pfstudy.schema.config import Config, config_tree, parse_config
 from pfstudy.tasks import Task
@@ -176,9 +176,11 @@ def _fit(
         trainer.test(module, loaders.test, verbose=False)
         test_seconds = time.perf_counter() - started
     _save(task.directory, module)
-    shape = (config.data.channels, config.data.image_size, config.data.image_size)
     num_projected = sum(isinstance(part, Projected) for part in network.modules())
-    counted = {**asdict(cost(network, shape)), "num_projected_sites": num_projected}
+    counted = {
+        **asdict(cost(network, image_shape(config.data))),
+        "num_projected_sites": num_projected,
+    }
     num_images = config.recipe.epochs * len(loaders.train) * batch_size
     training = {
         "seconds": seconds,

@@ -19,12 +19,9 @@ from models import (
     swapped,
 )
 from pfstudy.errors import PfstudyError
-from pfstudy.network.inspection import (
-    check_backbone,
-    check_image_is_used,
-    check_substitution,
-    passing_sites,
-)
+from pfstudy.network.behaviour import check_image_is_used, passing_sites
+from pfstudy.network.inspection import check_backbone
+from pfstudy.network.substitutions import check_substitution
 from pfstudy.schema.compose import config_of
 from pfstudy.schema.config import Config, SitePattern, SiteSetting
 from pfstudy.schema.sites import list_sites

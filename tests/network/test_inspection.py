@@ -10,13 +10,9 @@ from torch import nn
 
 from configs import compose, tiny_vit
 from pfstudy.errors import PfstudyError
-from pfstudy.network.inspection import (
-    Backbone,
-    check_backbone,
-    check_image_is_used,
-    check_substitution,
-    passing_sites,
-)
+from pfstudy.network.behaviour import Backbone, check_image_is_used, passing_sites
+from pfstudy.network.inspection import check_backbone
+from pfstudy.network.substitutions import check_substitution
 from pfstudy.network.surgery import build_network
 from pfstudy.schema.config import Config, Model, SitePattern, SiteSetting
 from pfstudy.schema.operations import OPERATIONS, Operation

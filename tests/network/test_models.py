@@ -21,12 +21,9 @@ from models import (
     swapped,
 )
 from pfstudy.network import inspection
-from pfstudy.network.inspection import (
-    Backbone,
-    check_backbone,
-    check_image_is_used,
-    check_substitution,
-)
+from pfstudy.network.behaviour import Backbone, check_image_is_used
+from pfstudy.network.inspection import check_backbone
+from pfstudy.network.substitutions import check_substitution
 from pfstudy.network.surgery import build_network, find_layer, replace_layer, substitute
 from pfstudy.schema.models import conf_directory
 from pfstudy.variant import Substitution, list_substitutions

@@ -69,15 +69,6 @@ FIGURES = {  # parameters; MACs of convolutions, linear layers and attention pro
 ONE_OF_A_FAMILY = ["r50", "r50_max", "r50_hybrid", "vit_ti_max", "pit_ti_max"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Several wait for each other where cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def build(name: str) -> nn.Module:
     return pfstudy.build_network(compose(f"paper={name}", "data=synthetic"), seed=0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,15 +21,6 @@ from pfstudy.variant import make_variant
 State = dict[str, torch.Tensor]
 
 SITES = [f"layer{stage}.{block}.conv2" for stage in range(1, 5) for block in range(2)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Several wait for each other where cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def save_weights(name: str, path: Path) -> State:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional
@@ -16,8 +17,18 @@ ALL = list(OPERATIONS)
 WITH_KERNEL = [name for name in ALL if OPERATIONS[name].has_kernel]
 
 
-def smallest_kernel(name: str) -> int:
-    return 3 if name == "poolformer" else 1
+WITH_EVERY_KERNEL = [
+    pytest.param(name, kernel_size, id=f"{name}-{kernel_size}")
+    for name in ALL
+    for kernel_size in (1, 3, 5, 7)
+    if (name, kernel_size) != ("poolformer", 1)  # which refuses it
+]
+SIZES = [
+    pytest.param((8, 8), id="even"),
+    pytest.param((7, 7), id="odd"),
+    pytest.param((5, 8), id="odd by even"),
+    pytest.param((1, 1), id="one pixel"),
+]
 
 
 def num_channels(name: str, kernel_size: int) -> int:

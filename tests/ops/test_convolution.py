@@ -4,17 +4,10 @@ import math
 
 import pytest
 import torch
-from cases import build, build_random, by_products, images
+from cases import SIZES, build, build_random, by_products, images
 from torch import nn
 
 from pfstudy.errors import PfstudyError
-
-SIZES = [
-    pytest.param((8, 8), id="even"),
-    pytest.param((7, 7), id="odd"),
-    pytest.param((5, 8), id="odd by even"),
-    pytest.param((1, 1), id="one pixel"),
-]
 
 
 @pytest.mark.parametrize("size", SIZES)

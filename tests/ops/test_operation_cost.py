@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import ALL, smallest_kernel
+from cases import ALL, WITH_EVERY_KERNEL
 from cases import layer as describe
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -41,11 +41,8 @@ class Counter(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kernel_size", [1, 3, 5, 7])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(("name", "kernel_size"), WITH_EVERY_KERNEL)
 def test_the_cost_is_what_torch_counts(name: str, kernel_size: int, stride: int) -> None:
-    if kernel_size < smallest_kernel(name):
-        pytest.skip("refused")
     operation = find_operation(name)
     for fields in ({}, {"out_channels": 8, "bias": True}):
         layer = describe(name, kernel_size=kernel_size, stride=stride, **fields)

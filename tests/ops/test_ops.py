@@ -5,7 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from cases import ALL, WITH_KERNEL, apart, build, build_random, by_windows, images, smallest_kernel
+from cases import (
+    ALL,
+    WITH_EVERY_KERNEL,
+    WITH_KERNEL,
+    apart,
+    build,
+    build_random,
+    by_windows,
+    images,
+)
 from cases import layer as describe
 from torch import nn
 
@@ -27,13 +36,10 @@ def _compile_afresh() -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("kernel_size", [1, 3, 5, 7])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(("name", "kernel_size"), WITH_EVERY_KERNEL)
 def test_the_grid_shrinks_by_the_stride_and_no_more(
     name: str, kernel_size: int, stride: int
 ) -> None:
-    if kernel_size < smallest_kernel(name):
-        pytest.skip("refused")
     layer = describe(name, kernel_size=kernel_size, stride=stride)
     operation = build(name, kernel_size=kernel_size, stride=stride)
     for height in HEIGHTS:

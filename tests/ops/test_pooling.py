@@ -3,19 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cases import build, by_windows, images
+from cases import SIZES, build, by_windows, images
 from timm.models.metaformer import Pooling
 from torch import nn
 from torch.nn import functional
 
 from pfstudy.errors import PfstudyError
-
-SIZES = [
-    pytest.param((8, 8), id="even"),
-    pytest.param((7, 7), id="odd"),
-    pytest.param((5, 8), id="odd by even"),
-    pytest.param((1, 1), id="one pixel"),
-]
 
 
 @pytest.mark.parametrize("size", SIZES)

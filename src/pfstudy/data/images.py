@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
 from pfstudy.data.imagefolder import Images
-from pfstudy.data.tensors import EpochOrder
+from pfstudy.data.tensors import EpochOrder, count_batches
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
 
@@ -171,9 +171,7 @@ class _Requests:
         self.seed = seed
 
     def __len__(self) -> int:
-        if self.order is None:
-            return -(-self.num_images // self.batch_size)
-        return self.num_images // self.batch_size
+        return count_batches(self.num_images, self.batch_size, self.order)
 
     def __iter__(self) -> Iterator[tuple[list[int], str]]:
         if self.order is None:

@@ -79,6 +79,17 @@ class EpochOrder:
         return torch.randperm(self.num_images, generator=generator)
 
 
+def count_batches(num_images: int, batch_size: int, order: EpochOrder | None) -> int:
+    """Number of batches: all whole ones in an order that is drawn, else the last, smaller one too.
+
+    Args:
+        num_images: Number of images.
+        batch_size: Images per batch.
+        order: ``None`` for the order of the images themselves.
+    """
+    return -(-num_images // batch_size) if order is None else num_images // batch_size
+
+
 class Batches:
     """Batches of a split that lies on the device: no workers, no copies to the device.
 
@@ -96,9 +107,7 @@ class Batches:
         self.batch_sampler = None  # Lightning looks at both for the epoch to set
 
     def __len__(self) -> int:
-        if self.sampler is None:
-            return -(-len(self.split) // self.batch_size)
-        return len(self.split) // self.batch_size
+        return count_batches(len(self.split), self.batch_size, self.sampler)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         images, labels = self.split.images_NCHW, self.split.labels_N

@@ -13,13 +13,13 @@ from pfstudy.complexity import variant_cost
 from pfstudy.data.loading import check_batch_size, count_training_images
 from pfstudy.environment import cpu_model
 from pfstudy.errors import PfstudyError
-from pfstudy.network.behaviour import Backbone, check_image_is_used, passing_sites
-from pfstudy.network.inspection import check_backbone, check_substitution
-from pfstudy.network.surgery import build_backbone, build_network
-from pfstudy.schema.config import Config
+from pfstudy.network.behaviour import Backbone
+from pfstudy.network.inspection import check_backbone
+from pfstudy.network.substitutions import check_substitutions
+from pfstudy.network.surgery import backbone_key, build_backbone, build_network
 from pfstudy.schema.designs import Constraint, parse_constraints
 from pfstudy.schema.imports import import_modules
-from pfstudy.tasks import Checked, Device
+from pfstudy.tasks import Checked, Device, gpu_id
 from pfstudy.variant import Variant
 
 
@@ -37,25 +37,23 @@ def check_variants(
     del report
     import_modules(name for variant in variants for name in variant.config.imports)
     projected: dict[str, int] = {}
-    inspect = cache(_inspect)
-    check_image = cache(check_image_is_used)
+    backbones: dict[str, Backbone] = {}
+    loaded: set[str] = set()
     count_images = cache(count_training_images)
-    load_pretrained = cache(_load_pretrained)
-    try_out = cache(check_substitution)
     constraints = parse_constraints(variants[0].config.study.constraints)
     dropped = _drop(variants, [c for c in constraints if c.metric == "sites"])
     left = [variant for variant in variants if variant.hash not in dropped]
     for variant in left:
         config = variant.config
-        backbone = inspect(_Key(config))
+        key = backbone_key(config)
+        if key not in backbones:
+            backbones[key] = check_backbone(config)
         try:
-            number = sum(try_out(backbone, s) for s in variant.substitutions)
-            passing = passing_sites(variant.substitutions)
-            if passing:
-                check_image(backbone, passing)
+            number = check_substitutions(backbones[key], variant.substitutions)
             check_batch_size(config.recipe.batch_size, count_images(config.data))
-            if config.pretrained:
-                load_pretrained(_Key(config))
+            if config.pretrained and key not in loaded:
+                build_backbone(config.model, config.data, pretrained=True)
+                loaded.add(key)
             if config.init_from:
                 build_network(config, seed=0)
         except PfstudyError as error:
@@ -94,34 +92,12 @@ def _drop(variants: Sequence[Variant], constraints: Sequence[Constraint]) -> dic
     return dropped
 
 
-class _Key:
-    """A config as far as its backbone goes: equal for all variants of one."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self._key = repr((config.model, config.data))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-
-def _load_pretrained(key: _Key) -> None:
-    build_backbone(key.config.model, key.config.data, pretrained=True)
-
-
-def _inspect(key: _Key) -> Backbone:
-    return check_backbone(key.config)
-
-
 def _devices(key: str, wanted: str) -> tuple[Device, ...]:
     number = torch.cuda.device_count() if wanted != "cpu" else 0
     if wanted == "gpu" and number == 0:
         raise PfstudyError(f"{key}=gpu, but there is no GPU here; use auto or cpu.")
     gpus = [torch.cuda.get_device_properties(index) for index in range(number)]
-    found = tuple(Device("gpu", f"GPU-{gpu.uuid}", gpu.name) for gpu in gpus)
+    found = tuple(Device("gpu", gpu_id(gpu.uuid), gpu.name) for gpu in gpus)
     return found or (Device("cpu", "cpu", cpu_model()),)
 
 

@@ -45,7 +45,7 @@ def pfstudy_small_resnet(
     Raises:
         ValueError: A stage has no width, or there are too many.
     """
-    _refuse_weights("pfstudy_small_resnet", pretrained, kwargs)
+    refuse_weights("pfstudy_small_resnet", pretrained, kwargs)
     _check_widths("pfstudy_small_resnet", layers, channels)
     if len(layers) > 4:
         raise ValueError(f"pfstudy_small_resnet takes at most 4 stages, but got {len(layers)}.")
@@ -101,7 +101,7 @@ def pfstudy_small_mobilenet(
     Raises:
         ValueError: A stage has no width.
     """
-    _refuse_weights("pfstudy_small_mobilenet", pretrained, kwargs)
+    refuse_weights("pfstudy_small_mobilenet", pretrained, kwargs)
     _check_widths("pfstudy_small_mobilenet", layers, channels)
     stages = [
         [f"ir_r{depth}_k{kernel_size}_s{min(stage, 2)}_e{expansion}_c{width}"]
@@ -151,7 +151,7 @@ def pfstudy_small_vit(
         A network ``(N, in_chans, img_size, img_size) -> (N, num_classes)``, which classifies the
         mean over the grid.
     """
-    _refuse_weights("pfstudy_small_vit", pretrained, kwargs)
+    refuse_weights("pfstudy_small_vit", pretrained, kwargs)
     network = VisionTransformer(
         img_size=img_size,
         patch_size=patch_size,
@@ -171,7 +171,7 @@ def pfstudy_small_vit(
     return network
 
 
-def _refuse_weights(name: str, pretrained: bool, kwargs: dict[str, Any]) -> None:
+def refuse_weights(name: str, pretrained: bool, kwargs: dict[str, Any]) -> None:
     """Refuse to load weights that do not exist, and drop what timm says about them."""
     if pretrained:
         raise ValueError(f"{name} has no pretrained weights.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -38,12 +38,16 @@ class Backbone:
         network: The backbone on the meta device.
         seen: What goes through the layers of its sites, by path, as a replacement will see it.
         sites: Its sites by address.
+        projects: Whether a 1x1 convolution follows, by substitution that was checked.
+        used_with: Sets of passing sites with which the image was found to be used.
     """
 
     config: Config
     network: nn.Module
     seen: Mapping[str, Seen]
     sites: Mapping[str, Site]
+    projects: dict[Substitution, bool] = field(default_factory=dict)
+    used_with: set[frozenset[str]] = field(default_factory=set)
 
     @cached_property
     def opened(self) -> nn.Module:

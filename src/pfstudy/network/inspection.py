@@ -1,4 +1,4 @@
-"""Checks of a declaration against its backbone, and of a substitution against its site.
+"""Checks of a declaration against its backbone.
 
 What goes wrong silently is checked, too: a norm that belongs to another layer, windows that a
 pool cannot look out of, arguments that a replacement would ignore, a class token that nothing of
@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from timm.layers import Conv2dSame
 from torch import nn
 
-from pfstudy.errors import PfstudyError
+from pfstudy.errors import PfstudyError, first_line
 from pfstudy.network.behaviour import (
     Backbone,
     check_grid_order,
     check_image_is_used,
     check_originals,
-    passing_sites,
 )
 from pfstudy.network.probe import BATCH, Seen, probe
 from pfstudy.network.surgery import (
@@ -30,15 +28,11 @@ from pfstudy.network.surgery import (
     find_layer,
     grid_of,
     image_shape,
-    make_replacement,
     replace_layer,
     set_parent,
 )
-from pfstudy.ops import Projected
 from pfstudy.schema.config import Config, Model
-from pfstudy.schema.operations import REGISTERED_IN
 from pfstudy.schema.sites import Site, list_sites, stage_and_block
-from pfstudy.variant import Substitution, list_substitutions
 
 
 def check_backbone(config: Config) -> Backbone:
@@ -60,7 +54,7 @@ def check_backbone(config: Config) -> Backbone:
     except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
         raise PfstudyError(
             f"model {model.name} cannot take images of {data.channels}x{data.image_size}x"
-            f"{data.image_size}: {str(error).splitlines()[0]}"
+            f"{data.image_size}: {first_line(error)}"
         ) from None
     for site in sites:
         if site.layer not in seen:
@@ -77,56 +71,6 @@ def check_backbone(config: Config) -> Backbone:
     check_grid_order(backbone)
     check_originals(backbone)
     return backbone
-
-
-def check_network(config: Config) -> None:
-    """Check that the network of a config can be built and does what it says.
-
-    Raises:
-        PfstudyError: It cannot, or its logits would not depend on the image.
-    """
-    backbone = check_backbone(config)
-    substitutions = list_substitutions(config)
-    for substitution in substitutions:
-        check_substitution(backbone, substitution)
-    passing = passing_sites(substitutions)
-    if passing:
-        check_image_is_used(backbone, passing)
-
-
-def check_substitution(backbone: Backbone, substitution: Substitution) -> bool:
-    """Check on the meta device that an operation keeps the shape of the layer that it replaces.
-
-    Returns:
-        Whether a 1x1 convolution has to follow the operation.
-
-    Raises:
-        PfstudyError: It cannot stand there.
-    """
-    site, seen = backbone.sites[substitution.address], backbone.seen[substitution.layer]
-    layer = find_layer(backbone.network, substitution.layer)
-    height, width = _grid(site, seen)
-    name, kernel_size = substitution.operation, substitution.kernel_size
-    if kernel_size and kernel_size > min(height, width) and kernel_size != site.kernel_size:
-        raise PfstudyError(
-            f"{site.address}: kernel_size={kernel_size} is larger than the map there, which is "
-            f"{height}x{width}."
-        )
-    _check_padding(site, layer)
-    with torch.device("meta"):
-        try:
-            module = make_replacement(layer, substitution, seen)
-            shape = module(seen.x).shape
-        except Exception as error:  # a user's operation can raise anything
-            message = _first_line(error).removeprefix(f"{site.address}: ")
-            raise PfstudyError(f"{site.address}: {_named(name, message)}{_place(error)}") from None
-    expected = seen.out.shape
-    if shape != expected:
-        raise PfstudyError(
-            f"{site.address}: {name} puts out {tuple(shape)}, but the backbone expects "
-            f"{tuple(expected)} there."
-        )
-    return any(isinstance(part, Projected) for part in module.modules())
 
 
 def _check_patterns(model: Model, network: nn.Module, sites: list[Site]) -> None:
@@ -262,7 +206,7 @@ def _see_behind_parents(
     except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
         raise PfstudyError(
             f"model {config.model.name}: with the attributes under `parent` the backbone cannot "
-            f"run: {str(error).splitlines()[0]}"
+            f"run: {first_line(error)}"
         ) from None
     return {**seen, **again}
 
@@ -289,30 +233,13 @@ def _check_input(model: Model, site: Site, seen: Seen) -> None:
             f"({', '.join(seen.extra)}), which a replacement would ignore."
         )
     try:
-        height, width = _grid(site, seen)
+        height, width = grid_of(seen, site.pattern)
     except PfstudyError as error:
         raise PfstudyError(f"{place}: {error}") from None
     if height != width:
         raise PfstudyError(
             f"{place}: with the layout {site.pattern.layout} {site.layer} sees a map of "
             f"{height}x{width}, but images are square; check the layout."
-        )
-
-
-def _grid(site: Site, seen: Seen) -> tuple[int, int]:
-    return grid_of(seen, site.pattern)
-
-
-def _check_padding(site: Site, layer: nn.Module) -> None:
-    """Refuse a site whose padding is not the same on all sides, so that the grid would shift."""
-    if not isinstance(layer, nn.Conv2d) or layer.stride[0] == 1:
-        return
-    expected = (layer.kernel_size[0] - 1) // 2 * layer.dilation[0]
-    if layer.padding not in (expected, (expected, expected)):
-        raise PfstudyError(
-            f"{site.address}: {site.layer} reduces the resolution with a padding of "
-            f"{layer.padding} instead of {expected}, so a replacement would shift the grid; leave "
-            "it as it is."
         )
 
 
@@ -334,25 +261,3 @@ def _check_declared(model: Model, site: Site, key: str, declared: object, found:
             f"model {model.name}, {site.address}: declared {key} is {declared}, but the backbone "
             f"has {found}."
         )
-
-
-def _first_line(error: Exception) -> str:
-    first = (str(error).splitlines() or [""])[0]
-    return first if isinstance(error, PfstudyError) else f"{type(error).__name__}: {first}"
-
-
-def _place(error: Exception) -> str:
-    """File and line of an error in the user's own code."""
-    trace, place = error.__traceback__, ""
-    own = {Path(file).resolve() for file in REGISTERED_IN.values()}
-    while trace is not None:
-        file = Path(trace.tb_frame.f_code.co_filename)
-        if file.resolve() in own and file.name != "operations.py":
-            place = f" ({file.name}, line {trace.tb_lineno})"
-        trace = trace.tb_next
-    return place
-
-
-def _named(operation: str, message: str) -> str:
-    """Name the operation in a message that does not."""
-    return message if operation in message else f"{operation}: {message}"

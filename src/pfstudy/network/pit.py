@@ -16,6 +16,8 @@ from timm.models.pit import ConvEmbedding
 from timm.models.vision_transformer import Block
 from torch import nn
 
+from pfstudy.network.backbones import refuse_weights
+
 _norm_layer = partial(nn.LayerNorm, eps=1e-6)
 
 
@@ -111,8 +113,5 @@ def pfstudy_pit(pretrained: bool = False, **kwargs: Any) -> PoolingTransformer:
         pretrained: Must be false.
         kwargs: Arguments of `PoolingTransformer`.
     """
-    if pretrained:
-        raise ValueError("pfstudy_pit has no pretrained weights.")
-    for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-        kwargs.pop(key, None)
+    refuse_weights("pfstudy_pit", pretrained, kwargs)
     return PoolingTransformer(**kwargs)

@@ -12,7 +12,7 @@ from torch import nn
 
 import pfstudy.network.backbones  # registers our backbones with timm
 import pfstudy.network.pit  # noqa: F401  # as well
-from pfstudy.errors import PfstudyError
+from pfstudy.errors import PfstudyError, first_line
 from pfstudy.network.checkpoint import load_checkpoint
 from pfstudy.network.probe import BATCH, Seen, probe
 from pfstudy.ops import Layer, build_operation
@@ -20,7 +20,7 @@ from pfstudy.ops.grid import OnGrid, grid_side
 from pfstudy.schema.config import Config, Data, Model, SitePattern
 from pfstudy.schema.operations import find_operation
 from pfstudy.schema.sites import list_sites
-from pfstudy.variant import Substitution, list_substitutions
+from pfstudy.variant import Substitution, check_initial_weights, list_substitutions
 
 
 def build_backbone(model: Model, data: Data, pretrained: bool = False) -> nn.Module:
@@ -45,7 +45,7 @@ def build_backbone(model: Model, data: Data, pretrained: bool = False) -> nn.Mod
         network = _create(model, data, model.args)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise PfstudyError(
-            f"model {model.name}: timm cannot build {model.timm!r}: {_first_line(error)}"
+            f"model {model.name}: timm cannot build {model.timm!r}: {first_line(error)}"
         ) from None
     if pretrained:
         _copy_pretrained(network, model, data)
@@ -70,7 +70,7 @@ def _copy_pretrained(network: nn.Module, model: Model, data: Data) -> None:
         theirs = _create(model, data, {**kept, "pretrained": True}).state_dict()
     except Exception as error:  # of timm, of the hub, of the network
         raise PfstudyError(
-            f"pretrained=true: timm cannot load its weights of {model.timm!r}: {_first_line(error)}"
+            f"pretrained=true: timm cannot load its weights of {model.timm!r}: {first_line(error)}"
         ) from None
     has_no_prefix = all(pattern.prefix_tokens == 0 for pattern in model.sites)
     num_copied = 0
@@ -103,6 +103,11 @@ def image_shape(data: Data) -> tuple[int, int, int]:
     return data.channels, data.image_size, data.image_size
 
 
+def backbone_key(config: Config) -> str:
+    """What configs share that have the same backbone for the same images."""
+    return repr((config.model, config.data))
+
+
 def build_network(config: Config, seed: int | None = None) -> nn.Module:
     """Build the network that a config describes.
 
@@ -121,8 +126,7 @@ def build_network(config: Config, seed: int | None = None) -> nn.Module:
         PfstudyError: The backbone or an operation cannot be built, or the checkpoint to start
             from does not fit.
     """
-    if config.init_from and config.pretrained:
-        raise PfstudyError("init_from and pretrained=true exclude each other; give one of them.")
+    check_initial_weights(config)
     if seed is not None:
         torch.manual_seed(seed)
     network = build_backbone(config.model, config.data, config.pretrained)
@@ -247,11 +251,11 @@ def describe(layer: nn.Module, substitution: Substitution, seen: Seen | None = N
         out_channels=seen.out.shape[channels],
         kernel_size=substitution.kernel_size or 3,
         stride=stride,
-        weight_std=None if linear is None else spread(linear.weight),
+        weight_std=None if linear is None else _spread(linear.weight),
     )
 
 
-def spread(weight: torch.Tensor) -> float | None:
+def _spread(weight: torch.Tensor) -> float | None:
     """Standard deviation of weights; ``None`` on the meta device, where there are none."""
     return None if weight.is_meta else float(weight.detach().std())
 
@@ -303,23 +307,19 @@ def _see(
     network: nn.Module, config: Config, substitutions: tuple[Substitution, ...]
 ) -> dict[str, Seen]:
     """See what goes through the sites whose layers do not tell; a pass for each backbone."""
-    unknown = []
-    for substitution in substitutions:
-        is_convolution = isinstance(find_layer(network, substitution.layer), nn.Conv2d)
-        if not is_convolution or substitution.pattern.parent:
-            unknown.append(substitution.layer)
-    if not unknown:
+    if all(_tells_by_itself(network, substitution) for substitution in substitutions):
         return {}
-    key = repr((config.model, config.data))
+    key = backbone_key(config)
     if key not in _SEEN:
         sites = [site.layer for site in list_sites(config.model)]
         _SEEN[key] = probe(network, image_shape(config.data), sites)
     return _SEEN[key]
 
 
+def _tells_by_itself(network: nn.Module, substitution: Substitution) -> bool:
+    is_convolution = isinstance(find_layer(network, substitution.layer), nn.Conv2d)
+    return is_convolution and not substitution.pattern.parent
+
+
 def _site_seed(seed: int, path: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {path}".encode()).digest()[:6], "big")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,10 @@ def named_models(arguments: Sequence[str]) -> list[str]:
     return _default_models()
 
 
+@cache
 def _default_models() -> list[str]:
-    defaults = yaml.safe_load((conf_directory() / "config.yaml").read_text())["defaults"]
+    text = (conf_directory() / "config.yaml").read_text()
+    defaults = yaml.load(text, Loader=_LOADER)["defaults"]  # noqa: S506
     return [entry["model"] for entry in defaults if isinstance(entry, dict) and "model" in entry]
 
 

@@ -45,8 +45,9 @@ def expand_sweep(
     names: set[str] = set()
     for lead in _product([*_alternatives(parser, leading).values()]):
         name = _model_of(loader, config, lead)
-        names |= {name} & SITES.keys() or set(SITES)
-        offer_sites({name} & SITES.keys() or SITES)
+        offered = {name} & SITES.keys() or set(SITES)
+        names |= offered
+        offer_sites(offered)
         alternatives = _alternatives(parser, list(by_key.values()))
         jobs += [lead + job for job in _follow_design(alternatives, study, name)]
     offer_sites(sorted(names))

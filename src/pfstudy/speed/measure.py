@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pfstudy.errors import PfstudyError
-from pfstudy.network.surgery import build_network
+from pfstudy.network.surgery import build_network, image_shape
 from pfstudy.schema.config import Speed
 from pfstudy.variant import Variant
 
@@ -42,7 +42,7 @@ def measure_in_process(
     with torch.inference_mode():
         networks = [_build(variant, device) for variant in variants]
         data = variants[0].config.data
-        shape = (settings.batch_size, data.channels, data.image_size, data.image_size)
+        shape = (settings.batch_size, *image_shape(data))
         images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
         latencies: list[list[float]] = [[] for _ in networks]
         for number in range(-settings.num_warmup, settings.num_rounds):
