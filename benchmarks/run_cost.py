@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from _measuring import machine, show
-from pfstudy import store, tracking
+from pfstudy import files, store, tracking
 from pfstudy.cli import compose
 from pfstudy.data import fingerprint
 from pfstudy.environment import describe_environment
@@ -44,7 +44,7 @@ def main() -> None:
                 started = time.perf_counter()
                 pool.call("pfstudy.worker:train_run", task, log=log)
                 seconds = time.perf_counter() - started
-                record = store.read_json(run.directory / store.RECORD)["training"]
+                record = files.read_json(run.directory / store.RECORD)["training"]
                 whole.append(seconds)
                 fixed.append(seconds - record["seconds"] - record["test_seconds"])
             show(f"a run of one epoch, W&B {mode}", whole[1:], "s")

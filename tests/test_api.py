@@ -17,7 +17,7 @@ from torch import nn
 
 import pfstudy
 from configs import config_loader
-from pfstudy import store, worker
+from pfstudy import files, store, worker
 from pfstudy.data.tensors import load_splits
 from pfstudy.errors import PfstudyError
 from pfstudy.schema import imports
@@ -264,7 +264,7 @@ class TestLoadRun:
         directory = own_sweep.run_dir("original")
         network = pfstudy.load_run(directory)
         assert not network.training
-        config = parse_config(store.read_json(directory / store.CONFIG)["config"])
+        config = parse_config(files.read_json(directory / store.CONFIG)["config"])
         with torch.inference_mode():
             logits = network(load_splits(config.data)["test"].images_NCHW)
         with np.load(directory / "predictions.npz") as predictions:

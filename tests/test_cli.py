@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pfstudy import __version__, cli, store
+from pfstudy import __version__, cli, files, store
 from pfstudy.launch import pool
 from pfstudy.schema import operations
 from pfstudy.schema.config import Config
@@ -219,9 +219,9 @@ class TestMistakes:
         run = make_run("block.spatial=maxpool")
         store.prepare(run)
         path = run.directory / store.CONFIG
-        written = store.read_json(path)
+        written = files.read_json(path)
         written["identity"][change] = "0123456789" if change == "hash" else 7
-        store.write_json(path, written)
+        files.write_json(path, written)
         before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
         ended = call("block.spatial=maxpool", f"runs_dir={tmp_path / 'runs'}")
         assert ended.code == 2

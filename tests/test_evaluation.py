@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from configs import compose
-from pfstudy import store
+from pfstudy import files, store
 from pfstudy.complexity import cost
 from pfstudy.errors import PfstudyError
 from pfstudy.evaluation import evaluate
@@ -92,7 +92,7 @@ class TestCommand:
         done = ended["json"]
         assert done.returncode == 0, done.stderr
         figures = json.loads(done.stdout)
-        record = store.read_json(own_sweep.run_dir("original") / store.RECORD)
+        record = files.read_json(own_sweep.run_dir("original") / store.RECORD)
         assert figures.pop("seconds") > 0
         for figure in ("top1_percent", "top5_percent", "loss"):
             expected = record["metrics"][f"test_{figure}"]
@@ -113,7 +113,7 @@ class TestCommand:
     ) -> None:
         done = ended["table"]
         assert done.returncode == 0, done.stderr
-        metrics = store.read_json(own_sweep.run_dir("mine") / store.RECORD)["metrics"]
+        metrics = files.read_json(own_sweep.run_dir("mine") / store.RECORD)["metrics"]
         header, _, row = (line.split() for line in done.stdout.strip().splitlines()[:3])
         accuracy = [f"{metrics[f'test_top{k}_percent']:.2f}" for k in (1, 5)]
         assert " ".join(header) == (

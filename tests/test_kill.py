@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 
-from pfstudy import store
+from pfstudy import files, ledger, store
 
 MARK = "PFSTUDY_TEST_MARK"
 PATIENCE_S = 120
@@ -57,11 +57,11 @@ class Victim:
 
     def state(self, label: str) -> dict[str, Any]:
         paths = list((self.directory / "runs").glob(f"*-{label}-*/seed0/state.json"))
-        return store.read_json(paths[0]) if paths else {}
+        return files.read_json(paths[0]) if paths else {}
 
     def state_of(self, label: str) -> store.State:
         (directory,) = (self.directory / "runs").glob(f"*-{label}-*/seed0")
-        return store.state_of(directory)
+        return ledger.state_of(directory)
 
     def has_metrics(self, label: str) -> bool:
         return any((self.directory / "runs").glob(f"*-{label}-*/seed0/metrics.csv"))

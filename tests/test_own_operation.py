@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pfstudy import store
+from pfstudy import files, ledger, store
 from pfstudy.schema.operations import OPERATIONS
 
 Pfstudy = Callable[..., subprocess.CompletedProcess[str]]
@@ -25,7 +25,7 @@ class TestSweep:
         assert own_sweep.done.returncode == 0, own_sweep.done.stderr
         assert "Traceback" not in own_sweep.done.stdout + own_sweep.done.stderr
         for label in ("original", "mine"):
-            assert store.state_of(own_sweep.run_dir(label)) == "done"
+            assert ledger.state_of(own_sweep.run_dir(label)) == "done"
             (measured,) = store.read_speeds(own_sweep.run_dir(label).parent)
             assert measured["latency_ms"] > 0
         shown = [line.split() for line in own_sweep.done.stdout.splitlines()]
@@ -34,13 +34,13 @@ class TestSweep:
         ]
 
     def test_its_code_is_part_of_the_identity(self, own_sweep: Any) -> None:
-        record = store.read_json(own_sweep.run_dir("mine") / store.RECORD)
+        record = files.read_json(own_sweep.run_dir("mine") / store.RECORD)
         sources = {site["source"] for site in record["identity"]["canonical"]["sites"].values()}
         assert len(sources) == 1
         assert re.fullmatch("[0-9a-f]{64}", sources.pop())
 
     def test_where_it_lies_is_written_with_the_run(self, own_sweep: Any) -> None:
-        config = store.read_json(own_sweep.run_dir("mine") / store.CONFIG)["config"]
+        config = files.read_json(own_sweep.run_dir("mine") / store.CONFIG)["config"]
         assert config["imports"] == [f"{own_sweep.directory}:my_ops"]
 
 
@@ -75,7 +75,7 @@ class TestWorker:
     ) -> None:
         copy, done = again
         assert done.returncode == 0, done.stdout + done.stderr
-        records = [store.read_json(run / store.RECORD) for run in (copy, own_sweep.run_dir("mine"))]
+        records = [files.read_json(run / store.RECORD) for run in (copy, own_sweep.run_dir("mine"))]
         for key in ("identity", "variant", "seeds", "cost"):
             assert records[0][key] == records[1][key]
 

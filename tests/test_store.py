@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pfstudy import store
+from pfstudy import files, ledger, store
 from pfstudy.errors import PfstudyError
 
 MakeRun = Callable[..., store.Run]
@@ -66,7 +66,7 @@ class TestPrepare:
         names = {path.name for path in run.directory.iterdir()}
         assert names == {"config.json", "config.yaml", "state.json"}
         assert store.read_state(run.directory) == {"state": "pending", "attempt": 0}
-        identity = store.read_json(run.directory / store.CONFIG)["identity"]
+        identity = files.read_json(run.directory / store.CONFIG)["identity"]
         assert (identity["hash"], identity["seed"]) == (run.variant.hash, 0)
 
     def test_keeps_the_state_of_an_earlier_attempt(self, make_run: MakeRun) -> None:
@@ -102,30 +102,30 @@ class TestCheckDirectory:
 
 class TestState:
     def test_of_no_directory_is_pending(self, tmp_path: Path) -> None:
-        assert store.state_of(tmp_path / "none") == "pending"
+        assert ledger.state_of(tmp_path / "none") == "pending"
 
     @pytest.mark.parametrize("state", ["pending", "failed", "interrupted"])
     def test_reads_what_was_written(self, tmp_path: Path, state: store.State) -> None:
         store.write_state(tmp_path, state, attempt=1)
-        assert store.state_of(tmp_path) == state
+        assert ledger.state_of(tmp_path) == state
 
     def test_running_in_a_process_that_lives(self, tmp_path: Path) -> None:
         store.write_state(tmp_path, "running", attempt=1)
         assert store.read_state(tmp_path)["pid"] == os.getpid()
-        assert store.state_of(tmp_path) == "running"
+        assert ledger.state_of(tmp_path) == "running"
 
     def test_running_in_a_process_that_is_gone(self, tmp_path: Path, ended_process: int) -> None:
         store.write_state(tmp_path, "running", pid=ended_process)
-        assert store.state_of(tmp_path) == "interrupted"
+        assert ledger.state_of(tmp_path) == "interrupted"
 
     def test_running_on_another_host(self, tmp_path: Path, ended_process: int) -> None:
         store.write_state(tmp_path, "running", pid=ended_process, host="elsewhere.invalid")
-        assert store.state_of(tmp_path) == "running"
+        assert ledger.state_of(tmp_path) == "running"
 
     def test_record_alone_says_that_it_is_done(self, tmp_path: Path, ended_process: int) -> None:
         store.write_state(tmp_path, "running", pid=ended_process)
-        store.write_json(tmp_path / store.RECORD, {})
-        assert store.state_of(tmp_path) == "done"
+        files.write_json(tmp_path / store.RECORD, {})
+        assert ledger.state_of(tmp_path) == "done"
 
     def test_attempt_is_kept_and_heartbeat_moves(self, tmp_path: Path) -> None:
         store.write_state(tmp_path, "running", attempt=3)
@@ -161,9 +161,9 @@ class TestReadRecords:
     def root(self, tmp_path: Path) -> Path:
         for name in ("a/seed0", "a/seed1", "b/seed0"):
             record = {"schema_version": 1, "name": name}
-            store.write_json(tmp_path / name / store.RECORD, record)
+            files.write_json(tmp_path / name / store.RECORD, record)
         (tmp_path / "b" / "seed1").mkdir()
-        store.write_json(tmp_path / "a" / "speed" / "x.json", {"latency_ms": 1})
+        files.write_json(tmp_path / "a" / "speed" / "x.json", {"latency_ms": 1})
         return tmp_path
 
     def test_all_with_the_speed_beside_them(self, root: Path) -> None:
@@ -177,7 +177,7 @@ class TestReadRecords:
         assert found == ["b/seed0", "a/seed1"]
 
     def test_unknown_schema(self, root: Path) -> None:
-        store.write_json(root / "b" / "seed0" / store.RECORD, {"schema_version": 99})
+        files.write_json(root / "b" / "seed0" / store.RECORD, {"schema_version": 99})
         with pytest.raises(PfstudyError, match="schema version 99"):
             list(store.read_records(root))
 
@@ -189,18 +189,18 @@ class TestFiles:
     def test_damaged_json(self, tmp_path: Path, content: str) -> None:
         (tmp_path / "x.json").write_text(content)
         with pytest.raises(PfstudyError, match=r"x\.json is damaged"):
-            store.read_json(tmp_path / "x.json")
+            files.read_json(tmp_path / "x.json")
 
     def test_missing_json(self, tmp_path: Path) -> None:
         with pytest.raises(PfstudyError, match="cannot be read: No such file"):
-            store.read_json(tmp_path / "x.json")
+            files.read_json(tmp_path / "x.json")
 
     @pytest.mark.parametrize("durable", [False, True], ids=["fast", "durable"])
     def test_write_replaces_the_whole_file(self, tmp_path: Path, durable: bool) -> None:
         path = tmp_path / "new" / "x.json"
         contents: list[dict[str, Any]] = [{"a": "long" * 1000}, {"b": 1}]
         for content in contents:
-            store.write_json(path, content, durable=durable)
+            files.write_json(path, content, durable=durable)
             assert json.loads(path.read_text()) == content
         assert [p.name for p in path.parent.iterdir()] == ["x.json"]
 
@@ -208,20 +208,20 @@ class TestFiles:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = tmp_path / "x.txt"
-        store.write_text(path, "old")
+        files.write_text(path, "old")
 
         def full(self: Path, target: Path) -> None:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(Path, "replace", full)
         with pytest.raises(PfstudyError, match=r"x\.txt cannot be written: No space left"):
-            store.write_text(path, "new")
+            files.write_text(path, "new")
         assert path.read_text() == "old"
         assert [p.name for p in tmp_path.iterdir()] == ["x.txt"]
 
     def test_unwritable_place(self) -> None:
         with pytest.raises(PfstudyError, match="cannot be written"):
-            store.write_text(Path("/dev/null/x"), "text")
+            files.write_text(Path("/dev/null/x"), "text")
 
     @pytest.mark.parametrize(
         ("text", "expected"),
@@ -233,4 +233,4 @@ class TestFiles:
         ],
     )
     def test_file_name(self, text: str, expected: str) -> None:
-        assert store.file_name(text) == expected
+        assert files.file_name(text) == expected

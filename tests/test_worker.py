@@ -11,7 +11,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from pfstudy import store, worker
+from pfstudy import files, ledger, store, worker
 from pfstudy.errors import PfstudyError
 from pfstudy.tasks import Task
 
@@ -54,11 +54,11 @@ class TestTrainRun:
             ("epoch", 1, 2),
             ("epoch", 2, 2),
         ]
-        record = store.read_json(task.directory / store.RECORD)
+        record = files.read_json(task.directory / store.RECORD)
         assert record["seed"] == 5
         assert record["seeds"] == worker.derive_seeds(5)
         assert record["environment"] == {"host": "here", "device": "cpu"}
-        assert store.state_of(task.directory) == "done"
+        assert ledger.state_of(task.directory) == "done"
 
     def test_second_call_changes_nothing(self, prepare: Callable[..., Task]) -> None:
         task = prepare()
@@ -130,7 +130,7 @@ class TestFailure:
         task = prepare("recipe.batch_size=17")
         with pytest.raises(PfstudyError, match=r"recipe\.batch_size is 17.*only 16"):
             worker.train_run(task, Reports())
-        assert store.state_of(task.directory) == "failed"
+        assert ledger.state_of(task.directory) == "failed"
 
     def test_interruption_is_no_failure(self, prepare: Callable[..., Task]) -> None:
         task = prepare()
@@ -140,7 +140,7 @@ class TestFailure:
 
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             worker.train_run(task, interrupt)
-        assert store.state_of(task.directory) == "interrupted"
+        assert ledger.state_of(task.directory) == "interrupted"
         assert not (task.directory / store.RECORD).exists()
         assert worker.train_run(task, Reports()) == "done"
         assert store.read_state(task.directory)["attempt"] == 2
@@ -187,7 +187,7 @@ class TestFolder:
 
     def test_is_trained_and_recorded(self, folder_task: Task) -> None:
         worker.train_run(folder_task, Reports())
-        record = store.read_json(folder_task.directory / store.RECORD)
+        record = files.read_json(folder_task.directory / store.RECORD)
         assert record["data"] == "imagefolder"
         with np.load(folder_task.directory / "predictions.npz") as predictions:
             assert predictions["labels"].tolist() == [0] * 5 + [1] * 5 + [2] * 5
@@ -250,5 +250,5 @@ def test_module_trains_the_directory_that_is_given(
     task = prepare()
     monkeypatch.setattr(sys, "argv", ["worker", str(task.directory)])
     worker.main()
-    assert store.state_of(task.directory) == "done"
+    assert ledger.state_of(task.directory) == "done"
     assert capsys.readouterr().out.count("epoch {") == 2

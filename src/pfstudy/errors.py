@@ -10,6 +10,10 @@ class PfstudyError(ValueError):
     """A user's mistake: says what was expected, what came and what to do. Exit code 2."""
 
 
+class DiskError(PfstudyError):
+    """A file cannot be written: the disk is full, say, or read-only. Exit code 2."""
+
+
 class ChildFailedError(PfstudyError):
     """A process of a sweep that trains no run failed or was killed. Exit code 2."""
 

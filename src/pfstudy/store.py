@@ -9,30 +9,25 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import socket
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
-from uuid import uuid4
+from typing import Any
 
 import yaml
 from filelock import FileLock
 
+from pfstudy import ledger
 from pfstudy.errors import PfstudyError, unknown_name
+from pfstudy.files import cannot_write, read_json, write_json, write_text
+from pfstudy.ledger import RECORD
 from pfstudy.schema.config import config_tree
 from pfstudy.schema.imports import locate
 from pfstudy.variant import SCHEMA_VERSION, Variant
 
-State = Literal["pending", "running", "done", "failed", "interrupted"]
-
 CONFIG = "config.json"
-RECORD = "record.json"
-STATE = "state.json"
 STUDIES = "studies"
 WEIGHTS = "checkpoints/last.safetensors"
 
@@ -134,46 +129,7 @@ def prepare(run: Run) -> None:
     # YAML for people: tuples as plain lists.
     plain = yaml.safe_dump(json.loads(json.dumps(tree)), sort_keys=False)
     write_text(run.directory / "config.yaml", plain)
-    if state_of(run.directory) != "pending":
-        return
-    write_json(run.directory / STATE, {"state": "pending", "attempt": 0})
-
-
-def state_of(directory: Path) -> State:
-    """State of a run; one that says it runs in a process that is gone was interrupted."""
-    if (directory / RECORD).exists():
-        return "done"
-    if not (directory / STATE).exists():
-        return "pending"
-    entry = read_json(directory / STATE)
-    state: State = entry.get("state", "pending")
-    if state == "done":
-        return "interrupted"  # its record is gone
-    if state == "running" and entry.get("host") == socket.gethostname():
-        return "running" if _is_alive(entry.get("pid", 0)) else "interrupted"
-    return state
-
-
-def read_state(directory: Path) -> dict[str, Any]:
-    """The content of ``state.json``, empty if there is none."""
-    path = directory / STATE
-    return read_json(path) if path.exists() else {}
-
-
-def write_state(directory: Path, state: State, **details: Any) -> None:
-    """Write the state of the run that this process trains, or trained."""
-    attempt = details.pop("attempt", None) or read_state(directory).get("attempt", 0)
-    write_json(
-        directory / STATE,
-        {
-            "state": state,
-            "attempt": attempt,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "heartbeat": time.time(),
-            **details,
-        },
-    )
+    ledger.write_pending(run.directory)
 
 
 def read_records(root: Path, members: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -223,7 +179,7 @@ def add_to_study(root: Path, name: str, runs: Sequence[Run]) -> list[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_name(".lock")).acquire()
     except OSError as error:
-        raise PfstudyError(f"{path} cannot be written: {error.strerror}.") from None
+        raise cannot_write(path, error) from None
     with lock:
         members = list(read_json(path)["members"]) if path.exists() else []
         members = list(dict.fromkeys([*members, *new]))
@@ -241,68 +197,3 @@ def read_study(root: Path, name: str) -> list[str]:
     if not path.exists():
         raise unknown_name("study", name, sorted(p.stem for p in path.parent.glob("*.json")))
     return [str(member) for member in read_json(path)["members"]]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        PfstudyError: It cannot be read or is damaged.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise PfstudyError(f"{path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise PfstudyError(f"{path} is damaged: {error}.") from None
-    if not isinstance(content, dict):
-        raise PfstudyError(f"{path} is damaged: expected an object.")
-    return content
-
-
-def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = False) -> None:
-    """Write a JSON file as `write_text` does."""
-    write_text(path, json.dumps(content, indent=1) + "\n", durable=durable)
-
-
-def write_text(path: Path, text: str, *, durable: bool = False) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never a part.
-
-    Args:
-        path: The file.
-        text: Its content.
-        durable: Whether it must be on the disk on return, and survive a power cut.
-
-    Raises:
-        PfstudyError: It cannot be written.
-    """
-    draft = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with draft.open("w") as file:
-                file.write(text)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            draft.replace(path)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise PfstudyError(f"{path} cannot be written: {error.strerror}.") from None
-
-
-def file_name(text: str) -> str:
-    """Make a name that any file system takes."""
-    return re.sub(r"[^A-Za-z0-9=._+]+", "-", text).strip("-.").lower()
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return pid > 0

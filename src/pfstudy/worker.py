@@ -20,7 +20,7 @@ from lightning.pytorch.plugins.environments import (  # type: ignore[attr-define
 )
 from safetensors.torch import save_file
 
-from pfstudy import lease, store
+from pfstudy import files, lease, ledger, store
 from pfstudy.complexity import MACS_CONVENTION, cost
 from pfstudy.data import fingerprint
 from pfstudy.data.loading import make_loaders
@@ -57,7 +57,7 @@ def train_run(task: Task, report: Report) -> str:
     directory = task.directory
     try:
         with FileLock(directory / ".lock", timeout=0):
-            if store.state_of(directory) == "done":
+            if ledger.state_of(directory) == "done":
                 return "done"
             _train_and_record(task, report)
             return "done"
@@ -83,7 +83,7 @@ def _train_and_record(task: Task, report: Report) -> None:
         _train_tracked(task, variant, seed, attempt, report)
         store.write_state(directory, "done")
     except BaseException as error:
-        if store.state_of(directory) == "done":  # only what comes after the record went wrong
+        if ledger.state_of(directory) == "done":  # only what comes after the record went wrong
             raise
         if isinstance(error, KeyboardInterrupt | SystemExit):
             store.write_state(directory, "interrupted", reason="asked to stop")
@@ -115,7 +115,7 @@ def _train_tracked(task: Task, variant: Variant, seed: int, attempt: int, report
             record = _fit(task, variant, seed, tracker, report)
         counted = {key: record["cost"][key] for key in ("params", "macs")}
         tracker.summarise({**record["metrics"], **counted})
-        store.write_json(task.directory / store.RECORD, record, durable=True)
+        files.write_json(task.directory / store.RECORD, record, durable=True)
         exit_code = 0
     finally:
         tracker.finish(exit_code)
@@ -127,7 +127,7 @@ def read_run(directory: Path) -> tuple[Variant, int]:
     Raises:
         PfstudyError: The directory holds no config, or its dataset or checkpoint has changed.
     """
-    written = store.read_json(directory / store.CONFIG)
+    written = files.read_json(directory / store.CONFIG)
     config = parse_config(written["config"])
     variant = make_variant(config, fingerprint(config.data))
     if variant.hash != written["identity"]["hash"]:
@@ -310,7 +310,7 @@ def main() -> None:
 
 
 def _train_directory(directory: Path) -> None:
-    config = parse_config(store.read_json(directory / store.CONFIG)["config"])
+    config = parse_config(files.read_json(directory / store.CONFIG)["config"])
     task = Task(
         directory,
         study=config.study.name or directory.parent.name,

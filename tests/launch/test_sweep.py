@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from pfstudy import store
+from pfstudy import files, store
 from pfstudy.launch.sweep import default_study_name, list_runs, name_runs
 from pfstudy.schema.config import Config, parse_config
 from pfstudy.variant import make_variant
@@ -168,17 +168,17 @@ class TestRunDirectory:
         assert hidden <= {".lock"}
 
     def test_state_is_done_after_one_attempt(self, sweep: Sweep) -> None:
-        state = store.read_json(sweep.run_dir("maxpool") / "state.json")
+        state = files.read_json(sweep.run_dir("maxpool") / "state.json")
         assert set(state) == {"state", "attempt", "host", "pid", "heartbeat"}
         assert (state["state"], state["attempt"]) == ("done", 1)
 
     def test_each_run_has_a_process_of_its_own(self, sweep: Sweep) -> None:
-        states = [store.read_json(path) for path in sweep.runs_dir.glob("*/seed*/state.json")]
+        states = [files.read_json(path) for path in sweep.runs_dir.glob("*/seed*/state.json")]
         assert len({state["pid"] for state in states}) == len(states) == 4
 
     def test_config_reads_back_as_the_same_variant(self, sweep: Sweep) -> None:
         directory = sweep.run_dir("maxpool")
-        written = store.read_json(directory / "config.json")
+        written = files.read_json(directory / "config.json")
         config = parse_config(written["config"])
         assert {site.operation for site in config.sites} == {"maxpool"}
         fingerprint = written["identity"]["canonical"]["data"]["fingerprint"]
@@ -187,7 +187,7 @@ class TestRunDirectory:
     def test_yaml_and_json_config_agree(self, sweep: Sweep) -> None:
         directory = sweep.run_dir("maxpool")
         plain = yaml.safe_load((directory / "config.yaml").read_text())
-        assert plain == store.read_json(directory / "config.json")["config"]
+        assert plain == files.read_json(directory / "config.json")["config"]
 
     def test_metrics_have_a_row_per_epoch(self, sweep: Sweep) -> None:
         with (sweep.run_dir("maxpool") / "metrics.csv").open() as file:
@@ -203,7 +203,7 @@ class TestRunDirectory:
 class TestRecord:
     @pytest.fixture(params=["original", "maxpool"])
     def record(self, sweep: Sweep, request: pytest.FixtureRequest) -> dict[str, Any]:
-        return store.read_json(sweep.run_dir(request.param) / "record.json")
+        return files.read_json(sweep.run_dir(request.param) / "record.json")
 
     def test_keys_are_frozen(self, record: dict[str, Any]) -> None:
         found = {k: set(v) if isinstance(v, dict) else None for k, v in record.items()}
@@ -238,8 +238,8 @@ class TestRecord:
         assert 0 < num_images / training["images_per_second"] < training["seconds"]
 
     def test_variant_and_baseline(self, sweep: Sweep) -> None:
-        baseline = store.read_json(sweep.run_dir("original") / "record.json")
-        maxpool = store.read_json(sweep.run_dir("maxpool") / "record.json")
+        baseline = files.read_json(sweep.run_dir("original") / "record.json")
+        maxpool = files.read_json(sweep.run_dir("maxpool") / "record.json")
         assert baseline["variant"]["is_baseline"]
         assert not maxpool["variant"]["is_baseline"]
         assert maxpool["identity"]["baseline"] == baseline["identity"]["hash"]
@@ -249,7 +249,7 @@ class TestRecord:
 
     def test_variants_share_seeds_and_seeds_differ(self, sweep: Sweep) -> None:
         seeds = {
-            (label, seed): store.read_json(sweep.run_dir(label, seed) / "record.json")["seeds"]
+            (label, seed): files.read_json(sweep.run_dir(label, seed) / "record.json")["seeds"]
             for label in ("original", "maxpool")
             for seed in (0, 1)
         }
@@ -260,7 +260,7 @@ class TestRecord:
     @pytest.mark.parametrize("label", ["original", "maxpool"])
     def test_accuracy_is_that_of_the_predictions(self, sweep: Sweep, label: str, seed: int) -> None:
         directory = sweep.run_dir(label, seed)
-        metrics = store.read_json(directory / "record.json")["metrics"]
+        metrics = files.read_json(directory / "record.json")["metrics"]
         with np.load(directory / "predictions.npz") as predictions:
             logits, labels = predictions["logits"].astype(np.float64), predictions["labels"]
         assert logits.shape == (500, 10)
@@ -274,7 +274,7 @@ class TestRecord:
 
     def test_validation_figures_are_those_of_the_last_epoch(self, sweep: Sweep) -> None:
         directory = sweep.run_dir("maxpool")
-        metrics = store.read_json(directory / "record.json")["metrics"]
+        metrics = files.read_json(directory / "record.json")["metrics"]
         with (directory / "metrics.csv").open() as file:
             last = list(csv.DictReader(file))[-1]
         for key in ("val_top1_percent", "val_top5_percent", "val_loss"):
@@ -284,7 +284,7 @@ class TestRecord:
         from pfstudy.data.tensors import load_splits
 
         directory = sweep.run_dir("maxpool")
-        config = parse_config(store.read_json(directory / "config.json")["config"])
+        config = parse_config(files.read_json(directory / "config.json")["config"])
         with np.load(directory / "predictions.npz") as predictions:
             expected = load_splits(config.data)["test"].labels_N.numpy()
             np.testing.assert_array_equal(predictions["labels"], expected)
@@ -313,7 +313,7 @@ class TestSpeed:
     def test_each_variant_is_measured_beside_its_runs(self, sweep: Sweep) -> None:
         for label in ("original", "maxpool"):
             (path,) = (sweep.run_dir(label).parent / "speed").glob("*.json")
-            assert set(store.read_json(path)) == SPEED_KEYS
+            assert set(files.read_json(path)) == SPEED_KEYS
 
     def test_baseline_is_as_fast_as_itself(self, sweep: Sweep) -> None:
         (measured,) = store.read_speeds(sweep.run_dir("original").parent)
@@ -332,14 +332,14 @@ class TestSpeed:
     def test_measured_on_this_host_beside_the_same_backbone(self, sweep: Sweep) -> None:
         both = [store.read_speeds(sweep.run_dir(v).parent)[0] for v in ("original", "maxpool")]
         assert both[0]["baseline_latency_ms"] == both[1]["baseline_latency_ms"]
-        record = store.read_json(sweep.run_dir("maxpool") / "record.json")
+        record = files.read_json(sweep.run_dir("maxpool") / "record.json")
         assert {measured["host"] for measured in both} == {record["environment"]["host"]}
         assert {measured["device"] for measured in both} == {record["environment"]["cpu_model"]}
 
 
 class TestStudyAndTable:
     def test_members_are_the_runs_by_seed(self, sweep: Sweep) -> None:
-        study = store.read_json(sweep.runs_dir / "studies" / f"{sweep.study}.json")
+        study = files.read_json(sweep.runs_dir / "studies" / f"{sweep.study}.json")
         expected = [
             str(sweep.run_dir(label, seed).relative_to(sweep.runs_dir))
             for seed in (0, 1)
@@ -374,7 +374,7 @@ class TestStudyAndTable:
         mean = {}
         for label in ("original", "maxpool"):
             records = [
-                store.read_json(sweep.run_dir(label, seed) / "record.json") for seed in (0, 1)
+                files.read_json(sweep.run_dir(label, seed) / "record.json") for seed in (0, 1)
             ]
             mean[label] = np.mean([r["metrics"]["test_top1_percent"] for r in records])
         assert float(baseline["test_top1_percent"]) == pytest.approx(mean["original"])
@@ -399,10 +399,10 @@ class TestTracking:
     def test_config_and_summary(self, sweep: Sweep, offline_run: Path) -> None:
         found = json.loads(self.inspect(offline_run, "--summary"))
         assert (found["state"], found["exit_code"]) == ("finished", 0)
-        written = store.read_json(sweep.run_dir("maxpool") / "config.json")["config"]
+        written = files.read_json(sweep.run_dir("maxpool") / "config.json")["config"]
         written = json.loads(json.dumps(written))
         assert found["config"] == {**written, "seed": 0, "label": "maxpool"}
-        record = store.read_json(sweep.run_dir("maxpool") / "record.json")
+        record = files.read_json(sweep.run_dir("maxpool") / "record.json")
         (speed,) = store.read_speeds(sweep.run_dir("maxpool").parent)
         expected = {
             **record["metrics"],
@@ -498,8 +498,8 @@ class TestFailing:
     def test_state_says_why(self, failing: Sweep) -> None:
         states = {}
         for path in failing.runs_dir.glob("*/seed0/config.json"):
-            lr = store.read_json(path)["config"]["recipe"]["lr"]
-            states[lr] = store.read_json(path.with_name("state.json"))
+            lr = files.read_json(path)["config"]["recipe"]["lr"]
+            states[lr] = files.read_json(path.with_name("state.json"))
         assert states[0.2]["state"] == "done"
         assert states[1e9]["state"] == "failed"
         assert "training loss became nan" in states[1e9]["reason"]
@@ -537,8 +537,8 @@ class TestFailing:
         assert "top-1" not in done.stdout
         attempts = {}
         for path in failing.runs_dir.glob("*/seed0/config.json"):
-            lr = store.read_json(path)["config"]["recipe"]["lr"]
-            attempts[lr] = store.read_json(path.with_name("state.json"))["attempt"]
+            lr = files.read_json(path)["config"]["recipe"]["lr"]
+            attempts[lr] = files.read_json(path.with_name("state.json"))["attempt"]
         assert attempts == {0.2: 1, 1e9: 2, 1e10: 1}
 
 

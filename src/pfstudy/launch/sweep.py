@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from pfstudy import lease, store, tracking
+from pfstudy import files, lease, ledger, store, tracking
 from pfstudy.data import fingerprint
 from pfstudy.environment import describe_environment
 from pfstudy.errors import ChildFailedError, PfstudyError
@@ -109,7 +109,7 @@ def default_study_name(variants: Sequence[Variant]) -> str:
     digest = hashlib.sha256("".join(sorted(v.hash for v in variants)).encode()).hexdigest()
     config = variants[0].config
     parts = [config.study.preset, config.model.name, config.data.name, digest[:8]]
-    return store.file_name("-".join(filter(None, parts)))
+    return files.file_name("-".join(filter(None, parts)))
 
 
 class _Sweep:
@@ -134,7 +134,7 @@ class _Sweep:
     def _take(self, runs: Sequence[store.Run]) -> None:
         self.runs = runs
         self.variants = list({run.variant.hash: run.variant for run in runs}.values())
-        self.todo = [run for run in runs if store.state_of(run.directory) != "done"]
+        self.todo = [run for run in runs if ledger.state_of(run.directory) != "done"]
         self.names = name_runs(runs)
         self.members = tuple(str(run.directory.relative_to(self.root)) for run in runs)
 
@@ -298,8 +298,8 @@ class _Sweep:
         if event.kind == "result" and event.details["value"] == "elsewhere":
             self.elsewhere.append(self.names[run.directory])
             return "is being trained by another process"
-        if store.state_of(run.directory) == "done":
-            metrics = store.read_json(run.directory / store.RECORD)["metrics"]
+        if ledger.state_of(run.directory) == "done":
+            metrics = files.read_json(run.directory / store.RECORD)["metrics"]
             return f"{metrics['test_top1_percent']:.2f} % in {seconds:.1f} s"
         reason = str(event.details["reason"])
         if event.kind == "died":

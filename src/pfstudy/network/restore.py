@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from pfstudy import store
+from pfstudy import files, ledger, store
 from pfstudy.errors import PfstudyError
 from pfstudy.network.checkpoint import load_checkpoint
 from pfstudy.network.surgery import build_network
@@ -33,12 +33,12 @@ def load_run(directory: str | Path) -> nn.Module:
             changed since.
     """
     directory = Path(directory)
-    if store.state_of(directory) != "done":
+    if ledger.state_of(directory) != "done":
         raise PfstudyError(
             f"{directory} holds no finished run; give a directory such as "
             "runs/SLUG-HASH/seed0, with a record.json in it."
         )
-    written = store.read_json(directory / store.CONFIG)
+    written = files.read_json(directory / store.CONFIG)
     config = parse_config(written["config"])
     for substitution in list_substitutions(config):
         site = written["identity"]["canonical"]["sites"][substitution.layer]

@@ -170,13 +170,21 @@ class Trainer:
 
     Attributes:
         accelerator: ``auto`` takes a GPU if there is one.
+        devices: Number of devices that train one run together; ``auto`` for all GPUs.
+        num_nodes: Number of machines that do; more than one under srun or torchrun only.
         precision: As Lightning names it.
-        num_threads: CPU threads of a run.
+        num_threads: CPU threads of each device's process.
+        checkpoint_minutes: A checkpoint to go on from is written that often.
+        keep: The weights that a finished run keeps.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"]
+    devices: PositiveInt | Literal["auto"]
+    num_nodes: PositiveInt
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     num_threads: PositiveInt
+    checkpoint_minutes: PositiveFloat
+    keep: tuple[Literal["last", "best"], ...]
 
 
 @dataclass(frozen=True, config=_FROZEN)
@@ -251,14 +259,27 @@ class Study:
 
 @dataclass(frozen=True, config=_FROZEN)
 class Launcher:
-    """How the runs of a sweep share one machine.
+    """How the runs of a sweep share one machine, and what is done when one fails.
 
     Attributes:
-        num_workers: Number of runs at a time; ``auto`` is one per GPU, or the number of cores
-            divided by ``trainer.num_threads``.
+        num_workers: Number of runs at a time on the CPU; ``auto`` is the number of cores divided
+            by the threads of a run.
+        slots_per_gpu: Number of runs that share a GPU.
+        slots: ``auto`` lets a short probe choose how many runs share a device.
+        retries: How often a failed run is tried again within a sweep, unless it diverged.
+        halve_batch: Whether a run that is out of memory is tried again with half the batch per
+            step and twice the steps per update.
+        hung_minutes: A run without any progress for this long is ended, and has failed.
+        stop_seconds: What a run gets to write its checkpoint when it is asked to stop.
     """
 
     num_workers: PositiveInt | Literal["auto"]
+    slots_per_gpu: PositiveInt
+    retries: NonNegativeInt
+    halve_batch: bool
+    hung_minutes: PositiveFloat
+    stop_seconds: PositiveFloat
+    slots: Literal["auto"] | None = None
 
 
 @dataclass(frozen=True, config=_FROZEN)

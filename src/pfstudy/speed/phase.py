@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pfstudy import store
+from pfstudy import files, store
 from pfstudy.schema.config import Config, Speed
 from pfstudy.speed.summary import Ratio, paired_ratio, percentiles_ms
 from pfstudy.variant import SCHEMA_VERSION, Variant
@@ -128,8 +128,8 @@ def save(variant: Variant, result: Mapping[str, Any]) -> Path:
             str(result["backend"]),
         ]
     )
-    path = store.variant_directory(variant) / "speed" / f"{store.file_name(name)}.json"
-    store.write_json(path, result)
+    path = store.variant_directory(variant) / "speed" / f"{files.file_name(name)}.json"
+    files.write_json(path, result)
     return path
 
 

@@ -11,7 +11,7 @@ from rich import box
 from rich.markup import escape as rich_escape
 from rich.table import Table
 
-from pfstudy.store import write_text
+from pfstudy.files import write_text
 from pfstudy.tables.columns import COLUMNS, EVALUATION_COLUMNS, Column, setting_columns
 from pfstudy.tables.rows import PROJECTED, Rows
 

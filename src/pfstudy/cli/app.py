@@ -1,0 +1,65 @@
+"""The application that the subcommands belong to, and what they share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pfstudy import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_PIPE_WIDTH = 160
+
+_HELP = """What happens to accuracy and speed when the spatial operation *here* becomes *that*?
+
+Whatever has a `=` in it is an override of the configuration, and trains:
+
+\b
+    pfstudy block.spatial=maxpool                     one variant
+    pfstudy -m block.spatial=maxpool,dwconv           a sweep, ends with its table
+    pfstudy -m 'site=glob(stage?)' swap=maxpool       one stage at a time
+    pfstudy -m block.spatial=conv,maxpool seeds=3     every variant with three seeds
+    pfstudy study=one_stage                           a preset, its own sweep
+    pfstudy paper=r50_hybrid data=imagenet data.path=FOLDER
+    pfstudy --cfg job --resolve --package block       what stands where, trains nothing
+"""
+
+app = typer.Typer(
+    help=_HELP,
+    add_completion=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Directory = Annotated[Path, typer.Argument(help="Directory of the run directories.")]
+
+
+def make_console() -> Console:
+    """Make a console for stdout that does not fold a table for a pipe."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    return console
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"pfstudy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,95 @@
+"""From the arguments of the command line to configs, by Hydra."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pfstudy.errors import PfstudyError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from pfstudy.schema.config import Config
+
+_WITH_VALUE = {  # options of Hydra's that are followed by a value
+    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
+}
+
+
+def compose(arguments: Sequence[str]) -> list[Config]:
+    """Let Hydra compose what the arguments say.
+
+    Under a launcher that is not ours, Hydra runs each job by itself, and nothing is returned.
+
+    Args:
+        arguments: Overrides and options of Hydra's, ``-m`` among them.
+
+    Returns:
+        The configs of all jobs; none if Hydra was only asked to show something.
+
+    Raises:
+        PfstudyError: The configuration is not valid.
+    """
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf.errors import OmegaConfBaseException
+
+    from pfstudy.schema.compose import config_of, explain, quote_value, single_config
+    from pfstudy.schema.models import conf_directory, register_models
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to stderr
+    directories = [conf_directory(), *_config_directories(arguments)]
+    register_models(directories, arguments)
+    sys.argv = [sys.argv[0], *map(quote_value, _options_first(arguments))]
+    configs: list[Config] = []
+    single: list[DictConfig] = []
+
+    def task(composed: DictConfig | list[Config]) -> None:
+        """Take all configs of a sweep from our launcher, or one from Hydra."""
+        if isinstance(composed, list):
+            configs.extend(composed)
+        elif HydraConfig.get().mode == RunMode.RUN:
+            single.append(composed)  # parsed below, where Hydra does not comment on errors
+        else:
+            from pfstudy.cli.training import run_configs
+
+            run_configs([config_of(composed)])
+
+    run = hydra.main(version_base="1.3", config_path=str(directories[0]), config_name="config")
+    try:
+        run(task)()
+        configs.extend(map(single_config, single))
+    except PfstudyError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise explain(error) from None
+    return configs
+
+
+def _options_first(arguments: Sequence[str]) -> list[str]:
+    """Put overrides behind options: Hydra's parser does not take them on both sides of one."""
+    options: list[str] = []
+    overrides: list[str] = []
+    for argument in arguments:
+        is_value = bool(options) and options[-1] in _WITH_VALUE and argument[:1] != "-"
+        (options if argument[:1] == "-" or is_value else overrides).append(argument)
+    return options + overrides
+
+
+def _config_directories(arguments: Sequence[str]) -> list[Path]:
+    """Directories that ``--config-dir`` names."""
+    import argparse
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    known, _ = parser.parse_known_args(arguments)
+    if known.config_dir is not None and not known.config_dir.is_dir():
+        raise PfstudyError(f"--config-dir {known.config_dir} is no directory.")
+    return [known.config_dir] if known.config_dir else []

@@ -1,0 +1,82 @@
+"""Small files, written so that a reader sees the old one or the new one, never a part."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from pfstudy.errors import DiskError, PfstudyError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        PfstudyError: It cannot be read or is damaged.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise PfstudyError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise PfstudyError(f"{path} is damaged: {error}.") from None
+    if not isinstance(content, dict):
+        raise PfstudyError(f"{path} is damaged: expected an object.")
+    return content
+
+
+def write_json(
+    path: Path, content: Mapping[str, Any], *, durable: bool = False, once: bool = False
+) -> None:
+    """Write a JSON file as `write_text` does."""
+    write_text(path, json.dumps(content, indent=1) + "\n", durable=durable, once=once)
+
+
+def write_text(path: Path, text: str, *, durable: bool = False, once: bool = False) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never a part.
+
+    Args:
+        path: The file.
+        text: Its content.
+        durable: Whether it must be on the disk on return, and survive a power cut.
+        once: Whether a file that is there already stays as it is.
+
+    Raises:
+        DiskError: It cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("w") as file:
+                file.write(text)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            if once:
+                with suppress(FileExistsError):
+                    os.link(draft, path)
+                draft.unlink()
+            else:
+                draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def file_name(text: str) -> str:
+    """Make a name that any file system takes."""
+    return re.sub(r"[^A-Za-z0-9=._+]+", "-", text).strip("-.").lower()
+
+
+def cannot_write(path: Path, error: OSError) -> DiskError:
+    """Say that a file cannot be written, and why."""
+    return DiskError(f"{path} cannot be written: {error.strerror}.")
