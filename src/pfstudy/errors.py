@@ -14,6 +14,10 @@ class DiskError(PfstudyError):
     """A file cannot be written: the disk is full, say, or read-only. Exit code 2."""
 
 
+class DivergedError(PfstudyError):
+    """The loss of a run is no number any more; trying again would not help."""
+
+
 class ChildFailedError(PfstudyError):
     """A process of a sweep that trains no run failed or was killed. Exit code 2."""
 

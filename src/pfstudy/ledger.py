@@ -183,17 +183,18 @@ def claim(directory: Path) -> Claim | None:
 
 
 def bury(directory: Path, pid: int, state: State, **details: Any) -> None:
-    """Write how the attempt of a process of this machine ended that cannot do so any more."""
-    attempt = _last_attempt(directory)
-    owner = _read_owner(directory, attempt)
-    if owner.get("pid") != pid or owner.get("machine") != _machine():
+    """Write how an attempt ended whose process, on this machine, cannot do so any more.
+
+    Nothing is written of a run that is done, or that another process has claimed meanwhile.
+    """
+    status = read_status(directory)
+    owner = _read_owner(directory, status.attempt)
+    is_others = owner.get("pid") != pid or owner.get("machine") != _machine()
+    if status.state == "done" or (status.state == "running" and is_others):
         return
-    if read_status(directory).state == "done":
-        return
-    path = directory / STATE
-    written = read_json(path) if path.exists() else {}
-    kept = {key: value for key, value in written.items() if key != "heartbeat"}
-    write_json(path, {**kept, "state": state, "attempt": attempt, **owner, **details})
+    kept = {key: value for key, value in status.written.items() if key != "heartbeat"}
+    entry = {**kept, **owner, "state": state, "attempt": status.attempt}
+    write_json(directory / STATE, {**entry, **details})
 
 
 def write_pending(directory: Path) -> None:

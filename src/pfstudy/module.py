@@ -12,7 +12,7 @@ from torch.nn import functional
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from pfstudy.errors import PfstudyError
+from pfstudy.errors import DivergedError
 from pfstudy.schema.config import Recipe
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -25,20 +25,27 @@ class Classifier(L.LightningModule):
         network: ``(N, C, H, W) -> (N, num_classes)``.
         recipe: How to train it.
         num_classes: Number of classes.
-        steps_per_epoch: Number of training batches.
+        steps_per_epoch: Number of steps of the optimizer in an epoch.
+        num_parts: Number of batches whose gradients make up a step.
     """
 
     def __init__(
-        self, network: nn.Module, recipe: Recipe, num_classes: int, steps_per_epoch: int
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        num_classes: int,
+        steps_per_epoch: int,
+        num_parts: int = 1,
     ) -> None:
         super().__init__()
         self.network = network
         self.recipe = recipe
         self.steps_per_epoch = steps_per_epoch
+        self.num_parts = num_parts
         self.accuracies = accuracies(num_classes)
         self.loss = MeanMetric()
         self.train_loss_sum: torch.Tensor
-        self.register_buffer("train_loss_sum", torch.zeros(()), persistent=False)
+        self.register_buffer("train_loss_sum", torch.zeros(()))
         self.evaluated: dict[str, float] = {}
         self.logits: list[torch.Tensor] = []
         self.labels: list[torch.Tensor] = []
@@ -59,7 +66,7 @@ class Classifier(L.LightningModule):
 
     def take_train_loss(self) -> float:
         """Mean training loss since the last call."""
-        mean = float(self.train_loss_sum) / self.steps_per_epoch
+        mean = float(self.train_loss_sum) / (self.steps_per_epoch * self.num_parts)
         self.train_loss_sum.zero_()
         return mean
 
@@ -153,10 +160,10 @@ def check_finite(loss: float, epoch: int) -> None:
     """Stop a run that diverged.
 
     Raises:
-        PfstudyError: The loss is not finite.
+        DivergedError: The loss is not finite.
     """
     if not math.isfinite(loss):
-        raise PfstudyError(
+        raise DivergedError(
             f"the training loss became {loss} in epoch {epoch}; lower recipe.lr or lengthen "
             "recipe.warmup_epochs."
         )

@@ -30,6 +30,8 @@ from pfstudy.variant import SCHEMA_VERSION, Variant
 CONFIG = "config.json"
 STUDIES = "studies"
 WEIGHTS = "checkpoints/last.safetensors"
+BEST_WEIGHTS = "checkpoints/best.safetensors"
+RESUME = "checkpoints/resume.ckpt"
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,11 @@ def prepare(run: Run) -> None:
     plain = yaml.safe_dump(json.loads(json.dumps(tree)), sort_keys=False)
     write_text(run.directory / "config.yaml", plain)
     ledger.write_pending(run.directory)
+
+
+def read_keep(directory: Path) -> tuple[str, ...]:
+    """Read which weights a run is to keep when it is done."""
+    return tuple(read_json(directory / CONFIG)["config"]["trainer"]["keep"])
 
 
 def read_records(root: Path, members: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,10 +22,26 @@ class Device:
     id: str
     name: str
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """Variables that make a process see this device alone."""
-        return {"CUDA_VISIBLE_DEVICES": self.id if self.kind == "gpu" else ""}
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one run is trained at a time.
+
+    Attributes:
+        name: For people: ``cpu 0-1``, ``gpu 2``.
+        devices: The devices, one for each of the run's processes; several may be the CPU.
+        cores: The cores that its processes share; empty for all.
+    """
+
+    name: str
+    devices: tuple[Device, ...]
+    cores: tuple[int, ...] = ()
+
+
+def visible_devices(devices: Iterable[Device]) -> dict[str, str]:
+    """Variables that make a process see these devices alone."""
+    gpus = dict.fromkeys(device.id for device in devices if device.kind == "gpu")
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
 
 
 def gpu_id(uuid: object) -> str:
@@ -58,14 +74,16 @@ class Task:
         directory: The run directory, with its ``config.json``.
         study: Name of the study, which groups the runs of W&B.
         mode: How to log to W&B: ``online``, ``offline`` or ``disabled``.
-        device: Id of the device, for the lease.
+        devices: Ids of the devices, for the lease.
         speed: The measurement of the variant for the summary, if there is one.
         environment: As `pfstudy.environment.describe_environment` gives it.
+        accumulation: Number of steps by which the gradient of a batch is accumulated.
     """
 
     directory: Path
     study: str
     mode: Literal["online", "offline", "disabled"]
-    device: str = "cpu"
+    devices: tuple[str, ...] = ("cpu",)
     speed: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
+    accumulation: int = 1

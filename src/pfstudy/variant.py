@@ -91,7 +91,7 @@ class Variant:
     @cached_property
     def label(self) -> str:
         """What differs from the backbone, in a few words."""
-        return _label(self.operations, self.config.model)
+        return label_of(self.operations, self.config.model)
 
     @cached_property
     def operations(self) -> dict[str, str]:
@@ -226,12 +226,25 @@ def _substitution(setting: SiteSetting, site: Site) -> Substitution | None:
     kernel_is_usual = kernel_size in (None, site.kernel_size)
     if operation.name == original and kernel_is_usual and not drops:
         return None
-    decoration = "" if kernel_is_usual else f"{kernel_size}x{kernel_size}"
-    if site.norm_act and keep != operation.trainable:
-        decoration += "+norm" if keep else "-norm"
     return Substitution(
-        site.address, site.layer, operation.name, kernel_size, drops, decoration, site.pattern
+        site.address,
+        site.layer,
+        operation.name,
+        kernel_size,
+        drops,
+        decoration(site, kernel_size, keeps_norm=keep, usually_keeps=operation.trainable),
+        site.pattern,
     )
+
+
+def decoration(
+    site: Site, kernel_size: int | None, *, keeps_norm: bool, usually_keeps: bool
+) -> str:
+    """Say how kernel and norm differ from what one would expect at a site, for the label."""
+    text = "" if kernel_size in (None, site.kernel_size) else f"{kernel_size}x{kernel_size}"
+    if site.norm_act and keeps_norm != usually_keeps:
+        text += "+norm" if keeps_norm else "-norm"
+    return text
 
 
 def _compact(value: Any) -> Any:
@@ -244,7 +257,7 @@ def _compact(value: Any) -> Any:
     return value
 
 
-def _label(operations: Mapping[str, str], model: Model) -> str:
+def label_of(operations: Mapping[str, str], model: Model) -> str:
     """Say in a few words what stands where: one word if it is the same everywhere."""
     if len(set(operations.values())) == 1:
         return next(iter(operations.values()))

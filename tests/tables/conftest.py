@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,20 @@ SETTING = {
     "backend": "eager",
     "num_threads": 1,
 }
+TRAINING = {
+    "epochs": 15,
+    "effective_batch_size": 64,
+    "world_size": 1,
+    "num_threads": 1,
+    "precision": "32-true",
+}
+ENVIRONMENT = {
+    "host": "here",
+    "cpu_model": "Some CPU",
+    "device": "cpu",
+    "git": {"commit": "1a2b3c4d5e6f", "dirty": False},
+    "versions": {"pfstudy": "0.1.0", "torch": "2.7.0", "lightning": "2.5.0", "timm": "1.0.15"},
+}
 
 
 @pytest.fixture
@@ -32,6 +47,7 @@ def record() -> MakeRecord:
         family: str = "base",
         model: str = "resnet_digits",
         lr: float = 0.1,
+        seed: int = 0,
         speed: tuple[float, float] | None = None,
         num_projected_sites: int = 0,
         params: int = 1_000_000,
@@ -42,7 +58,9 @@ def record() -> MakeRecord:
         canonical: Record = {
             "schema": 1,
             "backbone": {"timm": model, "args": {"layers": [len(model)]}},
-            "recipe": {"lr": lr, "epochs": 15},
+            "recipe": {"lr": lr, "epochs": 15, "batch_size": 64},
+            "data": {"fingerprint": "0123456789abcdef", "num_test": 500},
+            "precision": "32-true",
         }
         if not is_baseline:
             canonical["sites"] = {"layer1.0.conv2": {"operation": label}}
@@ -63,6 +81,10 @@ def record() -> MakeRecord:
                 "is_baseline": is_baseline,
                 "original": "conv",
             },
+            "seed": seed,
+            "data": "digits",
+            "training": dict(TRAINING),
+            "environment": copy.deepcopy(ENVIRONMENT),
             "metrics": {"test_top1_percent": accuracy},
             "cost": {
                 "params": params,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +12,8 @@ import typer
 from pfstudy.cli.app import AsJson, Directory, app, make_console
 from pfstudy.cli.overrides import compose
 from pfstudy.errors import PfstudyError
+
+OfStudy = Annotated[str | None, typer.Option("--study", help="Take the members of this study.")]
 
 
 def show_evaluation(arguments: Sequence[str], *, as_json: bool = False) -> None:
@@ -66,10 +68,7 @@ def show_table(
     from pfstudy.tables import render
     from pfstudy.tables.rows import make_rows
 
-    if not root.is_dir():
-        raise PfstudyError(f"there is no directory {root}; give the one that runs were made in.")
-    members = None if study is None else store.read_study(root, study)
-    rows = make_rows(store.read_records(root, members), baseline, speed)
+    rows = make_rows(_read_records(root, study), baseline, speed)
     if as_json:
         print(render.json(rows))
         return
@@ -86,10 +85,48 @@ def show_table(
     console.print(f"written: {', '.join(map(str, paths))}", soft_wrap=True, style="dim")
 
 
+def show_audit(root: Path, study: str | None = None, *, as_json: bool = False) -> bool:
+    """Print what the finished runs do not share, although a table compares them.
+
+    Args:
+        root: Directory of the run directories.
+        study: Whose members to take; ``None`` for all runs.
+        as_json: Print an object as JSON and nothing else.
+
+    Returns:
+        Whether they share everything that is compared.
+
+    Raises:
+        PfstudyError: There are no finished runs, or no such study.
+    """
+    from pfstudy.tables import render
+    from pfstudy.tables.audit import audit_records
+
+    found = audit_records(_read_records(root, study))
+    if as_json:
+        print(render.audit_json(found))
+        return not found.findings
+    console = make_console()
+    if found.findings:
+        console.print(render.audit_table(found))
+    for sentence in (render.audit_sentence(found), *found.remarks):
+        console.print(sentence, soft_wrap=True, markup=False)
+    return not found.findings
+
+
+def _read_records(root: Path, study: str | None) -> Iterator[dict[str, Any]]:
+    from pfstudy import store
+
+    if not root.is_dir():
+        raise PfstudyError(f"there is no directory {root}; give the one that runs were made in.")
+    members = None if study is None else store.read_study(root, study)
+    return store.read_records(root, members)
+
+
 @app.command()
 def table(
     source: Directory = Path("runs"),
-    study: Annotated[str | None, typer.Option(help="Take the members of this study.")] = None,
+    study: OfStudy = None,
     baseline: Annotated[
         str | None, typer.Option(help="Compare with this variant; default: the backbone.")
     ] = None,
@@ -103,6 +140,16 @@ def table(
     Written as table.md, table.csv and table.tex, too.
     """
     show_table(source, study, baseline=baseline, output=output, as_json=as_json)
+
+
+@app.command()
+def audit(source: Directory = Path("runs"), study: OfStudy = None, as_json: AsJson = False) -> None:
+    """List what runs that are compared do not share: recipe, data, code version and so on.
+
+    Exit code 0 if they share everything, 1 if not.
+    """
+    if not show_audit(source, study, as_json=as_json):
+        raise typer.Exit(1)
 
 
 @app.command("eval", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

@@ -21,25 +21,22 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
 from pfstudy.data.imagefolder import Images
-from pfstudy.data.tensors import EpochOrder, count_batches
+from pfstudy.data.tensors import Batch, BatchIndices, Resumable
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
 
 _Transform = Callable[[Image.Image], torch.Tensor]
-_Batch = tuple[torch.Tensor, torch.Tensor]
 
 
-class ImageBatches:
+class ImageBatches(Resumable):
     """Batches of images in files, normalised on the device.
 
     Args:
         images: The files and their labels.
         data: Size, channels and treatment of the images.
-        batch_size: Images per batch.
+        indices: Which of them each batch holds; in an order that is drawn, images are cropped and
+            flipped at random, else their centres are taken.
         device: Where batches are put.
-        order: Shuffles every epoch, leaves out the last, incomplete batch and has the images
-            cropped and flipped at random; ``None`` keeps the order of the files and all of them,
-            and takes their centres.
         augmentation_seed: Seed of what is done at random to an image; epoch and image add to it.
         persistent: Keeps the processes from one pass to the next; `close` ends them.
 
@@ -51,26 +48,23 @@ class ImageBatches:
         self,
         images: Images,
         data: Data,
-        batch_size: int,
+        indices: BatchIndices,
         device: torch.device,
-        order: EpochOrder | None = None,
         augmentation_seed: int = 0,
         persistent: bool = False,
     ) -> None:
+        super().__init__(indices)
         self.device = device
-        self.sampler = order
-        self.batch_sampler = None  # Lightning looks at both for the epoch to set
         mean, std = _normalisation(data)
         self._mean_C11 = torch.tensor(mean, device=device).view(-1, 1, 1)
         self._std_C11 = torch.tensor(std, device=device).view(-1, 1, 1)
-        self._pass: Generator[_Batch, None, None] | None = None
-        transform = make_transform(data, training=order is not None)
-        self._requests = _Requests(len(images), batch_size, order, augmentation_seed)
+        self._pass: Generator[Batch, None, None] | None = None
+        transform = make_transform(data, training=indices.order is not None)
         num_workers = min(data.num_workers or 0, len(os.sched_getaffinity(0)))
         self._loader: DataLoader[Any] | None = DataLoader(
             _Files(images, transform, data.channels),
             batch_size=None,  # a request is a batch
-            sampler=self._requests,
+            sampler=_Requests(indices, augmentation_seed),
             num_workers=num_workers,
             collate_fn=_as_it_is,
             pin_memory=device.type == "cuda",
@@ -80,11 +74,8 @@ class ImageBatches:
             generator=torch.Generator(),  # or the global one would advance
         )
 
-    def __len__(self) -> int:
-        return len(self._requests)
-
-    def __iter__(self) -> Iterator[_Batch]:
-        self._pass = self._batches()
+    def __iter__(self) -> Iterator[Batch]:
+        self._pass = self._count(self._batches())
         return self._pass
 
     def close(self) -> None:
@@ -96,7 +87,7 @@ class ImageBatches:
             self._pass.close()  # somebody may still hold it, half read
         self._loader = self._pass = None
 
-    def _batches(self) -> Generator[_Batch, None, None]:
+    def _batches(self) -> Iterator[Batch]:
         assert self._loader is not None
         for batch in self._loader:  # not a variable, which the traceback of an error would keep
             if isinstance(batch, PfstudyError):
@@ -164,23 +155,18 @@ def make_transform(data: Data, *, training: bool) -> _Transform:
 class _Requests:
     """What the processes are asked for in an epoch: the images of a batch, and their seed."""
 
-    def __init__(self, num_images: int, batch_size: int, order: EpochOrder | None, seed: int):
-        self.num_images = num_images
-        self.batch_size = batch_size
-        self.order = order
+    def __init__(self, indices: BatchIndices, seed: int) -> None:
+        self.indices = indices
         self.seed = seed
 
     def __len__(self) -> int:
-        return count_batches(self.num_images, self.batch_size, self.order)
+        return len(self.indices)
 
     def __iter__(self) -> Iterator[tuple[list[int], str]]:
-        if self.order is None:
-            chosen, seed = torch.arange(self.num_images), ""
-        else:
-            chosen = self.order.draw()[: len(self) * self.batch_size]
-            seed = f"{self.seed} {self.order.epoch}"
-        for indices in chosen.split(self.batch_size):
-            yield indices.tolist(), seed
+        order = self.indices.order
+        seed = "" if order is None else f"{self.seed} {order.epoch}"
+        for index in self.indices:
+            yield index.tolist(), seed
 
 
 class _Files(Dataset[Any]):
@@ -194,7 +180,7 @@ class _Files(Dataset[Any]):
         self.transform = transform
         self.channels = channels
 
-    def __getitem__(self, request: tuple[list[int], str]) -> _Batch | PfstudyError:
+    def __getitem__(self, request: tuple[list[int], str]) -> Batch | PfstudyError:
         indices, seed = request
         try:
             pixels = [self._read(index, seed) for index in indices]

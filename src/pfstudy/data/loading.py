@@ -9,7 +9,14 @@ from typing import Protocol
 import torch
 
 from pfstudy.data import FOLDERS, imagefolder
-from pfstudy.data.tensors import Batches, EpochOrder, load_splits
+from pfstudy.data.tensors import (
+    Batches,
+    BatchIndices,
+    EpochOrder,
+    Share,
+    check_share,
+    load_splits,
+)
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
 
@@ -54,44 +61,48 @@ def make_loaders(
     order_seed: int,
     augmentation_seed: int,
     device: torch.device,
+    share: Share | None = None,
 ) -> Loaders:
     """Open a dataset for training.
 
     Args:
         data: The dataset.
-        batch_size: Images per training batch.
+        batch_size: Images per training batch, over all processes and parts.
         evaluation_batch_size: Images per batch of validation and test.
         order_seed: Seed of the order of the training images, the same for every variant.
         augmentation_seed: Seed of what is done at random to training images.
         device: Where batches are put.
+        share: What this process takes of every batch and split; all of it unless given.
 
     Raises:
         PfstudyError: The dataset cannot be read, is not what the config says, or has not enough
-            training images for one batch.
+            training images for one batch, or a batch cannot be shared evenly.
     """
+
+    def all_of(num_images: int) -> BatchIndices:
+        return BatchIndices(num_images, evaluation_batch_size, None, share)
+
+    def drawn(num_images: int) -> BatchIndices:
+        check_batch_size(batch_size, num_images)
+        return BatchIndices(num_images, batch_size, EpochOrder(num_images, order_seed), share)
+
     if data.name in FOLDERS:
         from pfstudy.data.images import ImageBatches
 
         images = imagefolder.list_splits(data)
-        num_train = len(images["train"])
-        check_batch_size(batch_size, num_train)
-        order = EpochOrder(num_train, order_seed)
+        train, validation, test = (images[name] for name in ("train", "validation", "test"))
         return Loaders(
             ImageBatches(
-                images["train"], data, batch_size, device, order, augmentation_seed, persistent=True
+                train, data, drawn(len(train)), device, augmentation_seed, persistent=True
             ),
-            ImageBatches(
-                images["validation"], data, evaluation_batch_size, device, persistent=True
-            ),
-            ImageBatches(images["test"], data, evaluation_batch_size, device),
+            ImageBatches(validation, data, all_of(len(validation)), device, persistent=True),
+            ImageBatches(test, data, all_of(len(test)), device),
         )
     splits = {name: split.to(device) for name, split in load_splits(data).items()}
-    num_train = len(splits["train"])
-    check_batch_size(batch_size, num_train)
     return Loaders(
-        Batches(splits["train"], batch_size, EpochOrder(num_train, order_seed)),
-        Batches(splits["validation"], evaluation_batch_size),
-        Batches(splits["test"], evaluation_batch_size),
+        Batches(splits["train"], drawn(len(splits["train"]))),
+        Batches(splits["validation"], all_of(len(splits["validation"]))),
+        Batches(splits["test"], all_of(len(splits["test"]))),
     )
 
 
@@ -104,8 +115,10 @@ def open_test(data: Data, batch_size: int, device: torch.device) -> Loader:
     if data.name in FOLDERS:
         from pfstudy.data.images import ImageBatches
 
-        return ImageBatches(imagefolder.list_test(data), data, batch_size, device)
-    return Batches(load_splits(data)["test"].to(device), batch_size)
+        images = imagefolder.list_test(data)
+        return ImageBatches(images, data, BatchIndices(len(images), batch_size), device)
+    split = load_splits(data)["test"].to(device)
+    return Batches(split, BatchIndices(len(split), batch_size))
 
 
 def count_training_images(data: Data) -> int:
@@ -123,12 +136,13 @@ def count_training_images(data: Data) -> int:
     return len(load_splits(data)["train"])
 
 
-def check_batch_size(batch_size: int, num_train: int) -> None:
-    """Check that there are enough images for a batch.
+def check_batch_size(batch_size: int, num_train: int, num_ranks: int = 1) -> None:
+    """Check that there are enough images for a batch, and that devices can share it evenly.
 
     Raises:
-        PfstudyError: There are not.
+        PfstudyError: There are not, or they cannot.
     """
+    check_share(batch_size, Share(num_ranks=num_ranks))
     if batch_size > num_train:
         raise PfstudyError(
             f"recipe.batch_size is {batch_size}, but there are only {num_train} training images."

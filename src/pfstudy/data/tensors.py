@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,8 @@ from pfstudy.data import Arrays, find_source
 from pfstudy.data.splitting import SPLITS, split_heap
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
+
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -79,49 +81,147 @@ class EpochOrder:
         return torch.randperm(self.num_images, generator=generator)
 
 
-def count_batches(num_images: int, batch_size: int, order: EpochOrder | None) -> int:
-    """Number of batches: all whole ones in an order that is drawn, else the last, smaller one too.
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes takes of every batch, and in how many parts.
+
+    Attributes:
+        rank: Which of the processes it is.
+        num_ranks: Number of processes.
+        num_parts: Number of steps by which the gradient of a batch is accumulated.
+    """
+
+    rank: int = 0
+    num_ranks: int = 1
+    num_parts: int = 1
+
+
+class BatchIndices:
+    """Which images every batch holds, the same however many processes share it.
 
     Args:
         num_images: Number of images.
-        batch_size: Images per batch.
-        order: ``None`` for the order of the images themselves.
+        batch_size: Images per batch, over all processes and parts.
+        order: Drawn anew for every epoch, whose last, incomplete batch is left out; ``None`` for
+            the order of the images themselves, and all of them.
+        share: What this process takes; in the order of the images themselves every
+            ``num_ranks``-th one, in batches of its own.
+
+    Attributes:
+        first: Where the next pass begins, and only that one.
+
+    Raises:
+        PfstudyError: A batch cannot be divided evenly.
     """
-    return -(-num_images // batch_size) if order is None else num_images // batch_size
+
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        order: EpochOrder | None = None,
+        share: Share | None = None,
+    ) -> None:
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.order = order
+        self.share = share or Share()
+        self.first = 0
+        if order is not None:
+            check_share(batch_size, self.share)
+
+    def __len__(self) -> int:
+        if self.order is None:
+            return -(-len(self._own()) // self.batch_size)
+        return self.num_images // self.batch_size * self.share.num_parts
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        first, self.first = self.first, 0
+        yield from self._batches()[first:]
+
+    def _own(self) -> range:
+        return range(self.share.rank, self.num_images, self.share.num_ranks)
+
+    def _batches(self) -> tuple[torch.Tensor, ...]:
+        if self.order is None:
+            return torch.split(torch.tensor(self._own()), self.batch_size)
+        num_steps = self.num_images // self.batch_size
+        chosen = self.order.draw()[: num_steps * self.batch_size]
+        parts = chosen.view(num_steps * self.share.num_parts, self.share.num_ranks, -1)
+        return torch.unbind(parts[:, self.share.rank])
 
 
-class Batches:
+class Resumable:
+    """Batches that can be gone on with in the middle of an epoch.
+
+    Args:
+        indices: Which images each batch holds.
+    """
+
+    def __init__(self, indices: BatchIndices) -> None:
+        self.indices = indices
+        self.sampler = indices.order
+        self.batch_sampler = None  # Lightning looks at both for the epoch to set
+        self._num_taken = 0
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch were taken."""
+        return {"num_taken": self._num_taken}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Have the next pass begin behind the batches that were taken."""
+        self.indices.first = state["num_taken"] % len(self)
+
+    def _count(self, batches: Iterator[Batch]) -> Generator[Batch, None, None]:
+        self._num_taken = self.indices.first
+        for batch in batches:
+            self._num_taken += 1
+            yield batch
+
+
+class Batches(Resumable):
     """Batches of a split that lies on the device: no workers, no copies to the device.
 
     Args:
         split: The images.
-        batch_size: Images per batch.
-        order: Shuffles every epoch and leaves out the last, incomplete batch; ``None`` keeps the
-            order of the split and all of it.
+        indices: Which of them each batch holds.
     """
 
-    def __init__(self, split: Split, batch_size: int, order: EpochOrder | None = None) -> None:
+    def __init__(self, split: Split, indices: BatchIndices) -> None:
+        super().__init__(indices)
         self.split = split
-        self.batch_size = batch_size
-        self.sampler = order
-        self.batch_sampler = None  # Lightning looks at both for the epoch to set
 
-    def __len__(self) -> int:
-        return count_batches(len(self.split), self.batch_size, self.sampler)
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        images, labels = self.split.images_NCHW, self.split.labels_N
-        if self.sampler is None:
-            yield from zip(
-                images.split(self.batch_size), labels.split(self.batch_size), strict=True
-            )
-            return
-        chosen = self.sampler.draw()[: len(self) * self.batch_size].to(images.device)
-        for index in chosen.split(self.batch_size):
-            yield images[index], labels[index]
+    def __iter__(self) -> Iterator[Batch]:
+        return self._count(self._batches())
 
     def close(self) -> None:
         """There is nothing to end."""
+
+    def _batches(self) -> Iterator[Batch]:
+        images, labels = self.split.images_NCHW, self.split.labels_N
+        if self.sampler is None:
+            share, size = self.indices.share, self.indices.batch_size
+            own = slice(share.rank, None, share.num_ranks)
+            yield from zip(images[own].split(size), labels[own].split(size), strict=True)
+            return
+        for chosen in torch.stack(list(self.indices)).to(images.device):
+            yield images[chosen], labels[chosen]
+
+
+def check_share(batch_size: int, share: Share) -> None:
+    """Check that a batch can be divided evenly.
+
+    Raises:
+        PfstudyError: It cannot.
+    """
+    if batch_size % (share.num_ranks * share.num_parts):
+        parts = f" and {share.num_parts} parts" if share.num_parts > 1 else ""
+        raise PfstudyError(
+            f"recipe.batch_size is {batch_size}, which {share.num_ranks} devices{parts} cannot "
+            "share evenly; choose another size or number."
+        )
 
 
 def _check(arrays: Arrays, data: Data) -> None:

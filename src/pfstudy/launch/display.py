@@ -1,13 +1,46 @@
-"""What a sweep shows while it runs: bars on a terminal, plain lines elsewhere; on stderr."""
+"""What a sweep shows on stderr: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+_BAR_WIDTH = 24
+
+
+@dataclass
+class _Bar:
+    """Something that is under way."""
+
+    figures: str = ""
+    epoch: str = ""
+    slot: str = ""
+    completed: float = 0.0
+    total: float | None = None
+    first: tuple[float, float] | None = None  # time and completed when progress was first seen
+    started: float = field(default_factory=time.monotonic)
+
+    def update(self, completed: float, total: float | None) -> None:
+        if self.first is None or completed < self.completed:
+            self.first = (time.monotonic(), completed)
+        self.completed, self.total = completed, total
+
+    @property
+    def left_s(self) -> float | None:
+        """Estimated time left, in seconds."""
+        if self.total is None or self.first is None or self.completed <= self.first[1]:
+            return None
+        since, first = self.first
+        return (time.monotonic() - since) / (self.completed - first) * (self.total - self.completed)
 
 
 class Display:
@@ -21,23 +54,21 @@ class Display:
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self.num_runs = 0
         self._num_ended = 0
-        self._bars: dict[str, TaskID] = {}
-        self._progress = Progress(
-            TextColumn("  {task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
+        self._bars: dict[str, _Bar] = {}
+        self._live = Live(
             console=self.console,
+            get_renderable=self._render,
+            refresh_per_second=2,
             transient=True,
-            disable=not self.console.is_terminal,
         )
 
     def __enter__(self) -> Display:
-        self._progress.start()
+        if self.console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._live.stop()
 
     def phase(self, name: str, text: str) -> None:
         """Begin a phase of the sweep, or say how one went."""
@@ -48,24 +79,34 @@ class Display:
         self.console.print(f"       {escape(text)}")
 
     def bar(
-        self, name: str, completed: int = 0, total: int | None = None, figures: str = ""
+        self,
+        name: str,
+        completed: float = 0,
+        total: float | None = None,
+        figures: str = "",
+        *,
+        slot: str = "",
     ) -> None:
         """Show how far something is, on a terminal; the first call makes its bar."""
-        if name not in self._bars:
-            self._bars[name] = self._progress.add_task(escape(name), figures="", total=None)
-        self._progress.update(
-            self._bars[name], completed=completed, total=total, figures=escape(figures)
-        )
+        bar = self._bars.setdefault(name, _Bar(slot=slot))
+        bar.update(completed, total)
+        bar.figures = figures or bar.figures
 
     def drop_bar(self, name: str) -> None:
         """Take a bar away."""
-        if name in self._bars:
-            self._progress.remove_task(self._bars.pop(name))
+        self._bars.pop(name, None)
+
+    def step(self, name: str, progress: Mapping[str, Any]) -> None:
+        """A run has gone on within an epoch."""
+        done, total = progress["epochs_done"], progress["num_epochs"]
+        self.bar(name, done, total)
+        self._bars[name].epoch = f"{min(int(done) + 1, total)}/{total}"
 
     def epoch(self, name: str, row: Mapping[str, Any]) -> None:
         """A run has ended an epoch."""
-        accuracy = f"{row['val_top1_percent']:.1f} % val"
+        accuracy = f"{row['val_top1_percent']:.1f} %"
         self.bar(name, row["epoch"], row["num_epochs"], accuracy)
+        self._bars[name].epoch = f"{row['epoch']}/{row['num_epochs']}"
 
     def end(self, name: str, text: str) -> None:
         """A run has ended."""
@@ -74,3 +115,40 @@ class Display:
         width = len(str(self.num_runs))
         counter = f"{self._num_ended:>{width}}/{self.num_runs}"
         self.console.print(escape(f"       [{counter}] {name}: {text}"))
+
+    def _render(self) -> RenderableType:
+        """The live table: runs with their epoch and slot, or whatever else is under way."""
+        training = any(bar.slot for bar in self._bars.values())
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=training)
+        table.add_column("       run", no_wrap=True)
+        table.add_column("", width=_BAR_WIDTH)
+        for label in ("epoch", "val. top-1" if training else "", "left", "slot"):
+            table.add_column(label, justify="right", no_wrap=True)
+        for name, bar in list(self._bars.items()):
+            gauge = ProgressBar(
+                total=bar.total,
+                completed=bar.completed,
+                width=_BAR_WIDTH,
+                pulse=bar.total is None,
+            )
+            left = duration(bar.left_s)
+            cells = (bar.epoch, bar.figures, left, bar.slot)
+            table.add_row(Text(f"       {name}"), gauge, *map(Text, cells))
+        if not (training and self.num_runs):
+            return table
+        return Group(table, Text(f"       {self._num_ended} of {self.num_runs} runs ended"))
+
+
+def duration(seconds: float | None) -> str:
+    """Write a time for people: ``42 s``, ``3 min``, ``1 h 20 min``, ``2 d 3 h``."""
+    if seconds is None:
+        return ""
+    minutes = seconds / 60
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if minutes < 99.5:
+        return f"{minutes:.0f} min"
+    hours = minutes / 60
+    if hours < 48:
+        return f"{int(hours)} h {int(minutes % 60):02} min"
+    return f"{int(hours // 24)} d {int(hours % 24)} h"

@@ -6,6 +6,7 @@ ends itself when the parent is gone, however that ended.
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import multiprocessing
 import os
@@ -31,7 +32,7 @@ PRELOAD = (
     "sklearn.datasets.data",
     "sklearn.datasets.descr",
     "sklearn.model_selection",
-    "pfstudy.worker",
+    "pfstudy.worker.run",
     "pfstudy.speed.measure",
     "pfstudy.launch.check",
     "pfstudy.launch.warm",
@@ -40,8 +41,12 @@ PRELOAD = (
 )
 PRELOAD_TRACKING = ("wandb", "pfstudy.launch.warm_tracking")
 
-_LEFT_OVER = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_PORT")
+_LEFT_OVER = (  # of whatever started pfstudy itself, such as torchrun or sbatch
+    *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "SLURM_NTASKS"),
+)
 _GRACE_S = 10.0
+_FORKSERVER_GONE = 255
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,13 @@ class Child:
         process: The process.
         events: The end of the pipe that it talks to.
         tag: Whatever the caller wants to know it by.
+        is_orphan: Whether the forkserver has died, which would tell how the child ends.
     """
 
     process: Any
     events: connection.Connection
     tag: Any = None
+    is_orphan: bool = False
 
 
 class Pool:
@@ -96,11 +103,7 @@ class Pool:
         self._context.set_forkserver_preload(list(self.preload))
 
     def __enter__(self) -> Pool:
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the forkserver inherits it
-        try:
-            forkserver.ensure_running()
-        finally:
-            signal.signal(signal.SIGINT, previous)
+        _ensure_forkserver()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -116,6 +119,7 @@ class Pool:
         *arguments: Any,
         log: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        cores: Sequence[int] = (),
         tag: Any = None,
     ) -> Child:
         """Start ``function(*arguments, report)`` in a fresh process.
@@ -126,14 +130,25 @@ class Pool:
             arguments: Picklable; they and what it returns must not need torch here.
             log: File that its output is appended to.
             environment: Variables to set before anything else.
+            cores: The cores that it may use; empty for all.
             tag: Kept with the child.
         """
         ours, theirs = self._context.Pipe(duplex=False)
         variables = {**self.environment, **(environment or {})}
-        process = self._context.Process(
-            target=_child_main, args=(theirs, function, arguments, variables, log, self.preload)
-        )
-        process.start()
+        setting = _Setting(variables, log, tuple(cores), self.preload)
+
+        def fork() -> Any:
+            _ensure_forkserver()
+            process = self._context.Process(
+                target=_child_main, args=(theirs, function, arguments, setting)
+            )
+            process.start()
+            return process
+
+        try:
+            process = fork()
+        except (EOFError, ConnectionError):  # the forkserver was killed just now
+            process = fork()
         theirs.close()
         child = Child(process, ours, tag)
         self.children.append(child)
@@ -174,29 +189,61 @@ class Pool:
     def events(self) -> Iterator[Event]:
         """Yield what happens to the children, as it happens, until none is left."""
         while self.children:
-            self._reap()
-            by_source: dict[Any, Child] = {}
-            for child in self.children:
-                by_source |= {child.events: child, child.process.sentinel: child}
-            for source in connection.wait(list(by_source)):
-                child = by_source[source]
-                if child in self.children and source is child.events:
-                    yield self._receive(child)
-                elif child in self.children and not child.events.poll():
-                    yield self._bury(child)
+            event = self.next_event()
+            if event is not None:
+                yield event
 
-    def stop(self) -> None:
-        """End all children: first asked, after a while forced."""
+    def next_event(self, timeout_s: float | None = None) -> Event | None:
+        """Wait for the next thing that happens to a child.
+
+        Returns:
+            What happened; ``None`` if nothing did in time, or nothing that matters.
+        """
+        self._reap()
+        by_source: dict[Any, Child] = {}
+        for child in self.children:
+            by_source[child.events] = child
+            if not child.is_orphan:
+                by_source[child.process.sentinel] = child
+        ready = connection.wait(list(by_source), timeout_s)
+        for source in sorted(ready, key=lambda source: source is not by_source[source].events):
+            child = by_source[source]
+            if source is child.events:
+                return self._receive(child)
+            if child.events.poll():
+                continue
+            if _lives_on(child):
+                child.is_orphan = True
+                return None
+            return self._bury(child)
+        return None
+
+    def stop(self, grace_s: float = _GRACE_S) -> None:
+        """End all children: first asked, after a while forced; at once if interrupted meanwhile."""
         for child in self.children:
             _signal(child, signal.SIGTERM)
-        deadline = time.monotonic() + _GRACE_S
-        for child in [*self.children, *self._leaving]:
-            child.process.join(max(0.0, deadline - time.monotonic()))
-            _signal(child, signal.SIGKILL)
-            child.process.join()
-            child.events.close()
-        self.children.clear()
-        self._leaving.clear()
+        deadline = time.monotonic() + grace_s
+        try:
+            while self.children and (left := deadline - time.monotonic()) > 0:
+                self.next_event(left)
+            for child in self._leaving:
+                child.process.join(max(0.0, min(_GRACE_S, deadline - time.monotonic())))
+        finally:
+            for child in [*self.children, *self._leaving]:
+                self.kill(child)
+                child.process.join()
+                child.events.close()
+            self.children.clear()
+            self._leaving.clear()
+
+    def kill(self, child: Child) -> None:
+        """End a child, and whatever it has started, at once."""
+        _signal(child, signal.SIGKILL)
+
+    def dump(self, child: Child) -> None:
+        """Have a child write to its output where each of its threads is."""
+        with suppress(ProcessLookupError):
+            os.kill(child.process.pid, signal.SIGUSR1)
 
     def _receive(self, child: Child) -> Event:
         try:
@@ -211,7 +258,7 @@ class Pool:
     def _bury(self, child: Child) -> Event:
         child.process.join()
         code = child.process.exitcode or 0
-        _signal(child, signal.SIGKILL)  # it lives on if only the forkserver has died
+        self.kill(child)  # whatever it left in its session
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         self._remove(child)
         return Event(child, "died", {"reason": f"its process {how}", "user": False})
@@ -234,29 +281,60 @@ def _signal(child: Child, number: signal.Signals) -> None:
         os.killpg(child.process.pid, number)
 
 
+def _ensure_forkserver() -> None:
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the forkserver inherits it
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _lives_on(child: Child) -> bool:
+    """Whether it was the forkserver that ended, and not the child."""
+    child.process.join(0)
+    if child.process.exitcode != _FORKSERVER_GONE:
+        return False
+    try:
+        os.kill(child.process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What a child sets before it does anything."""
+
+    variables: Mapping[str, str]
+    log: Path | None
+    cores: tuple[int, ...]
+    preload: tuple[str, ...]
+
+
 def _child_main(
     events: connection.Connection,
     function: str,
     arguments: tuple[Any, ...],
-    variables: Mapping[str, str],
-    log: Path | None,
-    preload: Sequence[str],
+    setting: _Setting,
 ) -> None:
     os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGTERM, _interrupt)
-    if log is not None:
-        _redirect(log)
+    if setting.log is not None:
+        _redirect(setting.log)
+    faulthandler.register(signal.SIGUSR1, file=2)
+    if setting.cores:
+        os.sched_setaffinity(0, setting.cores)
     for name in _LEFT_OVER:
         os.environ.pop(name, None)
-    os.environ.update(variables)
+    os.environ.update(setting.variables)
 
     def report(kind: str, details: Mapping[str, Any]) -> None:
         with suppress(BrokenPipeError):
             events.send((kind, dict(details)))
 
     try:
-        missing = [name for name in preload if name not in sys.modules]
+        missing = [name for name in setting.preload if name not in sys.modules]
         for name in missing:  # the forkserver swallows a failing import
             importlib.import_module(name)
         module_name, _, function_name = function.partition(":")

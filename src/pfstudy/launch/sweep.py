@@ -6,12 +6,11 @@ The parent computes nothing: everything that needs torch happens in fresh proces
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -21,11 +20,14 @@ from pfstudy.environment import describe_environment
 from pfstudy.errors import ChildFailedError, PfstudyError
 from pfstudy.launch.display import Display
 from pfstudy.launch.pool import PRELOAD, PRELOAD_TRACKING, Event, Pool
+from pfstudy.launch.probe import probe_slots
+from pfstudy.launch.slots import available_cores, make_slots
+from pfstudy.launch.train import Training
 from pfstudy.schema.config import Config
 from pfstudy.schema.designs import parse_constraints
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.speed import phase
-from pfstudy.tasks import Checked, Device, Task
+from pfstudy.tasks import Checked, Device, Slot, Task, visible_devices
 from pfstudy.variant import Variant, flatten, make_variant, varying_settings
 
 
@@ -38,14 +40,12 @@ class SweepResult:
         study: Name of the study that its runs belong to.
         members: Run directories of the sweep, relative to ``root``.
         failed: Reason by name of the run, for those that failed.
-        elsewhere: Names of the runs that another process trains just now.
     """
 
     root: Path
     study: str
     members: tuple[str, ...]
     failed: Mapping[str, str] = field(default_factory=dict)
-    elsewhere: tuple[str, ...] = ()
 
 
 def run_sweep(configs: Sequence[Config]) -> SweepResult:
@@ -60,7 +60,7 @@ def run_sweep(configs: Sequence[Config]) -> SweepResult:
     for key in ("runs_dir", "study", "launcher", "logger", "speed"):
         if len({getattr(config, key) for config in configs}) > 1:
             raise PfstudyError(f"{key} must be the same for all runs of a sweep.")
-    if len({(c.trainer.accelerator, c.trainer.num_threads) for c in configs}) > 1:
+    if len({replace(config.trainer, precision="32-true") for config in configs}) > 1:
         raise PfstudyError("trainer may vary in its precision alone within a sweep.")
     root = Path(configs[0].runs_dir)
     content = cache(fingerprint)
@@ -76,7 +76,7 @@ def run_sweep(configs: Sequence[Config]) -> SweepResult:
         sweep = _Sweep(display, root, study, runs)
         sweep.announce(asked)
         sweep.run_phases()
-    return SweepResult(root, study, sweep.members, sweep.failed, tuple(sweep.elsewhere))
+    return SweepResult(root, study, sweep.members, sweep.failed)
 
 
 def list_runs(asked: Sequence[Variant]) -> list[store.Run]:
@@ -128,7 +128,6 @@ class _Sweep:
         self.config = runs[0].variant.config
         self.place = {"host": platform.node(), **phase.expected_device(self.config)}
         self.failed: dict[str, str] = {}
-        self.elsewhere: list[str] = []
         self._take(runs)
 
     def _take(self, runs: Sequence[store.Run]) -> None:
@@ -187,9 +186,19 @@ class _Sweep:
             try:
                 self._train(pool, checked.devices, mode)
             finally:
-                pool.stop()
+                self._stop(pool)
                 if mode != "disabled":
                     tracking.stop_service()
+
+    def _stop(self, pool: Pool) -> None:
+        """End what is still running; each run writes a checkpoint first."""
+        if pool.children:
+            seconds = self.config.launcher.stop_seconds
+            self.display.note(
+                f"stopping: {_count(len(pool.children), 'process')} may write a checkpoint, within "
+                f"{seconds:.0f} s; Ctrl-C again stops at once"
+            )
+            pool.stop(seconds)
 
     def _drop(self, dropped: Mapping[str, str]) -> None:
         """Leave out the variants that do not satisfy the study's constraints."""
@@ -215,7 +224,7 @@ class _Sweep:
             arguments = (list(networks), settings, device.kind == "gpu")
             function = "pfstudy.speed.measure:measure_in_process"
             done: list[list[float]] = pool.call(
-                function, *arguments, environment=device.environment
+                function, *arguments, environment=visible_devices([device])
             )
             return done
 
@@ -250,75 +259,45 @@ class _Sweep:
     def _train(self, pool: Pool, devices: Sequence[Device], mode: tracking.Mode) -> None:
         if not self.todo:
             return
-        slots = deque(self._slots(devices))
+        slots = self._slots(pool, devices)[: len(self.todo)]
         threads = _count(self.config.trainer.num_threads, "thread")
+        ranks = len(slots[0].devices)
+        together = f"{ranks} devices, " if ranks > 1 else ""
         self.display.phase(
-            "train", f"{_count(len(self.todo), 'run')}, {len(slots)} at a time, {threads} each"
+            "train",
+            f"{_count(len(self.todo), 'run')}, {len(slots)} at a time, {together}{threads} each",
         )
         self.display.num_runs = len(self.todo)
         environment = describe_environment()
-        waiting = deque(self.todo)
+        modes = [mode]
 
-        def start(run: store.Run, device: Device) -> None:
-            task = Task(
+        def make_task(run: store.Run, slot: Slot, accumulation: int) -> Task:
+            return Task(
                 directory=run.directory.absolute(),
                 study=self.study,
-                mode=mode,
-                device=device.id,
+                mode=modes[-1],
+                devices=tuple(device.id for device in slot.devices),
                 speed=phase.find_measured(run.variant, self.place) or {},
                 environment=environment,
+                accumulation=accumulation,
             )
-            pool.start(
-                "pfstudy.worker:train_run",
-                task,
-                log=run.directory / "run.log",
-                environment=device.environment,
-                tag=(run, device, time.monotonic()),
-            )
-            self.display.bar(self.names[run.directory])
 
-        while waiting and slots:
-            start(waiting.popleft(), slots.popleft())
-        for event in pool.events():
-            run, device, started = event.child.tag
-            name = self.names[run.directory]
-            if event.kind == "epoch":
-                self.display.epoch(name, event.details)
-            elif event.kind == "note":
-                self.display.note(f"{name}: {event.details['text']}")
-            elif event.kind == "offline":  # those to come need not find out by themselves
-                mode = "offline"
-            else:
-                self.display.end(name, self._ended(run, event, time.monotonic() - started))
-                if waiting:
-                    start(waiting.popleft(), device)
+        def hear(event: Event) -> None:
+            if event.kind == "offline":  # those to come need not find out by themselves
+                modes.append("offline")
 
-    def _ended(self, run: store.Run, event: Event, seconds: float) -> str:
-        """Say how a run ended; one whose process died could not write its state itself."""
-        if event.kind == "result" and event.details["value"] == "elsewhere":
-            self.elsewhere.append(self.names[run.directory])
-            return "is being trained by another process"
-        if ledger.state_of(run.directory) == "done":
-            metrics = files.read_json(run.directory / store.RECORD)["metrics"]
-            return f"{metrics['test_top1_percent']:.2f} % in {seconds:.1f} s"
-        reason = str(event.details["reason"])
-        if event.kind == "died":
-            store.write_state(run.directory, "failed", reason=reason)
-        self.failed[self.names[run.directory]] = reason
-        return f"failed: {reason} (log: {run.directory / 'run.log'})"
+        launcher = self.config.launcher
+        training = Training(pool, self.display, self.names, slots, launcher, make_task)
+        self.failed = training.failed
+        training.run(self.todo, hear)
 
-    def _slots(self, devices: Sequence[Device]) -> list[Device]:
-        """One slot for every run that may be trained at a time."""
-        wanted = self.config.launcher.num_workers
-        if isinstance(wanted, int):
-            number = wanted
-        elif devices[0].kind == "gpu":
-            number = len(devices)
-        else:
-            cores = len(os.sched_getaffinity(0))
-            number = max(1, cores // self.config.trainer.num_threads)
-        number = min(number, len(self.todo))
-        return [devices[index % len(devices)] for index in range(number)]
+    def _slots(self, pool: Pool, devices: Sequence[Device]) -> list[Slot]:
+        cores = available_cores()
+        config = self.config
+        if config.launcher.slots == "auto":
+            first = self.todo[0].variant
+            config = probe_slots(pool, self.display, first, config, devices, cores)
+        return make_slots(config, devices, cores)
 
 
 def _why_unchanged(variant: Variant) -> str | None:

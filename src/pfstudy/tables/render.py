@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from json import dumps
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from rich.markup import escape as rich_escape
 from rich.table import Table
 
 from pfstudy.files import write_text
+from pfstudy.tables.audit import Audit, in_short
 from pfstudy.tables.columns import COLUMNS, EVALUATION_COLUMNS, Column, setting_columns
 from pfstudy.tables.rows import PROJECTED, Rows
 
@@ -70,6 +72,52 @@ def evaluation_table(figures: Mapping[str, Any]) -> Table:
     return table
 
 
+def audit_table(audit: Audit) -> Table:
+    """Table of what runs do not share, for the terminal."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for label in ("what", "value", "runs"):
+        table.add_column(label, overflow="fold")
+    for finding in audit.findings:
+        for number, value in enumerate(finding.values, 1):
+            cells = ("" if number > 1 else finding.name, value.text, value.runs_in_short())
+            table.add_row(*map(rich_escape, cells), end_section=number == len(finding.values))
+    return table
+
+
+def audit_sentence(audit: Audit) -> str:
+    """Say whether runs share everything that is compared, and what that is."""
+    if audit.num_runs == 1:
+        return "There is one run, and none to compare it with."
+    different = {finding.kind for finding in audit.findings}
+    shared = ", ".join(kind for kind in audit.compared if kind not in different) or "nothing"
+    if different:
+        return f"The same for all {audit.num_runs} runs: {shared}."
+    return f"All {audit.num_runs} runs share everything that was compared: {shared}."
+
+
+def audit_json(audit: Audit) -> str:
+    """An object; under ``findings`` what differs, with the names of all runs."""
+    findings = [
+        {
+            "key": finding.key,
+            "kind": finding.kind,
+            "values": [{"value": value.text, "runs": value.runs} for value in finding.values],
+        }
+        for finding in audit.findings
+    ]
+    counts = {"num_runs": audit.num_runs, "num_variants": audit.num_variants}
+    return dumps(
+        {
+            "fair": not audit.findings,
+            **counts,
+            "compared": audit.compared,
+            "findings": findings,
+            "remarks": audit.remarks,
+        },
+        indent=1,
+    )
+
+
 def markdown(rows: Rows) -> str:
     """Pipe table and caption."""
     cells = _cells(rows, " ± ").map(lambda text: text.replace("|", r"\|"))
@@ -109,7 +157,7 @@ def latex(rows: Rows) -> str:
 
 
 def caption(rows: Rows) -> str:
-    """Say what the figures are: test accuracy over how many seeds, speed on what."""
+    """Say what the figures are, of how many seeds and on what, and what the rows do not share."""
     seeds = sorted(set(rows.frame["num_seeds"]))
     number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     parts = [
@@ -129,6 +177,8 @@ def caption(rows: Rows) -> str:
             f"{PROJECTED.strip()}: a 1x1 convolution follows where the operation cannot change "
             "the number of channels."
         )
+    if rows.findings:
+        parts.append(f"Not the same for all rows: {in_short(rows.findings)}; see pfstudy audit.")
     return " ".join(parts)
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from pfstudy.errors import PfstudyError, unknown_name
+from pfstudy.errors import unknown_name
+from pfstudy.tables.audit import Finding, audit_records
+from pfstudy.tables.facts import speed_setting
 from pfstudy.variant import flatten, varying_settings
 
 PROJECTED = " (+1x1)"
 """Marks a variant with sites where a 1x1 convolution follows the operation."""
-
-_SPEED_SETTING = ("device", "host", "batch_size", "layout", "dtype", "backend", "num_threads")
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,14 @@ class Rows:
         settings: Keys of the settings that vary, such as ``recipe.lr``.
         speed: Setting of the latencies, empty if there are none.
         lacks_baseline: Labels of the variants that have no baseline to be compared with.
+        findings: What the runs do not share, although they are compared.
     """
 
     frame: pd.DataFrame
     settings: tuple[str, ...]
     speed: Mapping[str, Any]
     lacks_baseline: tuple[str, ...]
+    findings: tuple[Finding, ...]
 
 
 def make_rows(
@@ -54,8 +56,7 @@ def make_rows(
         PfstudyError: There are no records, or none with the label of ``baseline``.
     """
     found = list(records)
-    if not found:
-        raise PfstudyError("there are no finished runs here; train some first: pfstudy -m ...")
+    findings = audit_records(found).findings
     by_variant: dict[str, list[Mapping[str, Any]]] = {}
     for record in found:
         by_variant.setdefault(record["identity"]["hash"], []).append(record)
@@ -69,7 +70,7 @@ def make_rows(
     _reconcile_latencies(frame)
     lacking = frame.loc[frame["difference_points"].isna(), "variant"]
     frame = frame.sort_values("is_baseline", ascending=False, kind="stable")
-    return Rows(frame.reset_index(drop=True), settings, setting, tuple(lacking))
+    return Rows(frame.reset_index(drop=True), settings, setting, tuple(lacking), findings)
 
 
 def _row(
@@ -77,7 +78,7 @@ def _row(
 ) -> dict[str, Any]:
     first = seeds[0]
     accuracies = pd.Series([record["metrics"]["test_top1_percent"] for record in seeds])
-    measured = next((s for s in first["speed"] if _setting(s) == speed), None)
+    measured = next((s for s in first["speed"] if speed_setting(s) == speed), None)
     flat = {"model": first["variant"]["model"], **flatten(first["identity"]["canonical"])}
     written = {key: _plain(flat.get(key)) for key in settings}
     return {
@@ -123,17 +124,13 @@ def _common_speed_setting(
     records: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The setting, device included, in which most records are measured."""
-    found = [_setting(measured) for record in records for measured in record["speed"]]
+    found = [speed_setting(measured) for record in records for measured in record["speed"]]
     fitting = [s for s in found if all(s.get(key) == value for key, value in wanted.items())]
     counter = Counter(map(json.dumps, fitting or found))
     if not counter:
         return {}
     setting: dict[str, Any] = json.loads(counter.most_common(1)[0][0])
     return setting
-
-
-def _setting(measured: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: measured.get(key) for key in _SPEED_SETTING}
 
 
 def _name(record: Mapping[str, Any]) -> str:

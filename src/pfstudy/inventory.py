@@ -1,0 +1,197 @@
+"""What lies in a directory of runs: found, read and named without composing anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from pfstudy.errors import PfstudyError
+from pfstudy.files import read_json
+from pfstudy.ledger import STATE
+from pfstudy.schema.config import Model
+from pfstudy.schema.operations import OPERATIONS, ORIGINAL
+from pfstudy.schema.sites import Site, list_sites
+from pfstudy.store import CONFIG, Run
+from pfstudy.variant import decoration, flatten, label_of, varying_settings
+
+_MODEL = TypeAdapter(Model)
+_NUM_DIGITS = 10
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of a run without composing anything.
+
+    Attributes:
+        directory: Its directory.
+        hash: Identity of its variant.
+        seed: Its seed.
+        model: Name of the backbone's declaration.
+        label: What differs from the backbone, in a few words.
+        operations: The operation at every site, as `pfstudy.variant.Variant.operations`.
+        layers: Path of the layer at every site.
+        canonical: The canonical form of its variant.
+    """
+
+    directory: Path
+    hash: str
+    seed: int
+    model: str
+    label: str
+    operations: Mapping[str, str]
+    layers: Mapping[str, str]
+    canonical: Mapping[str, Any]
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The canonical form apart from the sites, by dotted keys."""
+        return flatten({key: value for key, value in self.canonical.items() if key != "sites"})
+
+
+def is_run(directory: Path) -> bool:
+    """Whether a directory is that of a run."""
+    return (directory / STATE).exists() or (directory / CONFIG).exists()
+
+
+def find_runs(directory: Path) -> list[Path]:
+    """Find the run directories in a directory of runs or of a variant, or the one given.
+
+    Raises:
+        PfstudyError: There is no such directory.
+    """
+    if not directory.is_dir():
+        raise PfstudyError(
+            f"there is no directory {directory}; give the one that runs were made in, or that of "
+            "a run."
+        )
+    if is_run(directory):
+        return [directory]
+    seeds = _seeds(directory)
+    if seeds:
+        return seeds
+    return [run for variant in _directories(directory) for run in _seeds(variant)]
+
+
+def describe(directory: Path) -> Description:
+    """Describe the run of a directory.
+
+    Raises:
+        PfstudyError: Its config cannot be read, or was written by another version.
+    """
+    path = directory / CONFIG
+    try:
+        changed_ns = path.stat().st_mtime_ns
+    except OSError as error:
+        raise PfstudyError(f"{path} cannot be read: {error.strerror}.") from None
+    return _describe(directory, changed_ns)
+
+
+def describe_run(run: Run) -> Description:
+    """Describe a run that need not have a directory yet."""
+    variant = run.variant
+    return Description(
+        run.directory,
+        variant.hash,
+        run.seed,
+        variant.config.model.name,
+        variant.label,
+        variant.operations,
+        _layers(variant.config.model),
+        variant.canonical,
+    )
+
+
+def name_runs(runs: Sequence[Description]) -> dict[Path, str]:
+    """Name runs for people, by their directories: what differs between them is in the name."""
+    models = [run.model for run in runs]
+    varying = varying_settings([run.canonical for run in runs], models)
+    names = {}
+    for run in runs:
+        parts = [run.model] if len(set(models)) > 1 else []
+        parts += [run.label]
+        parts += [f"{key.rpartition('.')[2]}={shorten(run.settings.get(key))}" for key in varying]
+        names[run.directory] = " ".join([*parts, f"seed{run.seed}"])
+    taken = Counter(names.values())
+    hashes = {run.directory: run.hash for run in runs}
+    return {
+        directory: name if taken[name] == 1 else f"{name} ({hashes[directory]})"
+        for directory, name in names.items()
+    }
+
+
+def shorten(value: Any) -> str:
+    """Write a value for people: of a digest, its first digits."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text[:_NUM_DIGITS] if re.fullmatch("[0-9a-f]{64}", text) else text
+
+
+@lru_cache(maxsize=20_000)
+def _describe(directory: Path, changed_ns: int) -> Description:
+    del changed_ns
+    written = read_json(directory / CONFIG)
+    try:
+        identity, config = written["identity"], written["config"]
+        canonical = identity["canonical"]
+        model = _parse_model(json.dumps(config["model"]))
+        operations = _operations(canonical.get("sites", {}), model)
+        return Description(
+            directory,
+            identity["hash"],
+            identity["seed"],
+            model.name,
+            label_of(operations, model),
+            operations,
+            _layers(model),
+            canonical,
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise PfstudyError(
+            f"{directory / CONFIG} was not written by this version of pfstudy ({error!r:.80})."
+        ) from None
+
+
+@lru_cache(maxsize=1_000)
+def _parse_model(text: str) -> Model:
+    return _MODEL.validate_python(json.loads(text))
+
+
+def _operations(sites: Mapping[str, Mapping[str, Any]], model: Model) -> dict[str, str]:
+    return {site.address: _operation(sites.get(site.layer), site) for site in list_sites(model)}
+
+
+def _operation(entry: Mapping[str, Any] | None, site: Site) -> str:
+    """Name what stands at a site; what a user's operation does with the norm is not known here."""
+    if entry is None:
+        return ORIGINAL
+    name, keeps = entry["operation"], not entry.get("drops")
+    usually = OPERATIONS[name].trainable if name in OPERATIONS else keeps
+    kernel_size = entry.get("kernel_size")
+    return str(name) + decoration(site, kernel_size, keeps_norm=keeps, usually_keeps=usually)
+
+
+def _layers(model: Model) -> dict[str, str]:
+    return {site.address: site.layer for site in list_sites(model)}
+
+
+def _seeds(directory: Path) -> list[Path]:
+    """The run directories of a variant, by their seed."""
+    found = {path: re.fullmatch(r"seed(\d+)", path.name) for path in _directories(directory)}
+    seeds = {path: int(seed[1]) for path, seed in found.items() if seed and is_run(path)}
+    return sorted(seeds, key=seeds.__getitem__)
+
+
+def _directories(directory: Path) -> list[Path]:
+    """The directories in a directory, which may vanish meanwhile."""
+    with suppress(OSError), os.scandir(directory) as entries:
+        return sorted(Path(entry) for entry in entries if entry.is_dir())
+    return []

@@ -1,0 +1,231 @@
+"""Fits and tests the network of a run, from the start or from its checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import lightning as L  # noqa: N812
+import torch
+from lightning.pytorch.plugins.environments import (  # type: ignore[attr-defined]
+    LightningEnvironment,
+)
+from lightning.pytorch.strategies import DDPStrategy
+
+from pfstudy import store
+from pfstudy.complexity import cost
+from pfstudy.data.loading import Loaders, make_loaders
+from pfstudy.data.tensors import Share
+from pfstudy.errors import PfstudyError
+from pfstudy.ledger import Claim
+from pfstudy.module import Classifier
+from pfstudy.network.surgery import build_network, image_shape
+from pfstudy.ops import Projected
+from pfstudy.schema.config import Config
+from pfstudy.tasks import Task
+from pfstudy.tracking import Tracker
+from pfstudy.variant import Variant
+from pfstudy.worker.checkpoints import Checkpoints, Conditions, read_conditions
+from pfstudy.worker.progress import Progress, Report
+from pfstudy.worker.ranks import Ranks
+from pfstudy.worker.results import in_order, make_record, save_predictions, save_weights
+from pfstudy.worker.stopping import StopRequest
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one process needs for its part of an attempt at a run.
+
+    Attributes:
+        task: Where the run is.
+        variant: What is trained.
+        seed: With which seed.
+        ranks: The processes of the run.
+        claim: Of the first of them; the others have none.
+        number: Which attempt it is.
+        request: Whether to stop.
+        report: Told of progress.
+    """
+
+    task: Task
+    variant: Variant
+    seed: int
+    ranks: Ranks
+    claim: Claim | None
+    number: int
+    request: StopRequest
+    report: Report
+
+
+def derive_seeds(seed: int) -> dict[str, int]:
+    """Derive the seeds of initial weights, data order and augmentation from that of the run."""
+
+    def derive(purpose: str) -> int:
+        return int.from_bytes(hashlib.sha256(f"{purpose} {seed}".encode()).digest()[:6], "big")
+
+    return {purpose: derive(purpose) for purpose in ("init", "order", "augmentation")}
+
+
+def choose_device(config: Config, local_rank: int = 0) -> torch.device:
+    """The device that a config asks for, among those that this process sees.
+
+    Raises:
+        PfstudyError: There is none.
+    """
+    wanted = config.trainer.accelerator
+    if wanted == "gpu" and not torch.cuda.is_available():
+        raise PfstudyError("trainer.accelerator=gpu, but there is no GPU here; use auto or cpu.")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank)
+
+
+def open_loaders(config: Config, seed: int, share: Share, device: torch.device) -> Loaders:
+    """Open the data of a run for one of its processes.
+
+    Raises:
+        PfstudyError: The data cannot be read, or a batch cannot be shared.
+    """
+    seeds, batch_size = derive_seeds(seed), config.recipe.batch_size
+    evaluation = max(256, batch_size)
+    return make_loaders(
+        config.data, batch_size, evaluation, seeds["order"], seeds["augmentation"], device, share
+    )
+
+
+def fit_and_test(attempt: Attempt, tracker: Tracker) -> dict[str, Any]:
+    """Train and test a network, and save its weights and predictions.
+
+    Returns:
+        The record, on the first process; the others' is empty.
+
+    Raises:
+        PfstudyError: Training diverged, or the checkpoint does not fit what is here.
+        Stopped: Training was asked to stop.
+    """
+    config, ranks, directory = attempt.variant.config, attempt.ranks, attempt.task.directory
+    conditions, resume = _conditions(attempt)
+    torch.set_num_threads(conditions.num_threads)
+    device = choose_device(config, ranks.local_rank)
+    seeds = derive_seeds(attempt.seed)
+    share = Share(ranks.rank, ranks.num_ranks, conditions.num_parts)
+    loaders = open_loaders(config, attempt.seed, share, device)
+    network = build_network(config, seeds["init"])
+    num_steps = len(loaders.train) // conditions.num_parts
+    module = Classifier(
+        network, config.recipe, config.data.num_classes, num_steps, conditions.num_parts
+    )
+    progress = Progress(
+        directory,
+        config.recipe.epochs,
+        keep_best="best" in config.trainer.keep,
+        ranks=ranks,
+        claim=attempt.claim,
+        tracker=tracker,
+        report=attempt.report,
+    )
+    checkpoints = Checkpoints(
+        directory / store.RESUME,
+        60 * config.trainer.checkpoint_minutes,
+        conditions,
+        ranks,
+        attempt.request,
+    )
+    trainer = make_trainer(config, device, ranks, conditions, [progress, checkpoints])
+    torch.manual_seed(seeds["augmentation"] + ranks.rank)
+    with loaders, attempt.request.deferred():
+        path = directory / store.RESUME if resume else None
+        trainer.fit(module, loaders.train, loaders.validation, ckpt_path=path, weights_only=True)
+        started = time.perf_counter()
+        trainer.test(module, loaders.test, verbose=False)
+        test_seconds = time.perf_counter() - started
+    logits = ranks.gather(torch.cat(module.logits).cpu())
+    labels = ranks.gather(torch.cat(module.labels).cpu())
+    if not ranks.is_first:
+        return {}
+    save_predictions(directory, in_order(logits), in_order(labels))
+    save_weights(network, directory / store.WEIGHTS)
+    num_projected = sum(isinstance(part, Projected) for part in network.modules())
+    counted = {
+        **asdict(cost(network, image_shape(config.data))),
+        "num_projected_sites": num_projected,
+    }
+    num_images = config.recipe.epochs * num_steps * config.recipe.batch_size
+    return make_record(
+        attempt.task,
+        attempt.variant,
+        attempt.seed,
+        seeds=seeds,
+        metrics=module.evaluated,
+        counted=counted,
+        training={
+            "seconds": progress.seconds,
+            "images_per_second": num_images / progress.train_seconds,
+            "test_seconds": test_seconds,
+            "world_size": ranks.num_ranks,
+            "num_threads": conditions.num_threads,
+            "accumulation": conditions.num_parts,
+            "attempts": attempt.number,
+        },
+        device=device,
+    )
+
+
+def _conditions(attempt: Attempt) -> tuple[Conditions, bool]:
+    """Under which conditions to train, and whether from the checkpoint.
+
+    Threads stay as they were. With another accumulation the steps would not be the same ones, so
+    training begins anew.
+    """
+    trainer, task = attempt.variant.config.trainer, attempt.task
+    asked = Conditions(trainer.num_threads, attempt.ranks.num_ranks, task.accumulation)
+    path = task.directory / store.RESUME
+    try:
+        written = read_conditions(path)
+    except PfstudyError as error:
+        attempt.report("note", {"text": f"{error}; training begins anew"})
+        return asked, False
+    if written is None or written.num_parts != asked.num_parts:
+        return asked, False
+    if written.num_ranks != asked.num_ranks:
+        raise PfstudyError(
+            f"its checkpoint was written by {written.num_ranks} devices, but now it has "
+            f"{asked.num_ranks}; give it as many with trainer.devices, or delete {path} to begin "
+            "anew."
+        )
+    return written, True
+
+
+def make_trainer(
+    config: Config,
+    device: torch.device,
+    ranks: Ranks,
+    conditions: Conditions,
+    callbacks: list[L.Callback],
+    **options: Any,
+) -> L.Trainer:
+    """Make the Trainer of a run, without what would write, show or log anything by itself."""
+    several: Mapping[str, Any] = {}
+    if ranks.num_ranks > 1:
+        # every rank's own buffers while it trains; those of the first count, see `Progress`
+        several = {"strategy": DDPStrategy(broadcast_buffers=False), "num_nodes": ranks.num_nodes}
+    return L.Trainer(
+        accelerator="cpu" if device.type == "cpu" else "gpu",
+        devices=ranks.num_local,
+        precision=config.trainer.precision,
+        max_epochs=config.recipe.epochs,
+        accumulate_grad_batches=conditions.num_parts,
+        callbacks=callbacks,
+        plugins=[LightningEnvironment()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        **several,
+        **options,
+    )

@@ -1,0 +1,141 @@
+"""What a finished run leaves: weights, predictions, the record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from pfstudy import store
+from pfstudy.complexity import MACS_CONVENTION
+from pfstudy.files import cannot_write
+from pfstudy.tasks import Task
+from pfstudy.variant import SCHEMA_VERSION, Variant
+
+_MOST_LOGITS = 10_000_000
+_NUM_TOP = 5
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Write the weights of a network so that the file is always a whole one.
+
+    Raises:
+        DiskError: They cannot be written.
+    """
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        save_file(state, draft)
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise cannot_write(path, error) from None
+    except Exception as error:  # safetensors' own error for what the disk refuses
+        draft.unlink(missing_ok=True)
+        raise cannot_write(path, OSError(0, str(error))) from None
+
+
+def save_predictions(directory: Path, logits_NK: torch.Tensor, labels_N: torch.Tensor) -> None:
+    """Keep label and logits, or the top-5 classes, of every test image in the order of the split.
+
+    Raises:
+        DiskError: They cannot be written.
+    """
+    path = directory / "predictions.npz"
+    labels = labels_N.cpu().numpy()
+    draft = path.with_name(f".{path.name}.draft.npz")
+    try:
+        if logits_NK.numel() <= _MOST_LOGITS:
+            np.savez(draft, labels=labels, logits=logits_NK.cpu().numpy())
+        else:
+            top = logits_NK.topk(min(_NUM_TOP, logits_NK.shape[1])).indices
+            np.savez(draft, labels=labels, top5=top.cpu().numpy().astype(np.int32))
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise cannot_write(path, error) from None
+
+
+def in_order(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Put together what ranks have of every ``num_ranks``-th image.
+
+    Args:
+        parts: ``(N / num_ranks, ...)`` of every rank; the first ones may have one more.
+
+    Returns:
+        ``(N, ...)`` in the order of the images.
+    """
+    whole = parts[0].new_empty((sum(map(len, parts)), *parts[0].shape[1:]))
+    for rank, part in enumerate(parts):
+        whole[rank :: len(parts)] = part
+    return whole
+
+
+def make_record(
+    task: Task,
+    variant: Variant,
+    seed: int,
+    *,
+    seeds: Mapping[str, int],
+    metrics: Mapping[str, float],
+    counted: Mapping[str, int],
+    training: Mapping[str, Any],
+    device: torch.device,
+) -> dict[str, Any]:
+    """Put together the record of a run.
+
+    Args:
+        task: Where it was trained.
+        variant: What was.
+        seed: With which seed.
+        seeds: The seeds derived from it, by purpose.
+        metrics: Figures on validation and test.
+        counted: Parameters, MACs and so on.
+        training: How it was trained.
+        device: On what.
+    """
+    config = variant.config
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "identity": {
+            "hash": variant.hash,
+            "baseline": variant.baseline_hash,
+            "canonical": variant.canonical,
+        },
+        "variant": {
+            "model": config.model.name,
+            "label": variant.label,
+            "is_baseline": variant.is_baseline,
+            "original": "/".join(dict.fromkeys(p.original for p in config.model.sites)),
+            "operations": variant.operations,
+        },
+        "seed": seed,
+        "seeds": dict(seeds),
+        "data": config.data.name,
+        "recipe": config.recipe.name,
+        "metrics": dict(metrics),
+        "cost": {**counted, "macs_convention": MACS_CONVENTION},
+        "training": {
+            **training,
+            "epochs": config.recipe.epochs,
+            "effective_batch_size": config.recipe.batch_size,
+            "precision": config.trainer.precision,
+        },
+        "environment": {**task.environment, "device": name},
+    }
+
+
+def remove_checkpoints(directory: Path, keep: tuple[str, ...]) -> None:
+    """Remove what a finished run need not keep."""
+    (directory / store.RESUME).unlink(missing_ok=True)
+    if "last" not in keep:
+        (directory / store.WEIGHTS).unlink(missing_ok=True)
+    if "best" not in keep:
+        (directory / store.BEST_WEIGHTS).unlink(missing_ok=True)

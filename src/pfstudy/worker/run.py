@@ -1,0 +1,183 @@
+"""One run, from its directory: trains it unless it is done, and leaves its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pfstudy import files, lease, ledger, store
+from pfstudy.data import fingerprint
+from pfstudy.errors import DiskError, DivergedError, PfstudyError
+from pfstudy.ledger import Claim
+from pfstudy.schema.config import config_tree, parse_config
+from pfstudy.tasks import Task
+from pfstudy.tracking import Tracker
+from pfstudy.variant import Variant, make_variant
+from pfstudy.worker.fit import Attempt, fit_and_test
+from pfstudy.worker.progress import Report
+from pfstudy.worker.ranks import Ranks, joined, ranks_of_environment
+from pfstudy.worker.results import remove_checkpoints
+from pfstudy.worker.stopping import Stopped, StopRequest
+
+_SPEED_FIGURES = ("latency_ms", "relative_latency", "throughput_images_per_s")
+
+
+def train_run(task: Task, report: Report) -> str:
+    """Train the run of a directory; the same call again does nothing.
+
+    Where several processes train it, each of them calls this, with the variables of its rank.
+
+    Args:
+        task: What to train.
+        report: Told of every epoch (``"epoch"``), of progress between them (``"step"``), and of
+            what a person should read (``"note"``).
+
+    Returns:
+        ``done``, or ``elsewhere`` if another process trains it just now.
+
+    Raises:
+        PfstudyError: The run cannot be trained; its state says why.
+        KeyboardInterrupt: It was asked to stop, and has written a checkpoint.
+    """
+    ranks = ranks_of_environment()
+    with joined(ranks):
+        claimed = ledger.claim(task.directory) if ranks.is_first else None
+        number = ranks.from_first(claimed.attempt if claimed else None)
+        if number is None:
+            state = ranks.from_first(ledger.state_of(task.directory) if ranks.is_first else None)
+            return "done" if state == "done" else "elsewhere"
+        request = StopRequest()
+        try:
+            _train_claimed(task, ranks, claimed, number, request, report)
+        except Stopped:
+            request.hand_on()
+        return "done"
+
+
+def _train_claimed(
+    task: Task,
+    ranks: Ranks,
+    claimed: Claim | None,
+    number: int,
+    request: StopRequest,
+    report: Report,
+) -> None:
+    """Train the run that is claimed, and write how the attempt ended."""
+    if claimed is None:
+        _train_part(task, ranks, None, number, request, report)
+        return
+    try:
+        if task.accumulation > 1:
+            claimed.write(accumulation=task.accumulation)
+        with claimed.beating():
+            _train_part(task, ranks, claimed, number, request, report)
+    except BaseException as error:
+        if ledger.state_of(task.directory) == "done":  # only what comes after the record went wrong
+            raise
+        if isinstance(error, KeyboardInterrupt | SystemExit | Stopped):
+            claimed.end("interrupted", reason="asked to stop")
+        else:
+            reason = str(error).strip() or type(error).__name__
+            claimed.end("failed", reason=reason, kind=kind_of(error))
+        raise
+    claimed.end("done")
+    remove_checkpoints(task.directory, store.read_keep(task.directory))
+
+
+def _train_part(
+    task: Task,
+    ranks: Ranks,
+    claimed: Claim | None,
+    number: int,
+    request: StopRequest,
+    report: Report,
+) -> None:
+    variant, seed = read_run(task.directory)
+    _check_same(ranks, f"{variant.hash} seed {seed}")
+    attempt = Attempt(task, variant, seed, ranks, claimed, number, request, report)
+    if claimed is None:
+        quiet = Tracker(variant.config.logger, "disabled", task.directory, lambda text: None)
+        fit_and_test(replace(attempt, report=lambda kind, details: None), quiet)
+    else:
+        _train_tracked(attempt, claimed)
+
+
+def _train_tracked(attempt: Attempt, claimed: Claim) -> None:
+    """Train under a run of W&B, which ends as the attempt does, and write the record."""
+    task, variant, report = attempt.task, attempt.variant, attempt.report
+
+    def note(text: str) -> None:
+        report("note", {"text": text})
+
+    config = variant.config
+    tracker = Tracker(config.logger, task.mode, task.directory, note, lambda: report("offline", {}))
+    exit_code = 1
+    try:
+        tracker.start(
+            run_id=f"{variant.hash}-{attempt.seed}-{attempt.number}",
+            name=f"{variant.slug}-seed{attempt.seed}",
+            group=task.study,
+            config={**config_tree(config), "seed": attempt.seed, "label": variant.label},
+        )
+        tracker.summarise({k: task.speed[k] for k in _SPEED_FIGURES if k in task.speed})
+        waiting = "waiting for a measurement of speed to end"
+        with ExitStack() as leases:
+            for device in sorted(set(task.devices)):  # in one order, or two wait
+                leases.enter_context(lease.training(device, on_wait=lambda: note(waiting)))
+            record = fit_and_test(attempt, tracker)
+        counted = {key: record["cost"][key] for key in ("params", "macs")}
+        tracker.summarise({**record["metrics"], **counted})
+        claimed.check()
+        files.write_json(task.directory / ledger.RECORD, record, durable=True, once=True)
+        exit_code = 0
+    finally:
+        tracker.finish(exit_code)
+
+
+def read_run(directory: Path) -> tuple[Variant, int]:
+    """Read back the variant and the seed that a run directory is for.
+
+    Raises:
+        PfstudyError: The directory holds no config, or its dataset or checkpoint has changed.
+    """
+    written = files.read_json(directory / store.CONFIG)
+    config = parse_config(written["config"])
+    variant = make_variant(config, fingerprint(config.data))
+    if variant.hash != written["identity"]["hash"]:
+        raise PfstudyError(
+            f"{directory}: the dataset, the checkpoint or the source of an operation has changed "
+            "since its config was written; "
+            "give the command again."
+        )
+    return variant, written["identity"]["seed"]
+
+
+def kind_of(error: BaseException) -> str:
+    """What kind of failure an error is: ``diverged``, ``memory``, ``disk`` or ``error``."""
+    if isinstance(error, DivergedError):
+        return "diverged"
+    if isinstance(error, DiskError):
+        return "disk"
+    says = str(error).lower()
+    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if out_of_memory or "can't allocate memory" in says or "out of memory" in says:
+        return "memory"
+    return "error"
+
+
+def _check_same(ranks: Ranks, identity: str) -> None:
+    """Check that every process trains the same.
+
+    Raises:
+        PfstudyError: They do not.
+    """
+    found: list[Any] = ranks.gather(identity)
+    if len(set(found)) > 1:
+        said: Mapping[int, str] = dict(enumerate(found))
+        listed = ", ".join(f"rank {rank}: {what}" for rank, what in said.items())
+        raise PfstudyError(f"the processes of this run were to train different ones ({listed}).")
