@@ -106,7 +106,7 @@ def describe_run(run: Run) -> Description:
         variant.config.model.name,
         variant.label,
         variant.operations,
-        _layers(variant.config.model),
+        {site.address: site.layer for site in list_sites(variant.config.model)},
         variant.canonical,
     )
 
@@ -142,8 +142,9 @@ def _describe(directory: Path, changed_ns: int) -> Description:
     try:
         identity, config = written["identity"], written["config"]
         canonical = identity["canonical"]
-        model = _parse_model(json.dumps(config["model"]))
-        operations = _operations(canonical.get("sites", {}), model)
+        model, sites = _parse_model(json.dumps(config["model"]))
+        entries = canonical.get("sites", {})
+        operations = {site.address: _operation(entries.get(site.layer), site) for site in sites}
         return Description(
             directory,
             identity["hash"],
@@ -151,7 +152,7 @@ def _describe(directory: Path, changed_ns: int) -> Description:
             model.name,
             label_of(operations, model),
             operations,
-            _layers(model),
+            {site.address: site.layer for site in sites},
             canonical,
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -161,12 +162,9 @@ def _describe(directory: Path, changed_ns: int) -> Description:
 
 
 @lru_cache(maxsize=1_000)
-def _parse_model(text: str) -> Model:
-    return _MODEL.validate_python(json.loads(text))
-
-
-def _operations(sites: Mapping[str, Mapping[str, Any]], model: Model) -> dict[str, str]:
-    return {site.address: _operation(sites.get(site.layer), site) for site in list_sites(model)}
+def _parse_model(text: str) -> tuple[Model, tuple[Site, ...]]:
+    model = _MODEL.validate_python(json.loads(text))
+    return model, tuple(list_sites(model))
 
 
 def _operation(entry: Mapping[str, Any] | None, site: Site) -> str:
@@ -177,10 +175,6 @@ def _operation(entry: Mapping[str, Any] | None, site: Site) -> str:
     usually = OPERATIONS[name].trainable if name in OPERATIONS else keeps
     kernel_size = entry.get("kernel_size")
     return str(name) + decoration(site, kernel_size, keeps_norm=keeps, usually_keeps=usually)
-
-
-def _layers(model: Model) -> dict[str, str]:
-    return {site.address: site.layer for site in list_sites(model)}
 
 
 def _seeds(directory: Path) -> list[Path]:

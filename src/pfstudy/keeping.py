@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from pfstudy import ledger
-from pfstudy.errors import DiskError, PfstudyError
+from pfstudy.errors import DiskError, PfstudyError, unknown_name
 from pfstudy.inventory import find_runs
 from pfstudy.store import BEST_WEIGHTS, RESUME, WEIGHTS
 
@@ -34,6 +34,18 @@ class Pruning:
     runs: dict[Path, Path] = field(default_factory=dict)
     unfinished: list[Path] = field(default_factory=list)
     keeping_other: list[Path] = field(default_factory=list)
+
+
+def parse_keep(text: str) -> Keep:
+    """Parse which weights to keep.
+
+    Raises:
+        PfstudyError: It is none of ``last``, ``best`` and ``none``.
+    """
+    for choice in get_args(Keep):
+        if text == choice:
+            return cast(Keep, choice)
+    raise unknown_name("--keep", text, get_args(Keep))
 
 
 def plan_pruning(runs: Iterable[Path], keep: Keep) -> Pruning:
@@ -64,18 +76,18 @@ def plan_pruning(runs: Iterable[Path], keep: Keep) -> Pruning:
     return plan
 
 
-def prune(plan: Pruning) -> int:
+def prune(plan: Pruning) -> list[Path]:
     """Delete what is planned of the runs that are still done.
 
     Returns:
-        The number of bytes that were freed.
+        The files that were deleted.
 
     Raises:
         DiskError: A file cannot be deleted.
     """
-    freed = 0
-    for path, num_bytes in plan.num_bytes.items():
-        if not _is_done(plan.runs[path]):  # forgotten meanwhile, and begun anew
+    deleted = []
+    for path, run in plan.runs.items():
+        if not _is_done(run):  # forgotten meanwhile, and begun anew
             continue
         try:
             path.unlink()
@@ -83,8 +95,8 @@ def prune(plan: Pruning) -> int:
             continue
         except OSError as error:
             raise DiskError(f"{path} cannot be deleted: {error.strerror}.") from None
-        freed += num_bytes
-    return freed
+        deleted.append(path)
+    return deleted
 
 
 @dataclass(frozen=True)

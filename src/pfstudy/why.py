@@ -199,7 +199,7 @@ def group_sites(differences: Sequence[Difference]) -> list[Difference]:
 def in_words(differences: Sequence[Difference]) -> str:
     """Name differences in a sentence: ``recipe.lr: 0.1 there, 0.2 here``."""
     grouped = group_sites(differences)
-    parts = [f"{d.key}: {shorten(d.left)} there, {shorten(d.right)} here" for d in grouped]
+    parts = [f"{d.key}: {_written(d.left)} there, {_written(d.right)} here" for d in grouped]
     if len(parts) > _MOST_DIFFERENCES:
         shown = _MOST_DIFFERENCES - 1
         parts = [*parts[:shown], f"{len(parts) - shown} more"]
@@ -293,6 +293,10 @@ def _beginning(directory: Path, status: ledger.Status) -> str:
 
 def _epochs(written: Mapping[str, Any]) -> str:
     return f"{written['epoch']} of {written.get('num_epochs', '?')} epochs had ended"
+
+
+def _written(value: Any) -> str:
+    return "not set" if value is None else shorten(value)
 
 
 def _time_of(path: Path) -> str:

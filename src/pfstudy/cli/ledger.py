@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -94,7 +94,7 @@ def why(
         pfstudy why -m block.spatial=conv,maxpool recipe.lr=0.2
     """
     directories = [Path(text) for text in what if Path(text).is_dir()]
-    if not directories and all(text[0] in "+~-" or "=" in text for text in what):
+    if not directories and all(map(_is_for_hydra, what)):
         _foresee(what, as_json=as_json)
     elif len(directories) < len(what):
         missing = next(text for text in what if not Path(text).is_dir())
@@ -131,11 +131,12 @@ def prune(
         _show_pruning(plan, keep)
     if plan.num_bytes:
         _ask("Delete them?", yes=yes, as_json=as_json)
-    freed = keeping.prune(plan)
+    deleted = keeping.prune(plan)
+    num_bytes = sum(plan.num_bytes[path] for path in deleted)
     if as_json:
-        print(json.dumps({"deleted": list(map(str, plan.num_bytes)), "bytes": freed}, indent=1))
-    elif plan.num_bytes:
-        make_console().print(f"deleted, {_size(freed)} freed")
+        print(json.dumps({"deleted": list(map(str, deleted)), "bytes": num_bytes}, indent=1))
+    elif deleted:
+        make_console().print(f"deleted {_count(len(deleted), 'file')}, {_size(num_bytes)}")
 
 
 @app.command()
@@ -151,13 +152,21 @@ def forget(
     console = make_console()
     if not as_json:
         for move in moves:
-            console.print(f"{move.source} -> {move.target}", soft_wrap=True, markup=False)
+            text = f"{_from_here(move.source)} -> {_from_here(move.target)}"
+            console.print(text, soft_wrap=True, markup=False)
     _ask("Move it there?" if len(moves) == 1 else "Move them there?", yes=yes, as_json=as_json)
     keeping.forget(moves)
     if as_json:
         print(json.dumps({str(move.source): str(move.target) for move in moves}, indent=1))
     else:
         console.print("moved; the same command trains what is gone again")
+
+
+def _is_for_hydra(text: str) -> bool:
+    """Whether an argument is no mistyped directory: their names have a ``=`` in them, too."""
+    key, equals, _ = text.partition("=")
+    is_path = "/" in key and Path(key).parent.is_dir()
+    return text.startswith(("+", "~", "-")) or bool(equals and not is_path)
 
 
 def _compare(left: Path, right: Path, *, as_json: bool) -> None:
@@ -168,7 +177,7 @@ def _compare(left: Path, right: Path, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(differences.comparison_data(comparison), indent=1))
     else:
-        make_console().print(differences.render_comparison(comparison))
+        make_console().print(differences.render_comparison(comparison), soft_wrap=True)
 
 
 def _explain(directory: Path, *, as_json: bool) -> None:
@@ -203,6 +212,8 @@ def _foresee(arguments: Sequence[str], *, as_json: bool) -> None:
     known = describe_all(Path(configs[0].runs_dir))
     described = [describe_run(run) for run in runs]
     _show_verdicts([foresee(run, known) for run in described], described, as_json=as_json)
+    if configs[0].study.constraints and not as_json:
+        make_console().print("of the new ones, study.constraints may still drop some")
 
 
 def _show_verdicts(
@@ -214,8 +225,8 @@ def _show_verdicts(
     if as_json:
         print(json.dumps([differences.verdict_data(each) for each in verdicts], indent=1))
     else:
-        console = make_console()
-        console.print(differences.render_verdicts(verdicts, name_runs(described)))
+        rendered = differences.render_verdicts(verdicts, name_runs(described))
+        make_console().print(rendered, soft_wrap=True)
 
 
 def _show_pruning(plan: Pruning, keep: str) -> None:
@@ -252,6 +263,10 @@ def _ask(question: str, *, yes: bool, as_json: bool) -> None:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _from_here(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _size(num_bytes: float) -> str:

@@ -106,12 +106,12 @@ class Pool:
         _ensure_forkserver()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
         pid = getattr(forkserver, "_forkserver")._forkserver_pid  # noqa: B009
-        if kind is not None and pid is not None:
+        if pid is not None:
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)  # or it would end only when its imports are done
+                os.kill(pid, signal.SIGKILL)  # left alone, it would take a while
 
     def start(
         self,

@@ -17,6 +17,11 @@ from pfstudy.inventory import shorten
 from pfstudy.why import Comparison, Difference, Verdict, group_sites
 
 _NOT_IN_IDENTITY = "recorded, but no part of the identity"
+_ALONE = {
+    "trained": "would be trained",
+    "skipped": "would be skipped",
+    "left": "would be left alone",
+}
 _STYLES = {"trained": "cyan", "skipped": "green", "left": "yellow"}
 
 
@@ -50,6 +55,10 @@ def render_verdicts(verdicts: Sequence[Verdict], names: Mapping[Path, str]) -> R
         verdicts: What would be done.
         names: Names of the runs, by their directories.
     """
+    if len(verdicts) == 1:
+        (verdict,) = verdicts
+        does = _ALONE[verdict.action]
+        return Text(f"{names[verdict.directory]} {does}: {verdict.reason}")
     table = Table(box=box.SIMPLE_HEAD)
     for header in ("run", "", "why"):
         table.add_column(header, no_wrap=not header, overflow="fold")
