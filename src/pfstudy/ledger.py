@@ -129,9 +129,11 @@ class Claim:
 
         def beat() -> None:
             while not ended.wait(HEARTBEAT_S):
+                self.lost = self.lost or _last_attempt(self.directory) > self.attempt
+                if self.lost:  # a beat of ours would make a dead successor look alive
+                    return
                 with suppress(OSError):
                     os.utime(self.directory / STATE)
-                self.lost = self.lost or _last_attempt(self.directory) > self.attempt
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -41,11 +41,20 @@ class PfstudySweeper(Sweeper):
 
         loader = self.hydra_context.config_loader
         jobs = expand_sweep(loader, self.config, self.params, arguments)
-        if not isinstance(self.launcher, PfstudyLauncher):
-            compose_jobs(loader, self.config, jobs)
-        returns = self.launcher.launch(jobs, initial_job_idx=0)
-        for done in returns:
-            _ = done.return_value
+        if isinstance(self.launcher, PfstudyLauncher):
+            return self.launcher.launch(jobs, initial_job_idx=0)
+        from pfstudy.cli.training import show_study
+        from pfstudy.launch.job import open_study
+
+        configs = compose_jobs(loader, self.config, jobs)
+        study = open_study(configs)
+        named = [[*job, f"study.name={study}"] for job in jobs]
+        returns = self.launcher.launch(named, initial_job_idx=0)
+        problems = [done for done in returns if done.status != JobStatus.COMPLETED]
+        if len(problems) < len(returns):
+            show_study(configs[0], study)
+        for done in problems:
+            _ = done.return_value  # raises
         return returns
 
 

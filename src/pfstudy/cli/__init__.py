@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from pfstudy.cli import ledger, results  # noqa: F401  (they register their subcommands)
+from pfstudy.cli import ledger, results, training  # noqa: F401  (they register their subcommands)
 from pfstudy.cli.app import app
 from pfstudy.cli.overrides import compose
 from pfstudy.errors import PfstudyError, RunsFailedError
@@ -26,9 +26,7 @@ def main() -> None:
         if goes_to_hydra(arguments):
             configs = compose(arguments[1:] if arguments[0] == "train" else arguments)
             if configs:
-                from pfstudy.cli.training import run_configs
-
-                run_configs(configs)
+                training.run_configs(configs)
         else:
             app(arguments or ["--help"])
     except RunsFailedError as error:

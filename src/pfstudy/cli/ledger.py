@@ -15,6 +15,7 @@ import typer
 
 from pfstudy.cli.app import AsJson, app, make_console
 from pfstudy.cli.overrides import compose
+from pfstudy.cli.results import OfStudy
 from pfstudy.errors import PfstudyError
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ _UNITS = ("kB", "MB", "GB", "TB")
 Somewhere = Annotated[
     Path, typer.Argument(help="Directory of the run directories, of a variant, or of a run.")
 ]
-OfStudy = Annotated[str | None, typer.Option(help="Take the members of this study.")]
 Sure = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 

@@ -36,41 +36,56 @@ def compose(arguments: Sequence[str]) -> list[Config]:
         PfstudyError: The configuration is not valid.
     """
     import hydra
-    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
-    from hydra.types import RunMode
     from omegaconf.errors import OmegaConfBaseException
 
-    from pfstudy.schema.compose import config_of, explain, quote_value, single_config
+    from pfstudy.schema.compose import explain, quote_value, single_config
     from pfstudy.schema.models import conf_directory, register_models
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to stderr
     directories = [conf_directory(), *_config_directories(arguments)]
     register_models(directories, arguments)
     sys.argv = [sys.argv[0], *map(quote_value, _options_first(arguments))]
-    configs: list[Config] = []
-    single: list[DictConfig] = []
-
-    def task(composed: DictConfig | list[Config]) -> None:
-        """Take all configs of a sweep from our launcher, or one from Hydra."""
-        if isinstance(composed, list):
-            configs.extend(composed)
-        elif HydraConfig.get().mode == RunMode.RUN:
-            single.append(composed)  # parsed below, where Hydra does not comment on errors
-        else:
-            from pfstudy.cli.training import run_configs
-
-            run_configs([config_of(composed)])
-
+    task = _Task()
     run = hydra.main(version_base="1.3", config_path=str(directories[0]), config_name="config")
     try:
         run(task)()
-        configs.extend(map(single_config, single))
+        return [*task.configs, *map(single_config, task.single)]
     except PfstudyError:
         raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explain(error) from None
-    return configs
+
+
+class _Task:
+    """What Hydra calls: takes all configs of a sweep from our launcher, or one from Hydra.
+
+    Other launchers send it to where a job runs, and it runs the job there; importing it must
+    therefore be enough for a config to be resolved.
+    """
+
+    def __init__(self) -> None:
+        self.configs: list[Config] = []
+        self.single: list[DictConfig] = []
+
+    def __call__(self, composed: DictConfig | list[Config]) -> None:
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        if isinstance(composed, list):
+            self.configs.extend(composed)
+        elif HydraConfig.get().mode == RunMode.RUN:
+            self.single.append(composed)  # parsed later, where Hydra does not comment on errors
+        else:
+            from pfstudy.cli.training import run_as_job
+
+            run_as_job(composed)
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        from pfstudy.schema.blocktree import register_resolver
+
+        register_resolver()
+        self.__dict__.update(state)
 
 
 def _options_first(arguments: Sequence[str]) -> list[str]:

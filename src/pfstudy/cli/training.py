@@ -1,14 +1,19 @@
-"""Training: a sweep and its table."""
+"""Training: a sweep and its table, here, as a job of a cluster, or going on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pfstudy.cli.results import show_table
+import typer
+
+from pfstudy.cli.app import Directory, app
+from pfstudy.cli.results import OfStudy, show_table
 from pfstudy.errors import RunsFailedError
 
 if TYPE_CHECKING:
+    from pfstudy.launch.sweep import SweepResult
     from pfstudy.schema.config import Config
 
 
@@ -20,13 +25,71 @@ def run_configs(configs: Sequence[Config]) -> None:
         RunsFailedError: Some runs failed.
     """
     from pfstudy.launch.sweep import run_sweep
-    from pfstudy.speed.phase import setting_of
 
     result = run_sweep(configs)
     if len(result.failed) < len(result.members):
-        show_table(result.root, result.study, speed=setting_of(configs[0].speed))
+        show_study(configs[0], result.study)
+    _raise_failures(result)
+
+
+def run_as_job(composed: Any) -> None:
+    """Run what a launcher that is not ours has been given as one job.
+
+    Raises:
+        PfstudyError: The job is not valid.
+        RunsFailedError: Some of its runs failed.
+    """
+    from pfstudy.launch.job import run_job
+    from pfstudy.schema.compose import config_of
+
+    result = run_job(config_of(composed))
+    if result is not None:
+        _raise_failures(result)
+
+
+def show_study(config: Config, study: str) -> None:
+    """Print the table of a study, as far as it is done."""
+    from pfstudy.speed.phase import setting_of
+
+    show_table(Path(config.runs_dir), study, speed=setting_of(config.speed))
+
+
+def _raise_failures(result: SweepResult) -> None:
     if result.failed:
         reasons = "; ".join(f"{name} ({reason})" for name, reason in result.failed.items())
         raise RunsFailedError(
             f"{len(result.failed)} of {len(result.members)} runs failed: {reasons}"
         )
+
+
+@app.command()
+def resume(
+    directory: Directory = Path("runs"),
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Settings of launcher, logger, speed and trainer to change, for example "
+            "launcher.num_workers=4.",
+        ),
+    ] = None,
+    study: OfStudy = None,
+) -> None:
+    """Go on with the runs that are not done, study by study; prints their tables.
+
+    An interrupted run goes on from its last checkpoint. The command that began a study does the
+    same.
+    """
+    from pfstudy.launch.resume import list_unfinished
+
+    found = list_unfinished(directory, study, overrides or ())
+    if not found:
+        print("Nothing is left to do: all runs are done.")
+    for unfinished in found:
+        if unfinished.missing:
+            print(
+                f"{unfinished.study}: {len(unfinished.missing)} runs have no config any more, such "
+                f"as {unfinished.missing[0]}; give the command that began it."
+            )
+        if unfinished.configs:
+            run_configs(unfinished.configs)

@@ -111,7 +111,7 @@ class BatchIndices:
         first: Where the next pass begins, and only that one.
 
     Raises:
-        PfstudyError: A batch cannot be divided evenly.
+        PfstudyError: A batch cannot be divided evenly, or a process would have no image.
     """
 
     def __init__(
@@ -128,6 +128,12 @@ class BatchIndices:
         self.first = 0
         if order is not None:
             check_share(batch_size, self.share)
+        elif num_images < self.share.num_ranks:
+            images = "1 image" if num_images == 1 else f"{num_images} images"
+            raise PfstudyError(
+                f"{images} cannot be shared by {self.share.num_ranks} devices; take fewer devices, "
+                "or more images for validation and test."
+            )
 
     def __len__(self) -> int:
         if self.order is None:

@@ -48,11 +48,12 @@ class SweepResult:
     failed: Mapping[str, str] = field(default_factory=dict)
 
 
-def run_sweep(configs: Sequence[Config]) -> SweepResult:
+def run_sweep(configs: Sequence[Config], *, train: bool = True) -> SweepResult:
     """Train every variant with every seed, unless it is done.
 
     Args:
         configs: The variants as asked for; those that coincide are trained once.
+        train: Whether to train, or only to check, to measure and to make the run directories.
 
     Raises:
         PfstudyError: Something is wrong with the sweep; nothing has been written then.
@@ -75,7 +76,7 @@ def run_sweep(configs: Sequence[Config]) -> SweepResult:
     with Display() as display:
         sweep = _Sweep(display, root, study, runs)
         sweep.announce(asked)
-        sweep.run_phases()
+        sweep.run_phases(train=train)
     return SweepResult(root, study, sweep.members, sweep.failed)
 
 
@@ -154,7 +155,7 @@ class _Sweep:
         wanted = [variant for variant in self.variants if variant.config.speed.enabled]
         return [v for v in wanted if phase.find_measured(v, self.place) is None]
 
-    def run_phases(self) -> None:
+    def run_phases(self, *, train: bool) -> None:
         """Check, measure and train what is not done."""
         if not self.todo and not self.unmeasured():
             store.add_to_study(self.root, self.study, self.runs)
@@ -181,6 +182,8 @@ class _Sweep:
             unmeasured = self.unmeasured()
             if unmeasured:
                 self._measure(pool, device, unmeasured)
+            if not train:
+                return
             if mode != "disabled" and self.todo:
                 pool.environment |= tracking.start_service()
             try:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import distributed
 
+from pfstudy import cluster
+
 _TIMEOUT = timedelta(hours=2)  # the first rank may measure speed while the others wait for it
 
 
@@ -75,10 +77,9 @@ class Ranks:
 def ranks_of_environment() -> Ranks:
     """Read from the environment which of the processes this one is.
 
-    Set by the sweep that started it, by torchrun, or by srun, whose variables become those of
-    torchrun.
+    Set by the sweep that started it, by torchrun, or by a cluster.
     """
-    _adopt_slurm()
+    cluster.adopt_cluster()
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return Ranks()
     num_ranks = int(os.environ["WORLD_SIZE"])
@@ -107,24 +108,3 @@ def joined(ranks: Ranks) -> Iterator[None]:
     )
     yield
     distributed.destroy_process_group()  # after an error the others may never come to it
-
-
-def _adopt_slurm() -> None:
-    environment = os.environ
-    if "WORLD_SIZE" in environment or int(environment.get("SLURM_NTASKS", 1)) == 1:
-        return
-    if "SLURM_PROCID" not in environment:
-        return
-    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-
-    nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_NODELIST", "127.0.0.1"))
-    num_nodes = int(environment.get("SLURM_NNODES", 1))
-    environment.update(
-        WORLD_SIZE=environment["SLURM_NTASKS"],
-        RANK=environment["SLURM_PROCID"],
-        LOCAL_RANK=environment["SLURM_LOCALID"],
-        LOCAL_WORLD_SIZE=str(int(environment["SLURM_NTASKS"]) // num_nodes),
-        MASTER_ADDR=SLURMEnvironment.resolve_root_node_address(nodes),
-    )
-    job = environment.get("SLURM_JOB_ID", "0")
-    environment.setdefault("MASTER_PORT", str(20000 + int(job[-4:]) + 1))

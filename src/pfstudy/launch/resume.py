@@ -1,0 +1,128 @@
+"""Goes on with runs that are not done, without the command that began them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pfstudy import files, ledger, store
+from pfstudy.errors import PfstudyError
+from pfstudy.schema.config import Config, parse_config
+
+_FREE = ("launcher", "logger", "speed", "trainer")
+"""Groups that may be set anew when a sweep goes on; but for the precision, they are no part of a
+run's identity."""
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What is left of a study.
+
+    Attributes:
+        study: Its name.
+        configs: One for every run that is not done.
+        missing: Members without a config, which cannot be gone on with.
+    """
+
+    study: str
+    configs: tuple[Config, ...]
+    missing: tuple[str, ...]
+
+
+def list_unfinished(
+    directory: Path, study: str | None = None, overrides: Sequence[str] = ()
+) -> list[Unfinished]:
+    """List what is left, study by study.
+
+    Args:
+        directory: Of the run directories, or one run or variant of them.
+        study: The study to go on with; ``None`` for all.
+        overrides: ``KEY=VALUE`` of the groups that are no part of a run's identity.
+
+    Raises:
+        PfstudyError: There is no such directory or study, or an override is not allowed.
+    """
+    root, chosen = _root_of(directory)
+    names = (
+        [study] if study else sorted(path.stem for path in (root / store.STUDIES).glob("*.json"))
+    )
+    if not names:
+        raise PfstudyError(f"there is no study in {directory}; give a directory that has runs.")
+    found = []
+    taken: set[str] = set()
+    for name in names:
+        members = [
+            member
+            for member in store.read_study(root, name)
+            if member not in taken
+            and (chosen is None or Path(member).is_relative_to(chosen))
+            and ledger.state_of(root / member) != "done"
+        ]
+        taken.update(members)
+        if members:
+            found.append(_unfinished(root, name, members, overrides))
+    return found
+
+
+def _unfinished(
+    root: Path, study: str, members: Sequence[str], overrides: Sequence[str]
+) -> Unfinished:
+    written = {member: root / member / store.CONFIG for member in members}
+    missing = tuple(member for member, path in written.items() if not path.exists())
+    paths = sorted(
+        (path for path in written.values() if path.exists()), key=lambda path: path.stat().st_mtime
+    )
+    if not paths:
+        return Unfinished(study, (), missing)
+    trees = [files.read_json(path) for path in paths]
+    newest = parse_config(_set(trees[-1]["config"], overrides))
+    configs = []
+    for tree in trees:
+        config = parse_config(tree["config"])
+        configs.append(
+            replace(
+                config,
+                seed=tree["identity"]["seed"],
+                seeds=None,
+                runs_dir=str(root),
+                study=replace(newest.study, name=study, constraints=()),
+                launcher=newest.launcher,
+                logger=newest.logger,
+                speed=newest.speed,
+                trainer=replace(newest.trainer, precision=config.trainer.precision),
+            )
+        )
+    return Unfinished(study, tuple(configs), missing)
+
+
+def _root_of(directory: Path) -> tuple[Path, Path | None]:
+    """The directory of the run directories, and the part of it that is meant."""
+    if not directory.is_dir():
+        raise PfstudyError(
+            f"there is no directory {directory}; give the one that runs were made in."
+        )
+    for root in (directory, directory.parent, directory.parent.parent):
+        if (root / store.STUDIES).is_dir():
+            return root, directory.relative_to(root) if root != directory else None
+    raise PfstudyError(f"there is no study in {directory}; give a directory that has runs.")
+
+
+def _set(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Set values of a config tree as the command line does, where that is allowed."""
+    tree = json.loads(json.dumps(tree))
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        group, _, name = key.partition(".")
+        if not equals or group not in _FREE or not name or key == "trainer.precision":
+            allowed = ", ".join(f"{group}.KEY=VALUE" for group in _FREE)
+            raise PfstudyError(
+                f"{override!r} cannot be set when runs go on; only {allowed} can, and not the "
+                "precision."
+            )
+        tree[group][name] = yaml.safe_load(value)
+    return tree
