@@ -90,10 +90,10 @@ def describe(directory: Path) -> Description:
     """
     path = directory / CONFIG
     try:
-        changed_ns = path.stat().st_mtime_ns
+        stat = path.stat()
     except OSError as error:
         raise PfstudyError(f"{path} cannot be read: {error.strerror}.") from None
-    return _describe(directory, changed_ns)
+    return _describe(directory, (stat.st_mtime_ns, stat.st_ino))
 
 
 def describe_run(run: Run) -> Description:
@@ -136,8 +136,8 @@ def shorten(value: Any) -> str:
 
 
 @lru_cache(maxsize=20_000)
-def _describe(directory: Path, changed_ns: int) -> Description:
-    del changed_ns
+def _describe(directory: Path, version: tuple[int, int]) -> Description:
+    del version  # a config that is written anew is read anew
     written = read_json(directory / CONFIG)
     try:
         identity, config = written["identity"], written["config"]

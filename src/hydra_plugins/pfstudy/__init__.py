@@ -30,9 +30,16 @@ class PfstudySweeper(Sweeper):
 
         self.config = config
         self.hydra_context = hydra_context
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        try:
+            self.launcher = Plugins.instance().instantiate_launcher(
+                hydra_context=hydra_context, task_function=task_function, config=config
+            )
+        except RuntimeError as error:
+            if "hydra_ray_launcher" in str(error):
+                from pfstudy.schema.compose import missing_launcher
+
+                raise missing_launcher("ray") from None
+            raise
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launch the product of all lists; checked before, raises the first failure behind."""
@@ -44,12 +51,16 @@ class PfstudySweeper(Sweeper):
         if isinstance(self.launcher, PfstudyLauncher):
             return self.launcher.launch(jobs, initial_job_idx=0)
         from pfstudy.cli.training import show_study
+        from pfstudy.errors import PfstudyError, first_line
         from pfstudy.launch.job import open_study
 
         configs = compose_jobs(loader, self.config, jobs)
         study = open_study(configs)
         named = [[*job, f"study.name={study}"] for job in jobs]
-        returns = self.launcher.launch(named, initial_job_idx=0)
+        try:
+            returns = self.launcher.launch(named, initial_job_idx=0)
+        except RuntimeError as error:  # no cluster here, say
+            raise PfstudyError(f"the launcher says: {first_line(error)}") from error
         problems = [done for done in returns if done.status != JobStatus.COMPLETED]
         if len(problems) < len(returns):
             show_study(configs[0], study)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pfstudy import cluster, store, tracking
 from pfstudy.data import fingerprint
@@ -17,6 +17,8 @@ from pfstudy.schema.config import Config
 from pfstudy.speed import phase
 from pfstudy.tasks import Task
 from pfstudy.variant import make_variant
+
+_REQUEUE_S = 60.0
 
 
 def open_study(configs: Sequence[Config]) -> str:
@@ -57,7 +59,8 @@ def run_job(config: Config) -> SweepResult | None:
     if cluster.rank() == 0:
         run_sweep([config], train=False)
         mode = tracking.choose_mode(config.logger)
-    from pfstudy.worker.run import train_run  # every rank computes by itself
+    from pfstudy.worker.progress import print_report  # every rank computes by itself
+    from pfstudy.worker.run import train_run
 
     for run in list_runs([variant]):
         task = Task(
@@ -67,12 +70,13 @@ def run_job(config: Config) -> SweepResult | None:
             speed=phase.find_measured(variant, {"host": platform.node()}) or {},
             environment=describe_environment(),
         )
-        train_run(task, _say)
+        try:
+            train_run(task, print_report)
+        except KeyboardInterrupt:
+            if cluster.rank() > 0:  # a task that ends might end the first one before it is requeued
+                time.sleep(_REQUEUE_S)
+            raise
     return None
-
-
-def _say(kind: str, details: Mapping[str, Any]) -> None:
-    print(kind, dict(details), flush=True)
 
 
 def _interrupt(number: int, frame: object) -> None:

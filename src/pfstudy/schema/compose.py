@@ -182,6 +182,8 @@ def explain(error: Exception) -> PfstudyError:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
+        if name == "submitit_slurm":
+            return missing_launcher("slurm")
         if error.options is None and group == "site":  # one of several
             return unknown_name(group, name, offered_sites())
         return unknown_name(group, name, error.options or [])
@@ -199,6 +201,14 @@ def explain(error: Exception) -> PfstudyError:
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return PfstudyError(f"{cause.full_key}: {str(cause).splitlines()[0]}.")
     return PfstudyError(" ".join(str(error).split()))
+
+
+def missing_launcher(extra: str) -> PfstudyError:
+    """Say that a launcher is not installed, and which extra of ours brings it."""
+    return PfstudyError(
+        f"hydra/launcher={extra} needs a plugin that is not installed; run: "
+        f"pip install 'pfstudy[{extra}]'."
+    )
 
 
 def _unknown_key(cause: OmegaConfBaseException) -> PfstudyError:

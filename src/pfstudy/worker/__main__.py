@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pfstudy import files, store
 from pfstudy.environment import describe_environment
@@ -14,6 +12,7 @@ from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import parse_config
 from pfstudy.tasks import Task
 from pfstudy.tracking import choose_mode
+from pfstudy.worker.progress import print_report
 from pfstudy.worker.run import train_run
 
 
@@ -23,7 +22,7 @@ def main() -> None:
     try:
         if len(sys.argv) != 2:
             raise PfstudyError("give one run directory: python -m pfstudy.worker RUN_DIR.")
-        how = train_run(make_task(Path(sys.argv[1])), _say)
+        how = train_run(make_task(Path(sys.argv[1])), print_report)
         print(how)
     except PfstudyError as error:
         print(f"pfstudy: {error}", file=sys.stderr)
@@ -46,10 +45,6 @@ def make_task(directory: Path) -> Task:
         mode=choose_mode(config.logger),
         environment=describe_environment(),
     )
-
-
-def _say(kind: str, details: Mapping[str, Any]) -> None:
-    print(kind, dict(details), flush=True)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -180,3 +180,13 @@ class Progress(L.Callback):
                 writer.writerows(rows)
         except OSError as error:
             raise cannot_write(path, error) from None
+
+
+def print_report(kind: str, details: Mapping[str, Any]) -> None:
+    """Print what a run reports where no sweep listens: a line for an epoch, notes as they are."""
+    if kind == "note":
+        print(details["text"], flush=True)
+    elif kind == "epoch":
+        where = f"epoch {details['epoch']}/{details['num_epochs']}"
+        top1, seconds = details["val_top1_percent"], details["seconds"]
+        print(f"{where}: {top1:.2f} % validation top-1, {seconds:.1f} s", flush=True)
