@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -151,6 +152,8 @@ def forget(moves: Iterable[Move]) -> None:
             raise DiskError(
                 f"{move.source} cannot be moved to {move.target}: {error.strerror}."
             ) from None
+        with suppress(OSError):  # other seeds are there, or measurements
+            move.source.parent.rmdir()
 
 
 def _is_done(run: Path) -> bool:

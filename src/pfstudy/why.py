@@ -187,11 +187,10 @@ def how_it_ended(status: ledger.Status) -> str | None:
 
 def group_sites(differences: Sequence[Difference]) -> list[Difference]:
     """Take sites together that differ in the same way: ``stage1.block1-3, stage2.block1``."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for difference in differences:
-        if _is_site(difference.key):
-            values = (str(difference.left), str(difference.right))
-            groups.setdefault(values, []).append(difference.key)
+    groups: dict[tuple[Any, Any], list[str]] = {}
+    for each in differences:
+        if _is_site(each.key):
+            groups.setdefault((each.left, each.right), []).append(each.key)
     grouped = [Difference(summary(keys), *values) for values, keys in groups.items()]
     return grouped + [each for each in differences if not _is_site(each.key)]
 

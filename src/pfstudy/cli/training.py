@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pfstudy.cli.app import Directory, app
+from pfstudy.cli.app import app
 from pfstudy.cli.results import OfStudy, show_table
-from pfstudy.errors import RunsFailedError
+from pfstudy.errors import PfstudyError, RunsFailedError
 
 if TYPE_CHECKING:
     from pfstudy.launch.sweep import SweepResult
@@ -64,25 +64,29 @@ def _raise_failures(result: SweepResult) -> None:
 
 @app.command()
 def resume(
-    directory: Directory = Path("runs"),
-    overrides: Annotated[
+    arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]...",
-            help="Settings of launcher, logger, speed and trainer to change, for example "
-            "launcher.num_workers=4.",
+            metavar="[DIR] [KEY=VALUE]...",
+            help="Directory of the run directories (default: runs), or one run of them; settings "
+            "of launcher, logger, speed and trainer to change, such as launcher.num_workers=4.",
+            show_default=False,
         ),
     ] = None,
     study: OfStudy = None,
 ) -> None:
-    """Go on with the runs that are not done, study by study; prints their tables.
+    """Go on with the runs that are not done, study by study, and print their tables.
 
     An interrupted run goes on from its last checkpoint. The command that began a study does the
     same.
     """
     from pfstudy.launch.resume import list_unfinished
 
-    found = list_unfinished(directory, study, overrides or ())
+    directories = [argument for argument in arguments or () if "=" not in argument]
+    overrides = [argument for argument in arguments or () if "=" in argument]
+    if len(directories) > 1:
+        raise PfstudyError(f"resume takes one directory, but got {', '.join(directories)}.")
+    found = list_unfinished(Path(*directories or ["runs"]), study, overrides)
     if not found:
         print("Nothing is left to do: all runs are done.")
     for unfinished in found:

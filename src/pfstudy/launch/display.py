@@ -31,7 +31,7 @@ class _Bar:
 
     def update(self, completed: float, total: float | None) -> None:
         if self.first is None or completed < self.completed:
-            self.first = (time.monotonic(), completed)
+            self.first = None if total is None else (time.monotonic(), completed)
         self.completed, self.total = completed, total
 
     @property
@@ -120,7 +120,7 @@ class Display:
         """The live table: runs with their epoch and slot, or whatever else is under way."""
         training = any(bar.slot for bar in self._bars.values())
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=training)
-        table.add_column("       run", no_wrap=True)
+        table.add_column("       run")  # gives way where the terminal is narrow
         table.add_column("", width=_BAR_WIDTH)
         for label in ("epoch", "val. top-1" if training else "", "left", "slot"):
             table.add_column(label, justify="right", no_wrap=True)
@@ -133,7 +133,8 @@ class Display:
             )
             left = duration(bar.left_s)
             cells = (bar.epoch, bar.figures, left, bar.slot)
-            table.add_row(Text(f"       {name}"), gauge, *map(Text, cells))
+            title = Text(f"       {name}", no_wrap=True, overflow="ellipsis")
+            table.add_row(title, gauge, *map(Text, cells))
         if not (training and self.num_runs):
             return table
         return Group(table, Text(f"       {self._num_ended} of {self.num_runs} runs ended"))

@@ -58,7 +58,7 @@ def make_slots(config: Config, devices: Sequence[Device], cores: Sequence[int]) 
         chosen = [("cpu", (devices[0],) * number)] * num_runs
     shares = _share_cores(cores, len(chosen), number * config.trainer.num_threads)
     return [
-        Slot(f"{name} {_ranges(share)}" if name == "cpu" else name, group, share)
+        Slot(f"cpu {_ranges(share)}" if name == "cpu" and share else name, group, share)
         for (name, group), share in zip(chosen, shares, strict=True)
     ]
 
@@ -103,8 +103,6 @@ def _share_cores(cores: Sequence[int], num_slots: int, threads: int) -> list[tup
 
 def _ranges(numbers: Sequence[int]) -> str:
     """``0-3`` for neighbours, else ``0,2``."""
-    if not numbers:
-        return ""
     if len(numbers) > 1 and numbers[-1] - numbers[0] == len(numbers) - 1:
         return f"{numbers[0]}-{numbers[-1]}"
     return ",".join(map(str, numbers))

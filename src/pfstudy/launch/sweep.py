@@ -140,9 +140,11 @@ class _Sweep:
 
     def announce(self, asked: Sequence[Variant]) -> None:
         """Say what will be done, and which of the variants asked for are none of their own."""
-        num_done = len(self.runs) - len(self.todo)
-        counts = f"{_count(len(self.variants), 'variant')}, {_count(len(self.runs), 'run')}"
-        self.display.phase("study", f"{self.study}: {counts}, {num_done} done before")
+        states = Counter(ledger.state_of(run.directory) for run in self.runs)
+        counts = [_count(len(self.variants), "variant"), _count(len(self.runs), "run")]
+        counts.append(f"{states.pop('done', 0)} done before")
+        counts += [f"{number} {state}" for state, number in states.items() if state != "pending"]
+        self.display.phase("study", f"{self.study}: {', '.join(counts)}")
         unchanged = [variant for variant in asked if variant.is_baseline]
         for note in dict.fromkeys(filter(None, map(_why_unchanged, unchanged))):
             self.display.note(note)

@@ -70,7 +70,9 @@ def make_rows(
     _reconcile_latencies(frame)
     lacking = frame.loc[frame["difference_points"].isna(), "variant"]
     frame = frame.sort_values("is_baseline", ascending=False, kind="stable")
-    return Rows(frame.reset_index(drop=True), settings, setting, tuple(lacking), findings)
+    return Rows(
+        frame.reset_index(drop=True), settings, setting, tuple(dict.fromkeys(lacking)), findings
+    )
 
 
 def _row(
