@@ -52,8 +52,9 @@ class Display:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
-        self.num_runs = 0
+        self._num_runs = 0
         self._num_ended = 0
+        self._began = 0.0
         self._bars: dict[str, _Bar] = {}
         self._live = Live(
             console=self.console,
@@ -69,6 +70,11 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+
+    def begin_runs(self, number: int) -> None:
+        """Begin to count runs that end, and to estimate when all of them will have."""
+        self._num_runs = number
+        self._began = time.monotonic()
 
     def phase(self, name: str, text: str) -> None:
         """Begin a phase of the sweep, or say how one went."""
@@ -112,8 +118,8 @@ class Display:
         """A run has ended."""
         self._num_ended += 1
         self.drop_bar(name)
-        width = len(str(self.num_runs))
-        counter = f"{self._num_ended:>{width}}/{self.num_runs}"
+        width = len(str(self._num_runs))
+        counter = f"{self._num_ended:>{width}}/{self._num_runs}"
         self.console.print(escape(f"       [{counter}] {name}: {text}"))
 
     def _render(self) -> RenderableType:
@@ -135,9 +141,13 @@ class Display:
             cells = (bar.epoch, bar.figures, left, bar.slot)
             title = Text(f"       {name}", no_wrap=True, overflow="ellipsis")
             table.add_row(title, gauge, *map(Text, cells))
-        if not (training and self.num_runs):
+        if not (training and self._num_runs):
             return table
-        return Group(table, Text(f"       {self._num_ended} of {self.num_runs} runs ended"))
+        ended = f"       {self._num_ended} of {self._num_runs} runs ended"
+        if 0 < self._num_ended < self._num_runs:
+            each = (time.monotonic() - self._began) / self._num_ended
+            ended += f", about {duration(each * (self._num_runs - self._num_ended))} left"
+        return Group(table, Text(ended))
 
 
 def duration(seconds: float | None) -> str:

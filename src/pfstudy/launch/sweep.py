@@ -48,6 +48,23 @@ class SweepResult:
     failed: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A sweep before its first process; nothing of it has been written.
+
+    Attributes:
+        root: Directory of the run directories.
+        study: Name of the study that its runs belong to.
+        asked: The variants as asked for; some may coincide.
+        runs: Each variant with each seed, once.
+    """
+
+    root: Path
+    study: str
+    asked: tuple[Variant, ...]
+    runs: tuple[store.Run, ...]
+
+
 def run_sweep(configs: Sequence[Config], *, train: bool = True) -> SweepResult:
     """Train every variant with every seed, unless it is done.
 
@@ -58,6 +75,23 @@ def run_sweep(configs: Sequence[Config], *, train: bool = True) -> SweepResult:
     Raises:
         PfstudyError: Something is wrong with the sweep; nothing has been written then.
     """
+    prepared = prepare_sweep(configs)
+    with Display() as display:
+        sweep = _Sweep(display, prepared.root, prepared.study, prepared.runs)
+        sweep.announce(prepared.asked)
+        sweep.run_phases(train=train)
+    return SweepResult(prepared.root, prepared.study, sweep.members, sweep.failed)
+
+
+def prepare_sweep(configs: Sequence[Config]) -> Prepared:
+    """List the runs of a sweep, and check what needs no process; writes nothing.
+
+    Args:
+        configs: The variants as asked for.
+
+    Raises:
+        PfstudyError: Something is wrong with the sweep.
+    """
     for key in ("runs_dir", "study", "launcher", "logger", "speed"):
         if len({getattr(config, key) for config in configs}) > 1:
             raise PfstudyError(f"{key} must be the same for all runs of a sweep.")
@@ -67,17 +101,12 @@ def run_sweep(configs: Sequence[Config], *, train: bool = True) -> SweepResult:
     content = cache(fingerprint)
     asked = [make_variant(config, content(config.data)) for config in configs]
     runs = list_runs(asked)
-    variants = list({run.variant.hash: run.variant for run in runs}.values())
-    study = configs[0].study.name or default_study_name(variants)
+    study = configs[0].study.name or default_study_name(list_variants(runs))
     parse_constraints(configs[0].study.constraints)
     store.check_writable(root)
     for run in runs:
         store.check_directory(run)
-    with Display() as display:
-        sweep = _Sweep(display, root, study, runs)
-        sweep.announce(asked)
-        sweep.run_phases(train=train)
-    return SweepResult(root, study, sweep.members, sweep.failed)
+    return Prepared(root, study, tuple(asked), tuple(runs))
 
 
 def list_runs(asked: Sequence[Variant]) -> list[store.Run]:
@@ -89,6 +118,11 @@ def list_runs(asked: Sequence[Variant]) -> list[store.Run]:
             runs.setdefault((seed, variant.hash), variant)
     by_seed = sorted(runs.items(), key=lambda item: item[0][0])
     return [store.make_run(variant, seed) for (seed, _), variant in by_seed]
+
+
+def list_variants(runs: Sequence[store.Run]) -> list[Variant]:
+    """List the variants of runs, each once."""
+    return list({run.variant.hash: run.variant for run in runs}.values())
 
 
 def name_runs(runs: Sequence[store.Run]) -> dict[Path, str]:
@@ -133,7 +167,7 @@ class _Sweep:
 
     def _take(self, runs: Sequence[store.Run]) -> None:
         self.runs = runs
-        self.variants = list({run.variant.hash: run.variant for run in runs}.values())
+        self.variants = list_variants(runs)
         self.todo = [run for run in runs if ledger.state_of(run.directory) != "done"]
         self.names = name_runs(runs)
         self.members = tuple(str(run.directory.relative_to(self.root)) for run in runs)
@@ -141,16 +175,15 @@ class _Sweep:
     def announce(self, asked: Sequence[Variant]) -> None:
         """Say what will be done, and which of the variants asked for are none of their own."""
         states = Counter(ledger.state_of(run.directory) for run in self.runs)
-        counts = [_count(len(self.variants), "variant"), _count(len(self.runs), "run")]
+        counts = [counted(len(self.variants), "variant"), counted(len(self.runs), "run")]
         counts.append(f"{states.pop('done', 0)} done before")
         counts += [f"{number} {state}" for state, number in states.items() if state != "pending"]
         self.display.phase("study", f"{self.study}: {', '.join(counts)}")
-        unchanged = [variant for variant in asked if variant.is_baseline]
-        for note in dict.fromkeys(filter(None, map(_why_unchanged, unchanged))):
+        for note in why_unchanged(asked):
             self.display.note(note)
         num_same = len(asked) - len({(v.hash, v.config.seed) for v in asked})
         if num_same:
-            self.display.note(f"{_count(num_same, 'variant')} coincide with others")
+            self.display.note(f"{counted(num_same, 'variant')} coincide with others")
 
     def unmeasured(self) -> list[Variant]:
         """The variants whose speed is asked for and not known at the place."""
@@ -173,7 +206,7 @@ class _Sweep:
             self.display.drop_bar("importing")
             self._drop(checked.dropped)
             for label, number in checked.projected.items():
-                sites = _count(number, "site")
+                sites = counted(number, "site")
                 self.display.note(f"{label}: a 1x1 convolution follows it at {sites}")
             self.display.note(f"done in {time.monotonic() - started:.1f} s")
             for run in self.todo:
@@ -200,8 +233,8 @@ class _Sweep:
         if pool.children:
             seconds = self.config.launcher.stop_seconds
             self.display.note(
-                f"stopping: {_count(len(pool.children), 'process')} may write a checkpoint, within "
-                f"{seconds:.0f} s; Ctrl-C again stops at once"
+                f"stopping: {counted(len(pool.children), 'process')} may write a checkpoint, "
+                f"within {seconds:.0f} s; Ctrl-C again stops at once"
             )
             pool.stop(seconds)
 
@@ -210,7 +243,7 @@ class _Sweep:
         if not dropped:
             return
         for constraint, number in Counter(dropped.values()).items():
-            self.display.note(f"{constraint} drops {_count(number, 'variant')}")
+            self.display.note(f"{constraint} drops {counted(number, 'variant')}")
         left = [run for run in self.runs if run.variant.hash not in dropped]
         if not left:
             raise PfstudyError("study.constraints leave no variant to train; loosen them.")
@@ -221,8 +254,8 @@ class _Sweep:
         settings = self.config.speed
         self.display.phase(
             "speed",
-            f"{_count(sum(len(p) - 1 for p in portions) or 1, 'network')} beside the baseline, "
-            f"batch {settings.batch_size}, {_count(settings.num_threads, 'thread')}",
+            f"{counted(sum(len(p) - 1 for p in portions) or 1, 'network')} beside the baseline, "
+            f"batch {settings.batch_size}, {counted(settings.num_threads, 'thread')}",
         )
 
         def measure(networks: Sequence[Variant]) -> list[list[float]]:
@@ -256,7 +289,7 @@ class _Sweep:
                             phase.save(variant, result)
                 first = results[0]
                 self.display.note(
-                    f"{first['device']}, {_count(first['num_processes'], 'process')}, "
+                    f"{first['device']}, {counted(first['num_processes'], 'process')}, "
                     f"{_width(max(map(phase.relative_width, results)))}, "
                     f"{time.monotonic() - started:.1f} s"
                 )
@@ -264,15 +297,15 @@ class _Sweep:
     def _train(self, pool: Pool, devices: Sequence[Device], mode: tracking.Mode) -> None:
         if not self.todo:
             return
-        slots = self._slots(pool, devices)[: len(self.todo)]
-        threads = _count(self.config.trainer.num_threads, "thread")
+        slots = choose_slots(pool, self.display, self.todo[0].variant, devices)[: len(self.todo)]
+        threads = counted(self.config.trainer.num_threads, "thread")
         ranks = len(slots[0].devices)
         together = f"{ranks} devices, " if ranks > 1 else ""
         self.display.phase(
             "train",
-            f"{_count(len(self.todo), 'run')}, {len(slots)} at a time, {together}{threads} each",
+            f"{counted(len(self.todo), 'run')}, {len(slots)} at a time, {together}{threads} each",
         )
-        self.display.num_runs = len(self.todo)
+        self.display.begin_runs(len(self.todo))
         environment = describe_environment()
         modes = [mode]
 
@@ -296,13 +329,25 @@ class _Sweep:
         self.failed = training.failed
         training.run(self.todo, hear)
 
-    def _slots(self, pool: Pool, devices: Sequence[Device]) -> list[Slot]:
-        cores = available_cores()
-        config = self.config
-        if config.launcher.slots == "auto":
-            first = self.todo[0].variant
-            config = probe_slots(pool, self.display, first, config, devices, cores)
-        return make_slots(config, devices, cores)
+
+def choose_slots(
+    pool: Pool, display: Display, variant: Variant, devices: Sequence[Device]
+) -> list[Slot]:
+    """Choose where runs are trained, by trying a variant if that is asked for.
+
+    Raises:
+        PfstudyError: There are not as many devices, or the variant cannot be trained.
+    """
+    cores, config = available_cores(), variant.config
+    if config.launcher.slots == "auto":
+        config = probe_slots(pool, display, variant, config, devices, cores)
+    return make_slots(config, devices, cores)
+
+
+def why_unchanged(asked: Sequence[Variant]) -> list[str]:
+    """Say of the variants that are baselines what was asked for and changes nothing."""
+    unchanged = [variant for variant in asked if variant.is_baseline]
+    return list(dict.fromkeys(filter(None, map(_why_unchanged, unchanged))))
 
 
 def _why_unchanged(variant: Variant) -> str | None:
@@ -323,6 +368,7 @@ def _width(relative: float) -> str:
     return f"widest 95 % interval {100 * relative:.1f} % of its ratio"
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Write a number of things: ``1 run``, ``2 runs``."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number} {noun if number == 1 else plural}"
