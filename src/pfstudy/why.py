@@ -278,7 +278,8 @@ def _ended(directory: Path, status: ledger.Status) -> str:
     if status.state == "failed" and kind != "error":
         verb += f" ({kind})"
     where = f" (log: {log})" if status.state == "failed" and log.exists() else ""
-    return f"attempt {status.attempt} {verb}: {how_it_ended(status)}{where}"
+    attempt = f"attempt {status.attempt}" if status.attempt else "it"
+    return f"{attempt} {verb}: {how_it_ended(status)}{where}"
 
 
 def _beginning(directory: Path, status: ledger.Status) -> str:

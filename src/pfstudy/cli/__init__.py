@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from pfstudy.cli import ledger, results, training  # noqa: F401  (they register their subcommands)
+from pfstudy.cli import ledger, plan, results, training  # noqa: F401  (they register subcommands)
 from pfstudy.cli.app import app
 from pfstudy.cli.overrides import compose
 from pfstudy.errors import PfstudyError, RunsFailedError
@@ -22,6 +22,8 @@ def main() -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2."""
     arguments = sys.argv[1:]
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # a terminal is closed, without nohup
+        signal.signal(signal.SIGHUP, _terminate)
     try:
         if goes_to_hydra(arguments):
             configs = compose(arguments[1:] if arguments[0] == "train" else arguments)

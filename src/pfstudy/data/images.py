@@ -70,7 +70,7 @@ class ImageBatches(Resumable):
             pin_memory=device.type == "cuda",
             multiprocessing_context="fork" if num_workers else None,
             persistent_workers=persistent and num_workers > 0,
-            worker_init_fn=_end_quietly,
+            worker_init_fn=_ignore_stop,
             generator=torch.Generator(),  # or the global one would advance
         )
 
@@ -229,10 +229,7 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _end_quietly(number: int) -> None:
-    """Have a process end without an error when its whole group is asked to.
-
-    The run would else be told that one of its processes was killed, and fail of it.
-    """
+def _ignore_stop(number: int) -> None:
+    """Have a process go on when its whole group is asked to stop: a run needs it to end well."""
     del number
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

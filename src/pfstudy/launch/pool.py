@@ -46,6 +46,7 @@ _LEFT_OVER = (  # of whatever started pfstudy itself, such as torchrun or sbatch
     *("MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "SLURM_NTASKS"),
 )
 _GRACE_S = 10.0
+_NOT_YET_GONE_S = 0.02
 _FORKSERVER_GONE = 255
 
 
@@ -137,18 +138,19 @@ class Pool:
         variables = {**self.environment, **(environment or {})}
         setting = _Setting(variables, log, tuple(cores), self.preload)
 
-        def fork() -> Any:
+        deadline = time.monotonic() + _GRACE_S
+        while True:
             _ensure_forkserver()
-            process = self._context.Process(
+            process: Any = self._context.Process(
                 target=_child_main, args=(theirs, function, arguments, setting)
             )
-            process.start()
-            return process
-
-        try:
-            process = fork()
-        except (EOFError, ConnectionError):  # the forkserver was killed just now
-            process = fork()
+            try:
+                process.start()
+                break
+            except (EOFError, ConnectionError):  # the forkserver was killed, but is not yet gone
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_NOT_YET_GONE_S)
         theirs.close()
         child = Child(process, ours, tag)
         self.children.append(child)
@@ -220,8 +222,9 @@ class Pool:
 
     def stop(self, grace_s: float = _GRACE_S) -> None:
         """End all children: first asked, after a while forced; at once if interrupted meanwhile."""
-        for child in self.children:
-            _signal(child, signal.SIGTERM)
+        for child in self.children:  # not what it has started: it may need that to end well
+            with suppress(ProcessLookupError):
+                os.kill(child.process.pid, signal.SIGTERM)
         deadline = time.monotonic() + grace_s
         try:
             while self.children and (left := deadline - time.monotonic()) > 0:
@@ -238,7 +241,8 @@ class Pool:
 
     def kill(self, child: Child) -> None:
         """End a child, and whatever it has started, at once."""
-        _signal(child, signal.SIGKILL)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.process.pid, signal.SIGKILL)
 
     def dump(self, child: Child) -> None:
         """Have a child write to its output where each of its threads is."""
@@ -272,13 +276,8 @@ class Pool:
     def _reap(self) -> None:
         for child in [child for child in self._leaving if not child.process.is_alive()]:
             self._leaving.remove(child)
-            _signal(child, signal.SIGKILL)  # whatever it left in its session
+            self.kill(child)  # whatever it left in its session
             child.process.join()
-
-
-def _signal(child: Child, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.process.pid, number)
 
 
 def _ensure_forkserver() -> None:
@@ -358,6 +357,8 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)  # a run writes a checkpoint
+    time.sleep(_GRACE_S)
     os.killpg(0, signal.SIGKILL)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pfstudy.errors import ChildFailedError, PfstudyError
 from pfstudy.launch.display import Display
 from pfstudy.launch.pool import Pool
-from pfstudy.launch.slots import available_cores, choose_number, make_slots, most_to_try
+from pfstudy.launch.slots import choose_number, make_slots, most_to_try
 from pfstudy.schema.config import Config
 from pfstudy.tasks import Device, Slot, visible_devices
 from pfstudy.variant import Variant
@@ -47,7 +47,7 @@ def probe_slots(
         rates[number] = _images_per_s(pool, variant, slots)
         return rates[number]
 
-    most = most_to_try(devices, available_cores(), config.trainer.num_threads)
+    most = most_to_try(devices, cores, config.trainer.num_threads)
     number = choose_number(measure, most)
     display.drop_bar("probing")
     listed = ", ".join(f"{count}: {rate:.0f}" for count, rate in rates.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -159,7 +160,7 @@ def fit_and_test(attempt: Attempt, tracker: Tracker) -> dict[str, Any]:
         attempt.variant,
         attempt.seed,
         seeds=seeds,
-        metrics=module.evaluated,
+        metrics={**progress.validated, **module.evaluated},
         counted=counted,
         training={
             "seconds": progress.seconds,
@@ -210,6 +211,7 @@ def make_trainer(
     """Make the Trainer of a run, without what would write, show or log anything by itself."""
     several: Mapping[str, Any] = {}
     if ranks.num_ranks > 1:
+        os.environ["OMP_NUM_THREADS"] = str(conditions.num_threads)  # or Lightning takes all cores
         # every rank's own buffers while it trains; those of the first count, see `Progress`
         several = {"strategy": DDPStrategy(broadcast_buffers=False), "num_nodes": ranks.num_nodes}
     return L.Trainer(
@@ -219,7 +221,7 @@ def make_trainer(
         max_epochs=config.recipe.epochs,
         accumulate_grad_batches=conditions.num_parts,
         callbacks=callbacks,
-        plugins=[LightningEnvironment()],
+        plugins=[_Environment(ranks)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -229,3 +231,15 @@ def make_trainer(
         **several,
         **options,
     )
+
+
+class _Environment(LightningEnvironment):
+    """Takes the processes as they are; not every cluster says which machine this one is."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        super().__init__()
+        self.ranks = ranks
+
+    def node_rank(self) -> int:
+        """Number of this machine among those of the run."""
+        return self.ranks.rank // self.ranks.num_local

@@ -70,6 +70,11 @@ class Progress(L.Callback):
         self._epoch_started = self._since = time.perf_counter()
         self._is_validating = False
 
+    @property
+    def validated(self) -> dict[str, float]:
+        """Figures of the last validation, which may have been an earlier attempt's."""
+        return {key: figure for key, figure in self.rows[-1].items() if key.startswith("val_")}
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_started = self._since = time.perf_counter()
         if not (self.ranks.is_first and self.rows):
@@ -154,6 +159,18 @@ class Progress(L.Callback):
         self.train_seconds = state_dict["train_seconds"]
         self.seconds = state_dict["seconds"]
         self._best = state_dict["best"]
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        assert isinstance(pl_module, Classifier)
+        checkpoint["train_loss_sums"] = self.ranks.gather(float(pl_module.train_loss_sum))
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        assert isinstance(pl_module, Classifier)
+        pl_module.train_loss_sum.fill_(checkpoint["train_loss_sums"][self.ranks.rank])
 
     def _pass_time(self, *, is_training: bool) -> None:
         now = time.perf_counter()

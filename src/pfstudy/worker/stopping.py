@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 
 class Stopped(BaseException):
@@ -47,14 +47,17 @@ class StopRequest:
         for number in self._handlers:
             signal.signal(number, self._note)
 
-    def hand_on(self) -> None:
-        """Do what would have been done at once, such as asking a cluster to start again."""
-        if self._received is None:
-            return
-        number, frame = self._received
-        handler = self._handlers.get(number)
-        if callable(handler):
-            handler(number, frame)
+    def hand_on(self) -> NoReturn:
+        """Do what would have been done at once, such as asking a cluster to start again.
+
+        Raises:
+            KeyboardInterrupt: In any case, also where another process of the run was asked.
+        """
+        if self._received is not None:
+            number, frame = self._received
+            handler = self._handlers.get(number)
+            if callable(handler):
+                handler(number, frame)
         raise KeyboardInterrupt
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -1,0 +1,262 @@
+"""What a sweep would do and take: every variant is tried for a moment, and nothing is written."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from pfstudy.errors import ChildFailedError, PfstudyError
+from pfstudy.launch.display import Display
+from pfstudy.launch.planned import (
+    MODEL,
+    Duplicate,
+    Plan,
+    PlannedRun,
+    PlannedVariant,
+    estimate,
+    read_run,
+    recorded_cost,
+    runs_per_device,
+    schedule_s,
+)
+from pfstudy.launch.pool import PRELOAD, Pool
+from pfstudy.launch.slots import available_cores, make_slots
+from pfstudy.launch.sweep import (
+    Prepared,
+    choose_slots,
+    counted,
+    list_variants,
+    prepare_sweep,
+    why_unchanged,
+)
+from pfstudy.launch.trials import NOWHERE, Candidate, Trials, Tried
+from pfstudy.schema.config import Config
+from pfstudy.speed import phase
+from pfstudy.tasks import Checked, Device, Slot
+from pfstudy.variant import Variant, flatten, label_of, varying_settings
+from pfstudy.worker.findings import Trial
+
+_NORM_ACT = {"auto": "", "keep": "+norm", "drop": "-norm"}
+
+
+def make_plan(configs: Sequence[Config], seconds: float = 1.0) -> Plan:
+    """Find out what a sweep would do, without training.
+
+    Args:
+        configs: The variants as asked for.
+        seconds: How long each network is trained to see what that takes.
+
+    Raises:
+        PfstudyError: The sweep would be refused, and not for variants alone whose networks cannot
+            be built; these are part of the plan.
+    """
+    prepared = prepare_sweep(configs)
+    with Display() as display:
+        return _Planner(display, prepared, seconds).make()
+
+
+class _Planner:
+    """Makes the plan of one sweep."""
+
+    def __init__(self, display: Display, prepared: Prepared, seconds: float) -> None:
+        self.display = display
+        self.prepared = prepared
+        self.seconds = seconds
+        self.config = prepared.runs[0].variant.config
+        self.place = {"host": platform.node(), **phase.expected_device(self.config)}
+        self.variants = list_variants(prepared.runs)
+        self.planned = {run.directory: read_run(run) for run in prepared.runs}
+        self.problems: dict[str, str] = {}
+        self.dropped: dict[str, str] = {}
+        self.tried: dict[str, Tried] = {}
+        self.slots: Sequence[Slot] = ()
+
+    def make(self) -> Plan:
+        """Try what is not done, and put everything together."""
+        self._announce()
+        if self._to_train():
+            with Pool(PRELOAD) as pool:
+                devices, speed_device = self._check(pool)
+                if self._to_train():
+                    self._try(pool, devices, speed_device)
+        return self._assemble()
+
+    def _to_train(self) -> list[Variant]:
+        """The variant of every run that a sweep would train, as far as is known."""
+        return [
+            run.variant
+            for run in self.prepared.runs
+            if self.planned[run.directory].is_left
+            and run.variant.hash not in self.dropped
+            and run.variant.hash not in self.problems
+        ]
+
+    def _announce(self) -> None:
+        states = Counter(run.state for run in self.planned.values())
+        counts = [counted(len(self.variants), "variant"), counted(len(self.planned), "run")]
+        counts.append(f"{states['done']} done before")
+        self.display.phase("plan", f"{self.prepared.study}: {', '.join(counts)}")
+        for note in why_unchanged(self.prepared.asked):
+            self.display.note(note)
+
+    def _check(self, pool: Pool) -> tuple[Sequence[Device], Device]:
+        """Check as a sweep does; what does not fit, or is dropped, is remembered."""
+        started = time.monotonic()
+        self.display.phase("check", "importing torch, building every variant")
+        self.display.bar("importing")
+        checked = self._check_fitting(pool)
+        self.display.drop_bar("importing")
+        self.dropped.update(checked.dropped)
+        for constraint, number in Counter(checked.dropped.values()).items():
+            self.display.note(f"{constraint} drops {counted(number, 'variant')}")
+        if len(self.dropped) == len(self.variants):
+            raise PfstudyError("study.constraints leave no variant to train; loosen them.")
+        for label, number in checked.projected.items():
+            sites = counted(number, "site")
+            self.display.note(f"{label}: a 1x1 convolution follows it at {sites}")
+        self.display.note(f"done in {time.monotonic() - started:.1f} s")
+        device = checked.speed_device
+        self.place |= {"device": device.name, "device_kind": device.kind}
+        return checked.devices, device
+
+    def _check_fitting(self, pool: Pool) -> Checked:
+        check: Callable[[Sequence[Variant]], Checked] = partial(
+            pool.call, "pfstudy.launch.check:check_variants", log=NOWHERE
+        )
+        try:
+            return check(self.variants)
+        except PfstudyError:
+            find_misfits = partial(pool.call, "pfstudy.worker.trial:find_misfits", log=NOWHERE)
+            self.problems.update(find_misfits(self.variants))
+            if not self.problems:
+                raise
+        fitting = [v for v in self.variants if v.hash not in self.problems]
+        # where none fits, a backbone shows what is wrong besides
+        return check(fitting or [self.variants[0].without_weights().baseline()])
+
+    def _try(self, pool: Pool, devices: Sequence[Device], speed_device: Device) -> None:
+        """Try one variant of each that train alike."""
+        left = self._to_train()
+        self.slots = self._choose_slots(pool, left[0], devices)[: len(left)]
+        alike: dict[str, dict[str, Variant]] = {}
+        for variant in left:
+            alike.setdefault(_training_key(variant), {})[variant.hash] = variant
+        groups = [list(same.values()) for same in alike.values()]
+        candidates = [Candidate(same[0], any(map(self._lacks_speed, same))) for same in groups]
+        threads = counted(self.config.trainer.num_threads, "thread")
+        self.display.phase(
+            "try",
+            f"{counted(len(candidates), 'network')}, {len(self.slots)} at a time, {threads} each",
+        )
+        started = time.monotonic()
+        launcher = self.config.launcher
+        trials = Trials(pool, self.display, self.slots, speed_device, self.seconds, launcher)
+        for same, tried in zip(groups, trials.run(candidates), strict=True):
+            self.tried.update({variant.hash: tried for variant in same})
+            if tried.problem is not None:
+                self.problems.update({variant.hash: tried.problem for variant in same})
+        self.display.note(f"done in {time.monotonic() - started:.1f} s")
+
+    def _choose_slots(self, pool: Pool, variant: Variant, devices: Sequence[Device]) -> list[Slot]:
+        try:
+            return choose_slots(pool, self.display, variant, devices)
+        except ChildFailedError as error:
+            self.display.note(f"launcher.slots=auto: {variant.label} cannot be trained: {error}")
+            return make_slots(self.config, devices, available_cores())
+
+    def _lacks_speed(self, variant: Variant) -> bool:
+        return self.config.speed.enabled and phase.find_measured(variant, self.place) is None
+
+    def _assemble(self) -> Plan:
+        runs: dict[str, list[PlannedRun]] = {}
+        times = []
+        for run in self.prepared.runs:
+            planned = estimate(self.planned[run.directory], self._trial(run.variant))
+            runs.setdefault(run.variant.hash, []).append(planned)
+            if planned.seconds_left and run.variant.hash not in self.dropped:
+                times.append(planned.seconds_left)
+        settings = _varying(self.variants)
+        rows = {v.hash: self._row(v, settings[v.hash], runs[v.hash]) for v in self.variants}
+        num_slots = len(self.slots)
+        per_run = len(self.slots[0].devices) if self.slots else 1
+        return Plan(
+            self.prepared.study,
+            tuple(row for key, row in rows.items() if key not in self.dropped),
+            tuple((rows[key], constraint) for key, constraint in self.dropped.items()),
+            _find_duplicates(self.prepared.asked, rows),
+            num_slots,
+            per_run,
+            schedule_s(times, num_slots),
+            sum(times) * per_run / runs_per_device(self.slots) / 3600,
+        )
+
+    def _trial(self, variant: Variant) -> Trial | None:
+        tried = self.tried.get(variant.hash)
+        return tried.findings.trial if tried and tried.findings else None
+
+    def _row(
+        self, variant: Variant, settings: Mapping[str, Any], runs: Sequence[PlannedRun]
+    ) -> PlannedVariant:
+        tried = self.tried.get(variant.hash)
+        cost = tried.cost if tried else recorded_cost(runs)
+        measured = phase.find_measured(variant, self.place)
+        estimated = tried.findings.latency_ms if tried and tried.findings else None
+        return PlannedVariant(
+            variant,
+            settings,
+            tuple(runs),
+            cost.get("params"),
+            cost.get("macs"),
+            measured["latency_ms"] if measured else estimated,
+            measured is None and estimated is not None,
+            self._trial(variant),
+            tried.num_parts if tried else 1,
+            self.problems.get(variant.hash),
+        )
+
+
+def _training_key(variant: Variant) -> str:
+    """What variants share that take the same time and memory to train, or fail in the same way."""
+    form, recipe = variant.canonical, variant.config.recipe
+    parts = [form.get(key) for key in ("data", "precision", "init", "pretrained")]
+    parts += [variant.architecture_hash, recipe.batch_size, recipe.momentum > 0]
+    return json.dumps(parts, sort_keys=True)
+
+
+def _varying(variants: Sequence[Variant]) -> dict[str, dict[str, Any]]:
+    """The settings in which variants differ, by their identity; the model comes first."""
+    models = [variant.config.model.name for variant in variants]
+    keys = varying_settings([variant.canonical for variant in variants], models)
+    found = {}
+    for variant in variants:
+        flat = flatten(variant.canonical)
+        first = {MODEL: variant.config.model.name} if len(set(models)) > 1 else {}
+        found[variant.hash] = first | {key: flat.get(key) for key in keys}
+    return found
+
+
+def _find_duplicates(
+    asked: Sequence[Variant], rows: Mapping[str, PlannedVariant]
+) -> tuple[Duplicate, ...]:
+    groups: dict[tuple[str, int], list[str]] = {}
+    for variant in asked:
+        groups.setdefault((variant.hash, variant.config.seed), []).append(_asked_as(variant.config))
+    return tuple(
+        Duplicate(rows[key].name, tuple(texts))
+        for (key, _), texts in groups.items()
+        if len(texts) > 1
+    )
+
+
+def _asked_as(config: Config) -> str:
+    """What a config says of its sites, whether or not that changes anything."""
+    operations = {}
+    for site in config.sites:
+        size = f"{site.kernel_size}x{site.kernel_size}" if site.kernel_size else ""
+        operations[site.address] = site.operation + size + _NORM_ACT[site.norm_act]
+    return label_of(operations, config.model)
