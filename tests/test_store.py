@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +13,6 @@ from pfstudy import files, ledger, store
 from pfstudy.errors import PfstudyError
 
 MakeRun = Callable[..., store.Run]
-
-
-@pytest.fixture
-def ended_process() -> int:
-    """The id of a process that has ended."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
 
 
 class TestMakeRun:
@@ -65,17 +55,20 @@ class TestPrepare:
         store.prepare(run)
         names = {path.name for path in run.directory.iterdir()}
         assert names == {"config.json", "config.yaml", "state.json"}
-        assert store.read_state(run.directory) == {"state": "pending", "attempt": 0}
+        assert files.read_json(run.directory / ledger.STATE) == {"state": "pending", "attempt": 0}
         identity = files.read_json(run.directory / store.CONFIG)["identity"]
         assert (identity["hash"], identity["seed"]) == (run.variant.hash, 0)
 
     def test_keeps_the_state_of_an_earlier_attempt(self, make_run: MakeRun) -> None:
         run = make_run()
         store.prepare(run)
-        store.write_state(run.directory, "failed", attempt=2, reason="why")
+        claimed = ledger.claim(run.directory)
+        assert claimed is not None
+        claimed.end("failed", reason="why")
+        before = files.read_json(run.directory / ledger.STATE)
         store.prepare(run)
-        state = store.read_state(run.directory)
-        assert (state["state"], state["attempt"], state["reason"]) == ("failed", 2, "why")
+        assert files.read_json(run.directory / ledger.STATE) == before
+        assert ledger.state_of(run.directory) == "failed"
 
 
 class TestCheckDirectory:
@@ -100,47 +93,6 @@ class TestCheckDirectory:
             store.check_directory(run)
 
 
-class TestState:
-    def test_of_no_directory_is_pending(self, tmp_path: Path) -> None:
-        assert ledger.state_of(tmp_path / "none") == "pending"
-
-    @pytest.mark.parametrize("state", ["pending", "failed", "interrupted"])
-    def test_reads_what_was_written(self, tmp_path: Path, state: store.State) -> None:
-        store.write_state(tmp_path, state, attempt=1)
-        assert ledger.state_of(tmp_path) == state
-
-    def test_running_in_a_process_that_lives(self, tmp_path: Path) -> None:
-        store.write_state(tmp_path, "running", attempt=1)
-        assert store.read_state(tmp_path)["pid"] == os.getpid()
-        assert ledger.state_of(tmp_path) == "running"
-
-    def test_running_in_a_process_that_is_gone(self, tmp_path: Path, ended_process: int) -> None:
-        store.write_state(tmp_path, "running", pid=ended_process)
-        assert ledger.state_of(tmp_path) == "interrupted"
-
-    def test_running_on_another_host(self, tmp_path: Path, ended_process: int) -> None:
-        store.write_state(tmp_path, "running", pid=ended_process, host="elsewhere.invalid")
-        assert ledger.state_of(tmp_path) == "running"
-
-    def test_record_alone_says_that_it_is_done(self, tmp_path: Path, ended_process: int) -> None:
-        store.write_state(tmp_path, "running", pid=ended_process)
-        files.write_json(tmp_path / store.RECORD, {})
-        assert ledger.state_of(tmp_path) == "done"
-
-    def test_attempt_is_kept_and_heartbeat_moves(self, tmp_path: Path) -> None:
-        store.write_state(tmp_path, "running", attempt=3)
-        first = store.read_state(tmp_path)
-        store.write_state(tmp_path, "running")
-        second = store.read_state(tmp_path)
-        assert second["attempt"] == 3
-        assert second["heartbeat"] >= first["heartbeat"]
-
-    def test_reason_does_not_outlive_the_state(self, tmp_path: Path) -> None:
-        store.write_state(tmp_path, "failed", attempt=1, reason="why")
-        store.write_state(tmp_path, "running", attempt=2)
-        assert "reason" not in store.read_state(tmp_path)
-
-
 class TestStudy:
     def test_members_are_added_once_and_stay(self, make_run: MakeRun, tmp_path: Path) -> None:
         root = tmp_path / "runs"
@@ -161,7 +113,7 @@ class TestReadRecords:
     def root(self, tmp_path: Path) -> Path:
         for name in ("a/seed0", "a/seed1", "b/seed0"):
             record = {"schema_version": 1, "name": name}
-            files.write_json(tmp_path / name / store.RECORD, record)
+            files.write_json(tmp_path / name / ledger.RECORD, record)
         (tmp_path / "b" / "seed1").mkdir()
         files.write_json(tmp_path / "a" / "speed" / "x.json", {"latency_ms": 1})
         return tmp_path
@@ -171,13 +123,20 @@ class TestReadRecords:
         speed = [{"latency_ms": 1}]
         assert found == {"a/seed0": speed, "a/seed1": speed, "b/seed0": []}
 
+    def test_none_that_was_moved_aside(self, root: Path) -> None:
+        target = root / "forgotten" / "a" / "seed0"
+        target.parent.mkdir(parents=True)
+        (root / "a" / "seed0").rename(target)
+        found = [record["name"] for record in store.read_records(root)]
+        assert found == ["a/seed1", "b/seed0"]
+
     def test_members_in_their_order_without_those_not_done(self, root: Path) -> None:
         members = ["b/seed0", "b/seed1", "a/seed1"]
         found = [record["name"] for record in store.read_records(root, members)]
         assert found == ["b/seed0", "a/seed1"]
 
     def test_unknown_schema(self, root: Path) -> None:
-        files.write_json(root / "b" / "seed0" / store.RECORD, {"schema_version": 99})
+        files.write_json(root / "b" / "seed0" / ledger.RECORD, {"schema_version": 99})
         with pytest.raises(PfstudyError, match="schema version 99"):
             list(store.read_records(root))
 

@@ -83,13 +83,12 @@ class Claim:
     Attributes:
         directory: The run directory.
         attempt: Which attempt it is, counted from 1.
-        lost: Whether somebody took this process for dead and began another attempt.
     """
 
     def __init__(self, directory: Path, attempt: int) -> None:
         self.directory = directory
         self.attempt = attempt
-        self.lost = False
+        self._lost = False
         self._progress: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -110,15 +109,20 @@ class Claim:
         Raises:
             PfstudyError: Somebody did.
         """
-        self.lost = self.lost or _last_attempt(self.directory) > self.attempt
-        if self.lost:
+        if self.is_lost():
             raise PfstudyError(
                 f"{self.directory}: another process took this one for dead and trains the run."
             )
 
+    def is_lost(self) -> bool:
+        """Whether another attempt was begun, or the run was taken away."""
+        own = _attempt_path(self.directory, self.attempt)
+        self._lost = self._lost or _last_attempt(self.directory) > self.attempt or not own.exists()
+        return self._lost
+
     def end(self, state: State, **details: Any) -> None:
         """Write how the attempt ended, unless the claim is lost."""
-        if not self.lost and _last_attempt(self.directory) == self.attempt:
+        if not self.is_lost():
             with self._lock:
                 self._write(state, {**self._progress, **details})
 
@@ -129,8 +133,7 @@ class Claim:
 
         def beat() -> None:
             while not ended.wait(HEARTBEAT_S):
-                self.lost = self.lost or _last_attempt(self.directory) > self.attempt
-                if self.lost:  # a beat of ours would make a dead successor look alive
+                if self.is_lost():  # a beat of ours would make a dead successor look alive
                     return
                 with suppress(OSError):
                     os.utime(self.directory / STATE)
@@ -180,7 +183,11 @@ def claim(directory: Path) -> Claim | None:
             path.unlink()
             return None
         claimed = Claim(directory, attempt)
-        claimed.write()
+        try:
+            claimed.write()
+        except PfstudyError:
+            path.unlink(missing_ok=True)
+            raise
         return claimed
 
 
@@ -202,13 +209,16 @@ def bury(directory: Path, pid: int, state: State, **details: Any) -> None:
 def write_pending(directory: Path) -> None:
     """Write that a run is to be trained, unless the ledger says something already."""
     if not (directory / STATE).exists() and not (directory / RECORD).exists():
-        write_json(directory / STATE, {"state": "pending", "attempt": 0})
+        write_json(directory / STATE, {"state": "pending", "attempt": 0}, once=True)
 
 
 def heartbeat_age_s(directory: Path) -> float:
     """Age of the last heartbeat, by the clock of the file system."""
     beats = [directory / STATE, _attempt_path(directory, _last_attempt(directory))]
-    last = max((path.stat().st_mtime for path in beats if path.exists()), default=0.0)
+    last = 0.0
+    for path in beats:
+        with suppress(OSError):  # it may be gone by now
+            last = max(last, path.stat().st_mtime)
     return max(0.0, _file_system_time(directory) - last)
 
 

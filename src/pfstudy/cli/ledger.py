@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pfstudy.cli.app import AsJson, app, make_console
-from pfstudy.cli.overrides import compose
+from pfstudy.cli.overrides import compose_only
 from pfstudy.cli.results import OfStudy
 from pfstudy.errors import PfstudyError
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 REFRESH_S = 2.0
 
-_LAUNCHER = re.compile(r"[+~]*hydra[./]launcher\b")
 _UNITS = ("kB", "MB", "GB", "TB")
 
 Somewhere = Annotated[
@@ -85,13 +83,13 @@ def why(
     ],
     as_json: AsJson = False,
 ) -> None:
-    r"""Show what makes two runs differ, and why a run would be trained or skipped.
+    """Show what makes two runs differ, and why a run would be trained or skipped.
 
-    \b
-    For example:
-        pfstudy why runs/A/seed0 runs/B/seed0
-        pfstudy why runs/A/seed0
-        pfstudy why -m block.spatial=conv,maxpool recipe.lr=0.2
+    For example: pfstudy why runs/A/seed0 runs/B/seed0
+
+    or: pfstudy why runs/A/seed0
+
+    or, as for training: pfstudy why -m block.spatial=conv,maxpool recipe.lr=0.2
     """
     directories = [Path(text) for text in what if Path(text).is_dir()]
     if not directories and all(map(_is_for_hydra, what)):
@@ -193,7 +191,7 @@ def _explain(directory: Path, *, as_json: bool) -> None:
 
 def _foresee(arguments: Sequence[str], *, as_json: bool) -> None:
     """Compose what training would, and say what it would do."""
-    configs = compose([text for text in arguments if not _LAUNCHER.match(text)])
+    configs = compose_only(arguments)
     if not configs:
         return
     from functools import cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from pfstudy.schema.config import Config
 
+_LAUNCHER = re.compile(r"[+~]*hydra[./]launcher\b")
 _WITH_VALUE = {  # options of Hydra's that are followed by a value
     *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
     *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
@@ -86,6 +88,16 @@ class _Task:
 
         register_resolver()
         self.__dict__.update(state)
+
+
+def compose_only(arguments: Sequence[str]) -> list[Config]:
+    """Compose what the arguments say, whatever launcher they name: it is given nothing to run.
+
+    Raises:
+        PfstudyError: The configuration is not valid.
+    """
+    kept = [argument for argument in arguments if not _LAUNCHER.match(argument)]
+    return compose([*kept, "hydra/launcher=pfstudy"])
 
 
 def _options_first(arguments: Sequence[str]) -> list[str]:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from pfstudy.cli.app import AsJson, app, make_console
-from pfstudy.cli.overrides import compose
+from pfstudy.cli.overrides import compose_only
 from pfstudy.errors import PfstudyError, RunsFailedError
-
-_LAUNCHER = re.compile(r"[+~]*hydra[./]launcher\b")
-_OURS = "hydra/launcher=pfstudy"
 
 
 def show_plan(arguments: Sequence[str], *, seconds: float = 1.0, as_json: bool = False) -> None:
@@ -29,7 +25,7 @@ def show_plan(arguments: Sequence[str], *, seconds: float = 1.0, as_json: bool =
         PfstudyError: The sweep is not valid.
         RunsFailedError: Some variants would fail.
     """
-    configs = compose([*(text for text in arguments if not _LAUNCHER.match(text)), _OURS])
+    configs = compose_only(arguments)
     if not configs:
         return
     from pfstudy.launch.plan import make_plan

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pfstudy.cli.app import AsJson, Directory, app, make_console
-from pfstudy.cli.overrides import compose
+from pfstudy.cli.overrides import compose_only
 from pfstudy.errors import PfstudyError
 
 OfStudy = Annotated[str | None, typer.Option("--study", help="Take the members of this study.")]
@@ -27,7 +27,7 @@ def show_evaluation(arguments: Sequence[str], *, as_json: bool = False) -> None:
         PfstudyError: The arguments do not describe one network with weights, or these or the
             images cannot be read.
     """
-    configs = compose(arguments)
+    configs = compose_only(arguments)
     if not configs:
         return
     if len(configs) > 1:

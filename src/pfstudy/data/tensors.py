@@ -223,10 +223,11 @@ def check_share(batch_size: int, share: Share) -> None:
         PfstudyError: It cannot.
     """
     if batch_size % (share.num_ranks * share.num_parts):
+        devices = "1 device" if share.num_ranks == 1 else f"{share.num_ranks} devices"
         parts = f" and {share.num_parts} parts" if share.num_parts > 1 else ""
         raise PfstudyError(
-            f"recipe.batch_size is {batch_size}, which {share.num_ranks} devices{parts} cannot "
-            "share evenly; choose another size or number."
+            f"recipe.batch_size is {batch_size}, which {devices}{parts} cannot share evenly; "
+            "choose another size or number."
         )
 
 

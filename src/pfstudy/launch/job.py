@@ -2,39 +2,64 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import platform
 import signal
+import sys
 import threading
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
-from pfstudy import cluster, store, tracking
+from hydra.core.hydra_config import HydraConfig
+
+from pfstudy import cluster, ledger, store, tracking
 from pfstudy.data import fingerprint
 from pfstudy.environment import describe_environment
-from pfstudy.launch.sweep import SweepResult, default_study_name, list_runs, run_sweep
+from pfstudy.errors import DivergedError, PfstudyError, first_line
+from pfstudy.launch.sweep import (
+    SweepResult,
+    default_study_name,
+    list_runs,
+    name_runs,
+    run_sweep,
+)
 from pfstudy.schema.config import Config
 from pfstudy.speed import phase
 from pfstudy.tasks import Task
 from pfstudy.variant import make_variant
 
-_REQUEUE_S = 60.0
+_LOOK_ELSEWHERE_S = 3.0
+_ENDED_WITHIN_S = 600.0
 
 
 def open_study(configs: Sequence[Config]) -> str:
-    """Make the study that all jobs of a sweep belong to, so that its state can be seen meanwhile.
+    """Make the study and the run directories of a sweep's jobs, so that their state can be seen.
+
+    Where constraints may drop variants, only the jobs themselves find out which.
 
     Returns:
-        Its name.
+        The study's name.
 
     Raises:
-        PfstudyError: The directory of the run directories cannot be written to.
+        PfstudyError: A dataset cannot be read, or the run directories cannot be written to.
     """
     variants = [make_variant(config, fingerprint(config.data)) for config in configs]
     name = configs[0].study.name or default_study_name(variants)
     root = Path(configs[0].runs_dir)
+    runs = list_runs(variants)
     store.check_writable(root)
-    store.add_to_study(root, name, list_runs(variants))
+    for run in runs:
+        store.check_directory(run)
+    for run in runs:
+        if ledger.state_of(run.directory) != "done" and not configs[0].study.constraints:
+            store.prepare(run)
+    store.add_to_study(root, name, runs)
     return name
 
 
@@ -44,40 +69,163 @@ def run_job(config: Config) -> SweepResult | None:
     Where the cluster has started one task per device, each of them calls this, and is a rank.
 
     Returns:
-        How it ended; ``None`` on all ranks but the first, and where the job itself is a rank.
+        How it ended; ``None`` on all ranks but the first.
 
     Raises:
-        PfstudyError: The run cannot be trained.
+        PfstudyError: The runs cannot be trained.
+        KeyboardInterrupt: It was asked to stop, and checkpoints are written.
     """
+    _go_where_it_was_submitted()
     cluster.adopt_cluster()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)  # runs write a checkpoint before this ends
-    if cluster.num_ranks() == 1:
-        return run_sweep([config])
-    variant = make_variant(config, fingerprint(config.data))
-    mode: tracking.Mode = "disabled"
-    if cluster.rank() == 0:
-        run_sweep([config], train=False)
-        mode = tracking.choose_mode(config.logger)
-    from pfstudy.worker.progress import print_report  # every rank computes by itself
+    try:
+        with _stopping_first():
+            return run_sweep([config]) if cluster.num_ranks() == 1 else _run_as_rank(config)
+    except KeyboardInterrupt:
+        if cluster.rank() == 0:
+            raise
+        return None  # one that fails might end the first before that has asked to begin again
+
+
+def _go_where_it_was_submitted() -> None:
+    """Enter the directory of the command, in which its paths are meant; Ray's is that of Ray.
+
+    Raises:
+        PfstudyError: This machine has no such directory.
+    """
+    if not HydraConfig.initialized():
+        return
+    directory = HydraConfig.get().runtime.cwd
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        raise PfstudyError(
+            f"{directory} cannot be entered on {platform.node()} ({error.strerror}); give the "
+            "command in a directory that all machines share."
+        ) from None
+
+
+def _run_as_rank(config: Config) -> SweepResult | None:
+    """Train the runs of a variant as one of the processes that the cluster has started."""
+    from torch import distributed  # every rank computes by itself
+
+    from pfstudy.worker.progress import print_report
+    from pfstudy.worker.ranks import joined, ranks_of_environment
     from pfstudy.worker.run import train_run
 
-    for run in list_runs([variant]):
+    ranks = ranks_of_environment()
+    ports = itertools.count(int(os.environ["MASTER_PORT"]) + 1)
+    mode: tracking.Mode = "disabled"
+    problem: Exception | None = None
+    try:
+        variant = make_variant(config, fingerprint(config.data))
+        if ranks.is_first:
+            run_sweep([config], train=False)
+            mode = tracking.choose_mode(config.logger)
+    except Exception as error:  # the others wait to be told
+        problem = error
+    with joined(ranks):
+        said = ranks.gather(None if problem is None else first_line(problem))
+    if problem is not None:
+        raise problem
+    if any(said):
+        raise PfstudyError("; ".join(f"rank {n}: {text}" for n, text in enumerate(said) if text))
+
+    runs = list_runs([variant])
+    names, failed = name_runs(runs), {}
+    study = config.study.name or default_study_name([variant])
+    for run in runs:
         task = Task(
             run.directory.absolute(),
-            study=config.study.name or default_study_name([variant]),
+            study=study,
             mode=mode,
             speed=phase.find_measured(variant, {"host": platform.node()}) or {},
             environment=describe_environment(),
         )
+        how = "elsewhere"
         try:
-            train_run(task, print_report)
-        except KeyboardInterrupt:
-            if cluster.rank() > 0:  # a task that ends might end the first one before it is requeued
-                time.sleep(_REQUEUE_S)
-            raise
-    return None
+            while how == "elsewhere":
+                if ranks.is_first:
+                    _wait_while_elsewhere(run.directory)
+                # where they met last, the first one may still be
+                os.environ["MASTER_PORT"] = str(next(ports))
+                how = train_run(task, print_report)
+        except DivergedError as error:  # all of them know
+            failed[names[run.directory]] = _say(error)
+            distributed.destroy_process_group()
+        except Exception as error:  # the others end, too, but nobody knows where
+            failed[names[run.directory]] = _say(error)
+            break
+    members = tuple(str(run.directory.relative_to(config.runs_dir)) for run in runs)
+    return SweepResult(Path(config.runs_dir), study, members, failed) if ranks.is_first else None
 
 
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+def _wait_while_elsewhere(directory: Path) -> None:
+    """Wait until nobody else trains a run; one whose machine is gone seems to go on for a while."""
+    has_said = False
+    while (status := ledger.read_status(directory)).state == "running":
+        if not has_said:
+            where = f"process {status.written.get('pid')} on {status.written.get('host')}"
+            print(f"{directory}: is being trained by {where}", file=sys.stderr, flush=True)
+            has_said = True
+        time.sleep(_LOOK_ELSEWHERE_S)
+
+
+def _say(error: Exception) -> str:
+    """Print why a run failed to the output of the job, and return it."""
+    if not isinstance(error, PfstudyError):
+        traceback.print_exc()
+        return f"{type(error).__name__}: {first_line(error)}"
+    print(f"pfstudy: {error}", file=sys.stderr)
+    return str(error)
+
+
+@contextmanager
+def _stopping_first() -> Iterator[None]:
+    """Have signals do what they do when runs have written their checkpoints, and not before.
+
+    SLURM announces that a job is preempted by SIGTERM, a signal of the user's choice, or the one
+    after the other. A plugin then asks SLURM to begin the job again, upon which SLURM sends
+    SIGTERM once more.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: dict[int, FrameType | None] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        is_first = not received
+        received[number] = frame
+        if is_first:
+            raise KeyboardInterrupt
+
+    handlers: dict[int, Any] = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+        if number == signal.SIGTERM or callable(signal.getsignal(number))
+    }
+    for number in handlers:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for sent, frame in received.items():
+            _heed(handlers[sent], sent, frame)
+        if received and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+            # the signal to begin again may still come, and SLURM ends the job in any case
+            time.sleep(_ENDED_WITHIN_S)
+
+
+def _heed(handler: Any, number: int, frame: FrameType | None) -> None:
+    """Call the handler of a signal, if there is one.
+
+    Raises:
+        PfstudyError: It has refused to begin the job again.
+    """
+    if not callable(handler):
+        return
+    try:
+        handler(number, frame)
+    except Exception as error:
+        raise PfstudyError(f"{first_line(error)} The same command goes on.") from None

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pfstudy import files, ledger, store
-from pfstudy.errors import PfstudyError
+from pfstudy.data import fingerprint
+from pfstudy.errors import PfstudyError, first_line
 from pfstudy.schema.config import Config, parse_config
+from pfstudy.variant import Variant, flatten, make_variant
 
 _FREE = ("launcher", "logger", "speed", "trainer")
 """Groups that may be set anew when a sweep goes on; but for the precision, they are no part of a
 run's identity."""
+
+_CHANGES: Mapping[str, Callable[[str], bool]] = {
+    "the dataset": lambda key: key == "data.fingerprint",
+    "the checkpoint that it starts from": lambda key: key == "init",
+    "the source of an operation": lambda key: key.startswith("sites.") and key.endswith(".source"),
+}
+"""What may change behind a config, by its keys in the canonical form."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,8 @@ def list_unfinished(
         overrides: ``KEY=VALUE`` of the groups that are no part of a run's identity.
 
     Raises:
-        PfstudyError: There is no such directory or study, or an override is not allowed.
+        PfstudyError: There is no such directory or study, an override is not allowed, or a run
+            would not be the same any more.
     """
     root, chosen = _root_of(directory)
     names = (
@@ -82,8 +94,10 @@ def _unfinished(
     trees = [files.read_json(path) for path in paths]
     newest = parse_config(_set(trees[-1]["config"], overrides))
     configs = []
-    for tree in trees:
+    content = cache(fingerprint)
+    for path, tree in zip(paths, trees, strict=True):
         config = parse_config(tree["config"])
+        _check_same(path.parent, tree["identity"], make_variant(config, content(config.data)))
         configs.append(
             replace(
                 config,
@@ -100,15 +114,35 @@ def _unfinished(
     return Unfinished(study, tuple(configs), missing)
 
 
+def _check_same(directory: Path, identity: Mapping[str, Any], variant: Variant) -> None:
+    """Check that a config still says what it said when it was written.
+
+    Raises:
+        PfstudyError: It would be a run of another identity, in another directory.
+    """
+    if variant.hash == identity["hash"]:
+        return
+    before, now = flatten(identity["canonical"]), flatten(variant.canonical)
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    known = (what for what, is_it in _CHANGES.items() if any(map(is_it, changed)))
+    what = " and ".join(known) or ", ".join(changed)
+    raise PfstudyError(
+        f"{directory}: {what} has changed since its config was written; bring back what it was, or "
+        "give the command again, which trains a new run."
+    )
+
+
 def _root_of(directory: Path) -> tuple[Path, Path | None]:
     """The directory of the run directories, and the part of it that is meant."""
     if not directory.is_dir():
         raise PfstudyError(
             f"there is no directory {directory}; give the one that runs were made in."
         )
-    for root in (directory, directory.parent, directory.parent.parent):
+    if (directory / store.STUDIES).is_dir():
+        return directory, None
+    for root in directory.absolute().parents[:2]:
         if (root / store.STUDIES).is_dir():
-            return root, directory.relative_to(root) if root != directory else None
+            return Path(os.path.relpath(root)), directory.absolute().relative_to(root)
     raise PfstudyError(f"there is no study in {directory}; give a directory that has runs.")
 
 
@@ -124,5 +158,8 @@ def _set(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
                 f"{override!r} cannot be set when runs go on; only {allowed} can, and not the "
                 "precision."
             )
-        tree[group][name] = yaml.safe_load(value)
+        try:
+            tree[group][name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise PfstudyError(f"{override!r} cannot be read: {first_line(error)}.") from None
     return tree

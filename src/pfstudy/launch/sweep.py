@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from pfstudy import files, lease, ledger, store, tracking
+from pfstudy import files, inventory, lease, ledger, store, tracking
 from pfstudy.data import fingerprint
 from pfstudy.environment import describe_environment
 from pfstudy.errors import ChildFailedError, PfstudyError
@@ -28,7 +28,7 @@ from pfstudy.schema.designs import parse_constraints
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.speed import phase
 from pfstudy.tasks import Checked, Device, Slot, Task, visible_devices
-from pfstudy.variant import Variant, flatten, make_variant, varying_settings
+from pfstudy.variant import Variant, make_variant
 
 
 @dataclass(frozen=True)
@@ -127,16 +127,7 @@ def list_variants(runs: Sequence[store.Run]) -> list[Variant]:
 
 def name_runs(runs: Sequence[store.Run]) -> dict[Path, str]:
     """Name runs for messages, by their directories: what differs between them is in the name."""
-    models = [run.variant.config.model.name for run in runs]
-    varying = varying_settings([run.variant.canonical for run in runs], models)
-    names = {}
-    for run in runs:
-        settings = flatten(run.variant.canonical)
-        parts = [run.variant.config.model.name] if len(set(models)) > 1 else []
-        parts += [run.variant.label]
-        parts += [f"{key.rpartition('.')[2]}={settings.get(key)}" for key in varying]
-        names[run.directory] = " ".join([*parts, f"seed{run.seed}"])
-    return names
+    return inventory.name_runs([inventory.describe_run(run) for run in runs])
 
 
 def default_study_name(variants: Sequence[Variant]) -> str:

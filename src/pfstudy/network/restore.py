@@ -20,7 +20,7 @@ from pfstudy.variant import list_substitutions
 def load_run(directory: str | Path) -> nn.Module:
     """Load the network of a finished run with its trained weights, in evaluation mode.
 
-    The dataset need not be there, nor the checkpoint that the run started from.
+    Its last weights, or the best ones by validation where it has kept those alone. The dataset need not be there, nor the checkpoint that the run started from.
 
     Args:
         directory: The run directory, such as ``runs/SLUG-HASH/seed0``.
@@ -29,8 +29,8 @@ def load_run(directory: str | Path) -> nn.Module:
         A network ``(N, C, H, W) -> (N, num_classes)`` on the CPU.
 
     Raises:
-        PfstudyError: The directory holds no finished run, or a user's operation in it has been
-            changed since.
+        PfstudyError: The directory holds no finished run, the run has kept no weights, or a user's
+            operation in it has been changed since.
     """
     directory = Path(directory)
     if ledger.state_of(directory) != "done":
@@ -48,5 +48,15 @@ def load_run(directory: str | Path) -> nn.Module:
                 f"{substitution.operation!r}; bring that back to load it."
             )
     network = build_network(replace(config, init_from=None, pretrained=False))
-    load_checkpoint(network, directory / store.WEIGHTS)
+    load_checkpoint(network, _find_weights(directory))
     return network.eval()
+
+
+def _find_weights(directory: Path) -> Path:
+    for name in (store.WEIGHTS, store.BEST_WEIGHTS):
+        if (directory / name).exists():
+            return directory / name
+    raise PfstudyError(
+        f"{directory} has kept no weights; to load it, forget the run (pfstudy forget) and train "
+        "it again with trainer.keep=[last]."
+    )

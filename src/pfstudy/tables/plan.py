@@ -59,10 +59,10 @@ def describe_problems(plan: Plan) -> str | None:
     by_reason: dict[str, list[str]] = {}
     for row in plan.variants:
         if row.problem is not None:
-            by_reason.setdefault(row.problem, []).append(row.name)
+            by_reason.setdefault(row.problem.rstrip("."), []).append(row.name)
     if not by_reason:
         return None
-    reasons = "; ".join(f"{', '.join(names)} ({why})" for why, names in by_reason.items())
+    reasons = "; ".join(f"{_some(names)} ({why})" for why, names in by_reason.items())
     number = sum(map(len, by_reason.values()))
     return f"{number} of {len(plan.variants)} variants would fail: {reasons}"
 
@@ -161,7 +161,7 @@ def _state_cell(row: PlannedVariant) -> str:
     if row.num_parts > 1:
         parts.append(f"batch in {row.num_parts} parts")
     if row.problem is not None:
-        parts.append(f"fails: {row.problem}")
+        parts.append(f"fails: {row.problem.rstrip('.')}")
     return "; ".join(parts)
 
 
@@ -172,7 +172,7 @@ def _totals(plan: Plan) -> str:
         return f"{_count(num_runs, 'run')}, all done: {took}."
     counts = Counter(run.state for run in _runs(plan))
     parts = [f"{_count(num_runs, 'run')}: {len(left)} to train"]
-    if plan.num_slots:
+    if left:
         slots = _count(plan.num_slots, "slot")
         if plan.devices_per_run > 1:
             slots += f" of {plan.devices_per_run} devices"

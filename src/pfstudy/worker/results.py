@@ -133,7 +133,9 @@ def make_record(
 
 
 def remove_checkpoints(directory: Path, keep: tuple[str, ...]) -> None:
-    """Remove what a finished run need not keep."""
+    """Remove what a finished run need not keep, also what a killed attempt has half written."""
+    for draft in (directory / store.RESUME).parent.glob(".*.draft"):
+        draft.unlink(missing_ok=True)
     (directory / store.RESUME).unlink(missing_ok=True)
     if "last" not in keep:
         (directory / store.WEIGHTS).unlink(missing_ok=True)

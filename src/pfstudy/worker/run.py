@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 
@@ -56,6 +57,8 @@ def train_run(task: Task, report: Report) -> str:
             _train_claimed(task, ranks, claimed, number, request, report)
         except Stopped:
             request.hand_on()
+        except SystemExit:  # as which Lightning hands Ctrl-C on
+            raise KeyboardInterrupt from None
         return "done"
 
 
@@ -119,7 +122,8 @@ def _train_tracked(attempt: Attempt, claimed: Claim) -> None:
     exit_code = 1
     try:
         tracker.start(
-            run_id=f"{variant.hash}-{attempt.seed}-{attempt.number}",
+            # attempts count anew when a run was moved aside
+            run_id=f"{variant.hash}-{attempt.seed}-{attempt.number}-{uuid4().hex[:6]}",
             name=f"{variant.slug}-seed{attempt.seed}",
             group=task.study,
             config={**config_tree(config), "seed": attempt.seed, "label": variant.label},

@@ -25,6 +25,7 @@ from pfstudy.network.substitutions import check_substitutions
 from pfstudy.network.surgery import backbone_key, build_network
 from pfstudy.schema.config import Config
 from pfstudy.schema.designs import parse_constraints
+from pfstudy.schema.imports import import_modules
 from pfstudy.speed.measure import measure_in_process
 from pfstudy.variant import Variant
 from pfstudy.worker.checkpoints import Conditions
@@ -96,6 +97,7 @@ def find_misfits(variants: Sequence[Variant], report: Report) -> dict[str, str]:
         Why not, by the identity of the variant.
     """
     del report
+    import_modules(name for variant in variants for name in variant.config.imports)
     backbones: dict[str, Any] = {}
     misfits = {}
     constraints = parse_constraints(variants[0].config.study.constraints)
