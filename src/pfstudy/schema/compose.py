@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,11 @@ def compose_jobs(
         del keys
         return copy.deepcopy(compose(groups))
 
+    @cache
+    def unchanged_for(groups: tuple[str, ...], keys: tuple[str, ...]) -> dict[str, Any]:
+        """What is the same in all jobs that set these keys."""
+        return _unchanged(compose(groups), keys)
+
     configs = []
     for job in jobs:
         overrides = {line: parse(line) for line in job}
@@ -127,25 +133,28 @@ def compose_jobs(
             line for line, o in overrides.items() if not _is_plain(o) or is_group(o.key_or_group)
         )
         values = [override for line, override in overrides.items() if line not in groups]
+        keys = tuple(override.key_or_group for override in values)
         if any(isinstance(override.value(), dict | list) for override in values):
             tree = copy.deepcopy(compose(groups))  # these merge and do not overwrite
         else:
-            tree = copy_for(groups, tuple(override.key_or_group for override in values))
+            tree = copy_for(groups, keys)
         ConfigLoaderImpl._apply_overrides_to_config(values, tree)
-        configs.append(config_of(tree))
+        configs.append(config_of(tree, unchanged_for(groups, keys)))
     return configs
 
 
-def config_of(tree: DictConfig) -> Config:
+def config_of(tree: DictConfig, unchanged: Mapping[str, Any] | None = None) -> Config:
     """Resolve a composed config, once and whole.
+
+    Args:
+        tree: The config.
+        unchanged: Parts of it that are resolved already.
 
     Raises:
         PfstudyError: A value is missing or invalid, or the block tree is not the model's.
     """
     plain: dict[str, Any] = {
-        str(key): OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-        if OmegaConf.is_config(node := tree[key])
-        else node
+        str(key): unchanged[str(key)] if unchanged and key in unchanged else _resolve(tree[key])
         for key in tree
         if key not in _NOT_CONFIG
     }
@@ -175,6 +184,27 @@ def config_of(tree: DictConfig) -> Config:
         if setting.operation not in choices:
             raise unknown_name("operation", setting.operation, choices)
     return config
+
+
+def _resolve(node: Any) -> Any:
+    if not OmegaConf.is_config(node):
+        return node
+    return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+
+
+def _unchanged(tree: DictConfig, keys: Sequence[str]) -> dict[str, Any]:
+    """Resolve the parts of a config that none of the keys lies in, and that refer to nothing."""
+    touched = {key.partition(".")[0] for key in keys}
+    parts = [str(key) for key in tree if key not in _NOT_CONFIG and key not in touched]
+    nodes = {part: tree._get_node(part) for part in parts}
+    own = {
+        part: node
+        for part, node in nodes.items()
+        if OmegaConf.is_config(node) and "${" not in OmegaConf.to_yaml(node)
+    }
+    with suppress(MissingMandatoryValue):  # a job may still give it, or is told of it
+        return {part: _resolve(node) for part, node in own.items()}
+    return {}
 
 
 def explain(error: Exception) -> PfstudyError:
