@@ -19,7 +19,7 @@ from torch.nn import functional
 from _measuring import machine, show
 from pfstudy.cli import compose
 from pfstudy.data import fingerprint
-from pfstudy.data.tensors import Batches, EpochOrder, load_splits
+from pfstudy.data.tensors import Batches, BatchIndices, EpochOrder, load_splits
 from pfstudy.module import Classifier, cosine_with_warmup
 from pfstudy.network.surgery import build_network
 from pfstudy.variant import make_variant
@@ -94,7 +94,8 @@ def main() -> None:
     (config,) = compose(["data=digits"])
     variant = make_variant(config, fingerprint(config.data))
     split = load_splits(config.data)["train"]
-    batches = Batches(split, config.recipe.batch_size, EpochOrder(len(split), 0))
+    order = EpochOrder(len(split), 0)
+    batches = Batches(split, BatchIndices(len(split), config.recipe.batch_size, order))
     ours: list[float] = []
     bare: list[float] = []
     for number in range(NUM_ROUNDS):

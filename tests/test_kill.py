@@ -1,260 +1,172 @@
-"""Real sweeps that are ended from outside, wholly or in part."""
+"""Real sweeps that are asked to stop, once or twice, and go on."""
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import pytest
 
 from pfstudy import files, ledger, store
+from trouble import SMALL, set_pace, write_module
+from under_way import Sweep, Sweeps, wait_until
 
-MARK = "PFSTUDY_TEST_MARK"
-PATIENCE_S = 120
-LONG = ("-m", "block.spatial=maxpool,identity", "speed=none")
-
-
-def wait_until(
-    condition: Callable[[], Any], what: str, while_runs: subprocess.Popen[bytes] | None = None
-) -> None:
-    """Poll, and give up after a long while, or when a process has ended before its time."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
-        assert while_runs is None or while_runs.poll() is None, f"it ended before {what}"
-        time.sleep(0.02)
-
-
-@dataclass
-class Victim:
-    """A sweep under way, in a session of its own; its processes are known by a variable."""
-
-    directory: Path
-    mark: str
-    parent: subprocess.Popen[bytes]
-
-    @property
-    def output(self) -> str:
-        return (self.directory / "output").read_text()
-
-    def processes(self) -> dict[int, str]:
-        """Process ids of the sweep with their command lines; zombies have ended."""
-        found = {}
-        for entry in Path("/proc").iterdir():
-            try:
-                if f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
-            except (OSError, ValueError):
-                continue
-        return found
-
-    def state(self, label: str) -> dict[str, Any]:
-        paths = list((self.directory / "runs").glob(f"*-{label}-*/seed0/state.json"))
-        return files.read_json(paths[0]) if paths else {}
-
-    def state_of(self, label: str) -> store.State:
-        (directory,) = (self.directory / "runs").glob(f"*-{label}-*/seed0")
-        return ledger.state_of(directory)
-
-    def has_metrics(self, label: str) -> bool:
-        return any((self.directory / "runs").glob(f"*-{label}-*/seed0/metrics.csv"))
-
-    def num_epochs(self, label: str) -> int:
-        (path,) = (self.directory / "runs").glob(f"*-{label}-*/seed0/metrics.csv")
-        return len(path.read_text().splitlines()) - 1
-
-    def wait_for_training(self, *labels: str) -> None:
-        for label in labels:
-            wait_until(lambda label=label: self.has_metrics(label), "it trains", self.parent)
-
-    def wait_until_nothing_is_left(self) -> None:
-        wait_until(lambda: not self.processes(), f"these end: {self.processes()}")
-
-    def kill_all(self) -> None:
-        for process in self.processes():
-            os.kill(process, signal.SIGKILL)
-        self.parent.wait()
-
-
-Start = Callable[..., Victim]
+NUM_EPOCHS = 30
+LONG = (*SMALL, "-m", "imports=[trouble_ops]", f"recipe.epochs={NUM_EPOCHS}")
+COMMANDS = {
+    "ctrl-c": ("block.spatial=paced,paced_too,identity", "launcher.num_workers=2"),
+    "sigterm": ("block.spatial=paced", "trainer.devices=2"),
+    "twice": ("block.spatial=hangs,identity", "launcher.stop_seconds=10000"),
+}
 
 
 @pytest.fixture(scope="module")
-def start(
-    tmp_path_factory: pytest.TempPathFactory, executable: str, environment: Mapping[str, str]
-) -> Iterator[Start]:
-    """Start a sweep that goes on until it is ended, or the tests are over."""
-    victims = []
-
-    def begin(*arguments: str) -> Victim:
-        directory, mark = tmp_path_factory.mktemp("victim"), uuid4().hex
-        with (directory / "output").open("wb") as output:
-            parent = subprocess.Popen(
-                [executable, *LONG, *arguments],
-                cwd=directory,
-                env={**environment, MARK: mark},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        victims.append(Victim(directory, mark, parent))
-        return victims[-1]
-
-    yield begin
-    for victim in victims:
-        victim.kill_all()
+def sweeps(executable: str, environment: Mapping[str, str]) -> Iterator[Sweeps]:
+    with Sweeps(executable, environment) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
-def mauled(start: Start) -> Victim:
-    """A tracked sweep of two: one child is killed, then W&B's service, then Ctrl-C comes."""
-    victim = start("recipe.epochs=600")
-    victim.wait_for_training("maxpool", "identity")
-    os.kill(victim.state("maxpool")["pid"], signal.SIGKILL)
-    wait_until(lambda: "was killed by SIGKILL" in victim.output, "it says so", victim.parent)
-    services = [pid for pid, command in victim.processes().items() if "wandb-core" in command]
-    assert services
-    for service in services:
-        os.kill(service, signal.SIGKILL)
-    wait_until(lambda: "tracking is lost" in victim.output, "it says so", victim.parent)
-    before = victim.num_epochs("identity")
-    wait_until(lambda: victim.num_epochs("identity") > before + 3, "it goes on", victim.parent)
-    victim.parent.send_signal(signal.SIGINT)
-    victim.parent.wait(PATIENCE_S)
-    return victim
+def begun(sweeps: Sweeps, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sweep]:
+    """Three sweeps, started together, as they mostly import."""
+    started = {}
+    for name, overrides in COMMANDS.items():
+        directory = tmp_path_factory.mktemp(name)
+        write_module(directory)
+        set_pace(directory, 0.5)
+        started[name] = sweeps.start(directory, *LONG, *overrides)
+    return started
 
 
-class TestChildKilled:
-    def test_failure_is_recorded_with_its_reason(self, mauled: Victim) -> None:
-        state = mauled.state("maxpool")
-        assert state["state"] == "failed"
-        assert "killed by SIGKILL" in state["reason"]
-        assert state["attempt"] == 1
+@dataclass(frozen=True)
+class Stopped:
+    """A sweep that was asked to stop.
 
-    def test_failure_is_said_once_with_the_run_and_its_log(self, mauled: Victim) -> None:
-        (line,) = [line for line in mauled.output.splitlines() if "SIGKILL" in line]
-        assert "[1/2] maxpool seed0: failed" in line
-        assert "run.log" in line
+    Attributes:
+        sweep: The sweep.
+        states: What ``state.json`` said of every run afterwards, by label.
+        checkpoints: The runs that had one.
+        again: The same command, given again, which has ended.
+    """
 
-
-class TestServiceKilled:
-    def test_loss_of_tracking_is_said_once_and_training_goes_on(self, mauled: Victim) -> None:
-        assert mauled.output.count("tracking is lost") == 1
-        assert "identity seed0: tracking is lost" in mauled.output
-        assert mauled.num_epochs("identity") > 3
-
-
-class TestInterrupted:
-    def test_exit_code_and_one_sentence(self, mauled: Victim) -> None:
-        assert mauled.parent.returncode == 130
-        assert "interrupted; the same command goes on" in mauled.output.splitlines()[-1]
-        assert "Traceback" not in mauled.output
-
-    def test_run_under_way_is_interrupted(self, mauled: Victim) -> None:
-        assert mauled.state("identity")["state"] == "interrupted"
-
-    def test_nothing_is_left(self, mauled: Victim) -> None:
-        mauled.wait_until_nothing_is_left()
+    sweep: Sweep
+    states: dict[str, str]
+    checkpoints: set[str]
+    again: Sweep
 
 
 @pytest.fixture(scope="module")
-def untracked(start: Start) -> dict[str, Victim]:
-    """Sweeps that train one run and have one waiting, started together to save time."""
-    alone = ("logger=none", "launcher.num_workers=1")
-    victims = {
-        "parent-killed": start("recipe.epochs=30", *alone),
-        "parent-terminated": start("recipe.epochs=600", *alone),
-        "forkserver-killed": start("recipe.epochs=600", *alone),
-    }
-    victims["parent-killed"].wait_for_training("maxpool")
-    victims["parent-killed"].parent.kill()
-    victims["parent-terminated"].wait_for_training("maxpool")
-    victims["parent-terminated"].parent.terminate()
-    server = victims["forkserver-killed"]
-    server.wait_for_training("maxpool")
-    forkserver = _parent_of(server.state("maxpool")["pid"])
-    assert forkserver in server.processes()
-    assert forkserver != server.parent.pid
-    os.kill(forkserver, signal.SIGKILL)
-    server.wait_for_training("identity")
-    server.parent.send_signal(signal.SIGINT)
-    for victim in victims.values():
-        victim.parent.wait(PATIENCE_S)
-    return victims
+def stopped(sweeps: Sweeps, begun: dict[str, Sweep]) -> dict[str, Stopped]:
+    """Ctrl-C for a sweep of three runs, SIGTERM for a run of two ranks; then both again."""
+    begun["ctrl-c"].wait_for_epochs(2, "paced", "paced_too")
+    begun["ctrl-c"].parent.send_signal(signal.SIGINT)
+    begun["sigterm"].wait_for_epochs(2, "paced")
+    begun["sigterm"].parent.send_signal(signal.SIGTERM)
+    ended = {}
+    for name in ("ctrl-c", "sigterm"):
+        sweep = begun[name]
+        sweep.wait()
+        sweep.wait_until_nothing_is_left()
+        runs = {path.parent.name.split("-")[2]: path for path in sweep.runs_dir.glob("*/seed0")}
+        states = {label: sweep.state(label)["state"] for label in runs}
+        checkpoints = {label for label, path in runs.items() if (path / store.RESUME).exists()}
+        set_pace(sweep.directory, 0)
+        again = sweeps.start(sweep.directory, *LONG, *COMMANDS[name])
+        ended[name] = Stopped(sweep, states, checkpoints, again)
+    for one in ended.values():
+        one.again.wait()
+    return ended
 
 
-def _parent_of(process: int) -> int:
-    stat = Path(f"/proc/{process}/stat").read_text()
-    return int(stat.rpartition(")")[2].split()[1])
+BOTH = pytest.mark.parametrize("name", ["ctrl-c", "sigterm"])
 
 
-class TestParentKilled:
-    def test_nothing_is_left(self, untracked: dict[str, Victim]) -> None:
-        victim = untracked["parent-killed"]
-        assert victim.parent.returncode == -signal.SIGKILL
-        victim.wait_until_nothing_is_left()
+class TestStopped:
+    @BOTH
+    def test_exit_code_and_one_sentence(self, stopped: dict[str, Stopped], name: str) -> None:
+        sweep = stopped[name].sweep
+        assert sweep.parent.returncode == 130
+        assert sweep.output.splitlines()[-1] == (
+            "pfstudy: interrupted; the same command goes on with what is not done."
+        )
+        assert "Traceback" not in sweep.output
+        assert "stopping: 2 processes may write a checkpoint" in sweep.output
 
-    def test_states(self, untracked: dict[str, Victim]) -> None:
-        victim = untracked["parent-killed"]
-        victim.wait_until_nothing_is_left()
-        assert victim.state("maxpool")["state"] == "running"
-        assert victim.state_of("maxpool") == "interrupted"
-        assert victim.state_of("identity") == "pending"
+    def test_states(self, stopped: dict[str, Stopped]) -> None:
+        assert stopped["ctrl-c"].states == {
+            "paced": "interrupted",
+            "paced_too": "interrupted",
+            "identity": "pending",
+        }
+        assert stopped["sigterm"].states == {"paced": "interrupted"}
 
+    def test_each_run_under_way_has_written_a_checkpoint(self, stopped: dict[str, Stopped]) -> None:
+        assert stopped["ctrl-c"].checkpoints == {"paced", "paced_too"}
+        assert stopped["sigterm"].checkpoints == {"paced"}
+
+    @BOTH
     def test_same_command_trains_what_is_not_done(
-        self, untracked: dict[str, Victim], pfstudy: Any
+        self, stopped: dict[str, Stopped], name: str
     ) -> None:
-        victim = untracked["parent-killed"]
-        victim.wait_until_nothing_is_left()
-        again = pfstudy(victim.directory, *LONG, "recipe.epochs=30", "logger=none")
-        assert again.returncode == 0, again.stderr
-        assert "2 runs, 0 done before" in again.stderr
-        for label, attempt in (("maxpool", 2), ("identity", 1)):
-            state = victim.state(label)
-            assert (state["state"], state["attempt"]) == ("done", attempt)
-            assert victim.num_epochs(label) == 30
-        assert "top-1" in again.stdout
+        again = stopped[name].again
+        assert again.parent.returncode == 0, again.output
+        assert "0 done before" in again.output
+        assert "top-1" in again.output
+        for label in stopped[name].states:
+            assert again.state_of(label) == "done"
 
-
-class TestParentTerminated:
-    def test_is_like_ctrl_c(self, untracked: dict[str, Victim]) -> None:
-        victim = untracked["parent-terminated"]
-        assert victim.parent.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
-        assert "interrupted; the same command goes on" in victim.output.splitlines()[-1]
-        assert "Traceback" not in victim.output
-
-    def test_states(self, untracked: dict[str, Victim]) -> None:
-        victim = untracked["parent-terminated"]
-        assert victim.state("maxpool")["state"] == "interrupted"
-        assert victim.state_of("identity") == "pending"
-
-    def test_nothing_is_left(self, untracked: dict[str, Victim]) -> None:
-        untracked["parent-terminated"].wait_until_nothing_is_left()
-
-
-class TestForkserverKilled:
-    def test_run_under_way_failed(self, untracked: dict[str, Victim]) -> None:
-        victim = untracked["forkserver-killed"]
-        assert victim.state("maxpool")["state"] == "failed"
-        assert "its process" in victim.state("maxpool")["reason"]
-        assert "[1/2] maxpool seed0: failed" in victim.output
-
-    def test_waiting_run_is_trained_from_a_new_forkserver(
-        self, untracked: dict[str, Victim]
+    @BOTH
+    def test_attempts_are_counted_each_with_a_run_of_wandb(
+        self, stopped: dict[str, Stopped], name: str
     ) -> None:
-        victim = untracked["forkserver-killed"]
-        assert victim.num_epochs("identity") > 0
-        assert victim.state("identity")["state"] == "interrupted"
-        assert victim.parent.returncode == 130
-        assert "Traceback" not in victim.output
+        again = stopped[name].again
+        for label, state in stopped[name].states.items():
+            numbers = [1, 2] if state == "interrupted" else [1]
+            assert again.attempts(label) == len(numbers)
+            record = files.read_json(again.run_dir(label) / ledger.RECORD)
+            assert record["training"]["attempts"] == len(numbers)
+            identity = record["identity"]["hash"]
+            assert again.tracked(label) == [f"{identity}-0-{n}" for n in numbers]
 
-    def test_nothing_is_left(self, untracked: dict[str, Victim]) -> None:
-        untracked["forkserver-killed"].wait_until_nothing_is_left()
+    @BOTH
+    def test_metrics_have_each_epoch_once(self, stopped: dict[str, Stopped], name: str) -> None:
+        again = stopped[name].again
+        for label in stopped[name].states:
+            lines = (again.run_dir(label) / "metrics.csv").read_text().splitlines()
+            epochs = [line.split(",")[0] for line in lines]
+            assert epochs == ["epoch", *(str(epoch) for epoch in range(1, NUM_EPOCHS + 1))]
+
+    def test_two_ranks_are_recorded(self, stopped: dict[str, Stopped]) -> None:
+        run_dir = stopped["sigterm"].again.run_dir("paced")
+        assert files.read_json(run_dir / ledger.RECORD)["training"]["world_size"] == 2
+
+    @BOTH
+    def test_nothing_is_left(self, stopped: dict[str, Stopped], name: str) -> None:
+        stopped[name].again.wait_until_nothing_is_left()
+
+
+@pytest.fixture(scope="module")
+def stubborn(begun: dict[str, Sweep]) -> Sweep:
+    """A run that hangs, so that it cannot write a checkpoint, and two Ctrl-C."""
+    sweep = begun["twice"]
+    wait_until((sweep.directory / "hanging").exists, "it hangs", sweep.parent)
+    sweep.parent.send_signal(signal.SIGINT)
+    sweep.wait_for_output("Ctrl-C again stops at once")
+    sweep.parent.send_signal(signal.SIGINT)
+    sweep.wait()
+    return sweep
+
+
+class TestTwice:
+    def test_ends_at_once(self, stubborn: Sweep) -> None:
+        assert stubborn.parent.returncode == 130
+        assert stubborn.output.splitlines()[-1].startswith("pfstudy: interrupted")
+        assert "Traceback" not in stubborn.output
+
+    def test_nothing_is_left(self, stubborn: Sweep) -> None:
+        stubborn.wait_until_nothing_is_left()
+
+    def test_run_that_could_not_end_itself_is_interrupted(self, stubborn: Sweep) -> None:
+        stubborn.wait_until_nothing_is_left()
+        assert stubborn.state_of("hangs") == "interrupted"

@@ -48,11 +48,15 @@ def make_batches(number: int, seed: int = 1) -> list[tuple[torch.Tensor, torch.T
 
 
 def fit(
-    module: Classifier, train: list[tuple[torch.Tensor, torch.Tensor]], epochs: int
+    module: Classifier,
+    train: list[tuple[torch.Tensor, torch.Tensor]],
+    epochs: int,
+    num_parts: int = 1,
 ) -> L.Trainer:
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
+        accumulate_grad_batches=num_parts,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -157,6 +161,31 @@ class TestTraining:
         np.testing.assert_allclose(losses, expected, rtol=1e-6)
         assert module.take_train_loss() == pytest.approx(np.mean(losses), rel=1e-6)
         assert module.take_train_loss() == 0
+
+    def test_train_loss_is_the_mean_also_over_the_parts_of_a_step(self) -> None:
+        batches = make_batches(6)
+        module = Classifier(make_network().eval(), RECIPE, NUM_CLASSES, 2, num_parts=3)
+        losses = [float(module.training_step(b, i).detach()) for i, b in enumerate(batches)]
+        assert module.take_train_loss() == pytest.approx(np.mean(losses), rel=1e-6)
+
+    def test_parts_of_a_batch_train_as_the_whole_of_it(self) -> None:
+        train = make_batches(6)
+        halves = [
+            (images[half], labels[half])
+            for images, labels in train
+            for half in (slice(0, 2), slice(2, 4))
+        ]
+        modules = []
+        for batches, num_parts in ((train, 1), (halves, 2)):
+            torch.manual_seed(0)
+            network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(12, NUM_CLASSES))
+            module = Classifier(network, RECIPE, NUM_CLASSES, len(train), num_parts)
+            fit(module, batches, RECIPE.epochs, num_parts)
+            modules.append(module)
+        whole, parts = (module.network.state_dict() for module in modules)
+        for name, expected in whole.items():
+            torch.testing.assert_close(parts[name], expected, msg=name)
+        assert modules[0].take_train_loss() == pytest.approx(modules[1].take_train_loss())
 
 
 class TestEvaluation:

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from configs import compose
 from pfstudy.data import fingerprint
-from pfstudy.data.tensors import Batches, EpochOrder, Split, load_splits
+from pfstudy.data.tensors import EpochOrder, load_splits
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
 
@@ -43,16 +43,6 @@ def heap(data: Data) -> torch.Tensor:
     """All images of a dataset, one row each, in an order that does not depend on the split."""
     images = torch.cat([split.images_NCHW.flatten(1) for split in load_splits(data).values()])
     return torch.stack(sorted(images, key=lambda image: image.tolist()))
-
-
-def split_of(number: int) -> Split:
-    return Split(
-        torch.arange(number, dtype=torch.float32).reshape(-1, 1, 1, 1), torch.arange(number)
-    )
-
-
-def labels_of(batches: Batches) -> list[list[int]]:
-    return [labels.tolist() for _, labels in batches]
 
 
 def test_digits_are_split_into_the_parts_that_the_config_names() -> None:
@@ -283,29 +273,6 @@ def test_synthetic_images_need_a_number() -> None:
 def test_the_number_of_synthetic_images_is_part_of_their_identity() -> None:
     data = compose("data=synthetic").data
     assert fingerprint(data) != fingerprint(replace(data, num_train=65))
-
-
-def test_evaluation_keeps_the_order_and_the_last_incomplete_batch() -> None:
-    batches = Batches(split_of(10), batch_size=4)
-    assert labels_of(batches) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert len(batches) == 3
-
-
-@pytest.mark.parametrize("number", [8, 9, 11])
-def test_training_leaves_the_last_incomplete_batch_out(number: int) -> None:
-    batches = Batches(split_of(number), batch_size=4, order=EpochOrder(number, seed=0))
-    drawn = labels_of(batches)
-    assert [len(batch) for batch in drawn] == [4, 4]
-    assert len(batches) == 2
-    seen = {label for batch in drawn for label in batch}
-    assert len(seen) == 8
-    assert seen <= set(range(number))
-
-
-def test_images_stay_with_their_labels_when_shuffled() -> None:
-    batches = Batches(split_of(20), batch_size=5, order=EpochOrder(20, seed=0))
-    for images, labels in batches:
-        assert images.flatten().tolist() == labels.tolist()
 
 
 def test_every_epoch_has_an_order_of_its_own_that_the_seed_fixes() -> None:

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pfstudy.data.imagefolder import list_splits, list_test
+from pfstudy.data.imagefolder import Images, list_splits, list_test
 from pfstudy.data.images import ImageBatches, make_transform, read_image
-from pfstudy.data.tensors import EpochOrder
+from pfstudy.data.tensors import BatchIndices, EpochOrder
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
 
@@ -32,8 +32,12 @@ def noise(*shape: int) -> np.ndarray:
 
 def train_batches(data: Data, seed: int = 0, augmentation_seed: int = 0) -> ImageBatches:
     images = list_splits(data)["train"]
-    order = EpochOrder(len(images), seed)
-    return ImageBatches(images, data, 4, CPU, order, augmentation_seed, persistent=True)
+    indices = BatchIndices(len(images), 4, EpochOrder(len(images), seed))
+    return ImageBatches(images, data, indices, CPU, augmentation_seed, persistent=True)
+
+
+def batches_in_order(images: Images, data: Data, batch_size: int) -> ImageBatches:
+    return ImageBatches(images, data, BatchIndices(len(images), batch_size), CPU)
 
 
 def epoch_of(batches: ImageBatches, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -156,7 +160,7 @@ class TestEvaluation:
                                mean=mean, std=std)  # fmt: skip
         first = Path(str(data.path), "val", "ape", "000.png")
         Image.fromarray(noise(12, 24, 3)).save(first)
-        ((images, _),) = ImageBatches(list_splits(data)["validation"], data, 7, CPU)
+        ((images, _),) = batches_in_order(list_splits(data)["validation"], data, 7)
         resized = Image.fromarray(noise(12, 24, 3)).resize((20, 10), RESAMPLING[interpolation])
         expected = (np.asarray(resized)[1:9, 6:14] / 255 - mean) / std
         assert images.shape == (7, 3, 8, 8)
@@ -165,7 +169,7 @@ class TestEvaluation:
 
     def test_grey_images_have_one_channel(self, describe_folder: DescribeFolder) -> None:
         data = describe_folder(CLASSES, channels=1, mean=(0.4,), std=(0.2,))
-        ((images, _),) = ImageBatches(list_test(data), data, 5, CPU)
+        ((images, _),) = batches_in_order(list_test(data), data, 5)
         assert images.shape == (5, 1, 8, 8)
         assert greys(images * 0.2 + 0.4) == [18, 19, 20, 21, 22]
 
@@ -174,14 +178,14 @@ class TestEvaluation:
         self, describe_folder: DescribeFolder, size: int
     ) -> None:
         data = describe_folder(CLASSES, image_size=size)
-        for images, _ in (*ImageBatches(list_test(data), data, 5, CPU), *train_batches(data)):
+        for images, _ in (*batches_in_order(list_test(data), data, 5), *train_batches(data)):
             assert images.shape[1:] == (3, size, size)
 
     def test_keeps_the_order_of_the_files_and_the_last_incomplete_batch(
         self, describe_folder: DescribeFolder
     ) -> None:
         data = describe_folder(CLASSES)
-        batches = ImageBatches(list_splits(data)["validation"], data, 3, CPU)
+        batches = batches_in_order(list_splits(data)["validation"], data, 3)
         found = list(batches)
         assert len(batches) == len(found) == 3
         assert [len(images) for images, _ in found] == [3, 3, 1]
@@ -196,7 +200,7 @@ class TestEvaluation:
         runs = []
         for num_workers in (0, 2):
             data = replace(data, num_workers=num_workers)
-            runs.append(list(ImageBatches(list_test(data), data, 2, CPU)))
+            runs.append(list(batches_in_order(list_test(data), data, 2)))
         for (images, labels), (others, other_labels) in zip(*runs, strict=True):
             assert torch.equal(images, others)
             assert torch.equal(labels, other_labels)
@@ -302,7 +306,7 @@ class TestTrouble:
         damaged = Path(str(data.path), "val", "bee", "002.png")
         damaged.write_text("no image")
         with pytest.raises(PfstudyError) as caught:
-            list(ImageBatches(list_splits(data)["validation"], data, 2, CPU))
+            list(batches_in_order(list_splits(data)["validation"], data, 2))
         assert str(caught.value) == (
             f"{damaged} is no image that Pillow knows; remove or replace it."
         )
@@ -374,7 +378,7 @@ class TestTrouble:
         data = describe_folder(CLASSES, **fields)
         for make in (
             lambda: make_transform(data, training=True),
-            lambda: ImageBatches(list_test(data), data, 2, CPU),
+            lambda: batches_in_order(list_test(data), data, 2),
         ):
             with pytest.raises(PfstudyError) as caught:
                 make()

@@ -34,7 +34,7 @@ class TestMakeLoaders:
         for name, size in (("train", 64), ("validation", 256), ("test", 256)):
             batches = getattr(loaders, name)
             assert isinstance(batches, Batches)
-            assert batches.batch_size == size
+            assert batches.indices.batch_size == size
             assert torch.equal(batches.split.images_NCHW, splits[name].images_NCHW)
         assert len(loaders.train) == 1147 // 64
         assert loaders.train.sampler.seed == 3  # type: ignore[attr-defined]

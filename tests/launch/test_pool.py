@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import forkserver
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from pfstudy.errors import ChildFailedError, PfstudyError
-from pfstudy.launch.pool import Event, Pool
+from pfstudy.launch.pool import Child, Event, Pool
 
 Report = Callable[[str, Mapping[str, Any]], None]
 
@@ -61,9 +62,41 @@ def sleep(report: Report) -> None:
     time.sleep(600)
 
 
-def ignore_sigterm(report: Report) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def ignore_sigterm(asked: str, report: Report) -> None:
+    signal.signal(signal.SIGTERM, lambda number, frame: Path(asked).touch())
+    report("ready", {"pid": os.getpid()})
+    while True:
+        time.sleep(600)
+
+
+def end_oneself(ended: str, report: Report) -> None:
+    """Take a moment to end, as one that writes a checkpoint does."""
+    try:
+        sleep(report)
+    except KeyboardInterrupt:
+        time.sleep(0.3)
+        Path(ended).touch()
+        raise
+
+
+def wait_for(path: str, report: Report) -> str:
+    report("ready", {"pid": os.getpid()})
+    while not Path(path).exists():
+        time.sleep(0.01)
+    return "waited"
+
+
+def find_cores(report: Report) -> set[int]:
+    return os.sched_getaffinity(0)
+
+
+def hang_somewhere(report: Report) -> None:
+    threading.Thread(target=hang_in_a_thread, daemon=True).start()
     sleep(report)
+
+
+def hang_in_a_thread() -> None:
+    time.sleep(600)
 
 
 def leave_a_process_behind(report: Report) -> int:
@@ -103,6 +136,28 @@ def last_event(pool: Pool) -> Event:
     (event,) = pool.events()
     assert event.is_last
     return event
+
+
+def start_ready(pool: Pool, target: Callable[..., Any], *arguments: Any, **options: Any) -> Child:
+    """Start a function that says when it is under way."""
+    child = pool.start(function(target), *arguments, **options)
+    event = next(event for event in pool.events() if event.child is child)
+    assert event.kind == "ready"
+    return child
+
+
+def kill_forkserver() -> int:
+    process = forkserver._forkserver._forkserver_pid
+    assert process is not None
+    os.kill(process, signal.SIGKILL)
+    return int(process)
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def is_running(process: int) -> bool:
@@ -234,33 +289,149 @@ class TestProcess:
 
     def test_what_it_leaves_in_its_session_is_ended(self, pool: Pool) -> None:
         left = pool.call(function(leave_a_process_behind))
-        deadline = time.monotonic() + 60
-        while is_running(left) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert not is_running(left)
+        wait_until(lambda: not is_running(left))
+
+    def test_cores_are_set(self, pool: Pool) -> None:
+        every = os.sched_getaffinity(0)
+        for core in sorted(every)[:2]:
+            assert pool.call(function(find_cores), cores=(core,)) == {core}
+        assert pool.call(function(find_cores)) == every
+
+    def test_dump_says_where_each_thread_is(self, pool: Pool, tmp_path: Path) -> None:
+        log = tmp_path / "run.log"
+        child = start_ready(pool, hang_somewhere, log=log)
+        pool.dump(child)
+        wait_until(lambda: "in hang_somewhere" in log.read_text())
+        assert "in hang_in_a_thread" in log.read_text()
+        assert is_running(child.process.pid)
+
+
+class TestNextEvent:
+    def test_nothing_in_time_is_none(self, pool: Pool) -> None:
+        child = start_ready(pool, sleep)
+        assert pool.next_event(0.05) is None
+        assert pool.children == [child]
+
+    def test_child_that_is_killed_from_outside(self, pool: Pool) -> None:
+        child = start_ready(pool, sleep)
+        os.kill(child.process.pid, signal.SIGKILL)
+        event = last_event(pool)
+        assert (event.child, event.kind) == (child, "died")
+        assert event.details["reason"] == "its process was killed by SIGKILL"
+
+    def test_child_that_the_pool_kills(self, pool: Pool) -> None:
+        child = start_ready(pool, sleep)
+        pool.kill(child)
+        assert last_event(pool).details["reason"] == "its process was killed by SIGKILL"
+        assert not is_running(child.process.pid)
+
+
+class TestForkserverKilled:
+    def test_child_at_work_goes_on_and_its_result_arrives(self, pool: Pool, tmp_path: Path) -> None:
+        go = tmp_path / "go"
+        child = start_ready(pool, wait_for, str(go))
+        killed = kill_forkserver()
+        wait_until(lambda: not is_running(killed))
+        assert pool.next_event(0.2) is None
+        assert pool.next_event(0.2) is None
+        assert pool.children == [child]
+        assert is_running(child.process.pid)
+        go.touch()
+        event = last_event(pool)
+        assert (event.child, event.kind) == (child, "result")
+        assert event.details == {"value": "waited"}
+
+    def test_next_start_works(self, pool: Pool, tmp_path: Path) -> None:
+        child = start_ready(pool, wait_for, str(tmp_path / "go"))
+        killed = kill_forkserver()
+        pool.start(function(give), 7)
+        (tmp_path / "go").touch()
+        values = {event.details["value"] for event in pool.events()}
+        assert values == {"waited", 7}
+        assert forkserver._forkserver._forkserver_pid != killed
+        wait_until(lambda: not is_running(child.process.pid))
+
+    def test_start_at_the_moment_of_its_death(self, pool: Pool) -> None:
+        for number in range(5):
+            assert pool.call(function(give), number) == number
+            kill_forkserver()  # and go on at once
+
+    def test_orphan_that_is_killed_is_noticed(self, pool: Pool) -> None:
+        child = start_ready(pool, sleep)
+        kill_forkserver()
+        assert pool.next_event(5) is None
+        os.kill(child.process.pid, signal.SIGKILL)
+        event = last_event(pool)
+        assert (event.child, event.kind) == (child, "died")
+        assert "its process" in event.details["reason"]
+
+    def test_orphan_is_stopped(self, pool: Pool, tmp_path: Path) -> None:
+        ended = tmp_path / "ended"
+        child = start_ready(pool, end_oneself, str(ended))
+        kill_forkserver()
+        assert pool.next_event(5) is None
+        pool.stop(60)
+        assert ended.exists()
+        wait_until(lambda: not is_running(child.process.pid))
+
+    def test_child_killed_together_with_it(self, pool: Pool) -> None:
+        child = start_ready(pool, sleep)
+        kill_forkserver()
+        os.kill(child.process.pid, signal.SIGKILL)
+        event = last_event(pool)
+        assert (event.child, event.kind) == (child, "died")
 
 
 class TestStop:
-    @staticmethod
-    def ready(pool: Pool, target: Callable[..., Any]) -> int:
-        pool.start(function(target))
-        return int(next(pool.events()).details["pid"])
-
     def test_ends_the_children(self) -> None:
         with Pool(()) as pool:
-            processes = [self.ready(pool, sleep) for _ in range(2)]
+            processes = [start_ready(pool, sleep).process.pid for _ in range(2)]
             assert all(map(is_running, processes))
         assert not any(map(is_running, processes))
         assert pool.children == []
 
-    def test_forces_a_child_that_does_not_listen(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("pfstudy.launch.pool._GRACE_S", 0.2)
-        with Pool(()) as pool:
-            process = self.ready(pool, ignore_sigterm)
-        assert not is_running(process)
+    def test_child_that_ends_itself_in_time_is_not_killed(self, pool: Pool, tmp_path: Path) -> None:
+        paths = [tmp_path / name for name in ("first", "second")]
+        processes = [start_ready(pool, end_oneself, str(path)).process for path in paths]
+        pool.stop(60)
+        assert all(path.exists() for path in paths)
+        assert [process.exitcode for process in processes] == [0, 0]
+        assert pool.children == []
+
+    def test_child_that_does_not_listen_is_killed(self, pool: Pool, tmp_path: Path) -> None:
+        deaf = start_ready(pool, ignore_sigterm, str(tmp_path / "asked"))
+        polite = start_ready(pool, end_oneself, str(tmp_path / "ended"))
+        pool.stop(2)
+        assert (tmp_path / "asked").exists()
+        assert (tmp_path / "ended").exists()
+        assert deaf.process.exitcode == -signal.SIGKILL
+        assert polite.process.exitcode == 0
+        assert not is_running(deaf.process.pid)
+
+    def test_interruption_meanwhile_kills_at_once(self, pool: Pool, tmp_path: Path) -> None:
+        asked = tmp_path / "asked"
+        processes = [start_ready(pool, ignore_sigterm, str(asked)).process for _ in range(2)]
+
+        def interrupt() -> None:
+            wait_until(asked.exists)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        impatient = threading.Thread(target=interrupt)
+        impatient.start()
+        with pytest.raises(KeyboardInterrupt):
+            pool.stop(10_000)
+        impatient.join()
+        assert [process.exitcode for process in processes] == [-signal.SIGKILL] * 2
+        assert pool.children == []
+
+    def test_result_that_comes_meanwhile_does_no_harm(self, pool: Pool) -> None:
+        pool.start(function(give), 1)
+        pool.stop(60)
+        assert pool.children == []
+        assert pool.call(function(give), 2) == 2
 
     def test_sigterm_is_an_interruption_for_the_child(self, pool: Pool) -> None:
-        process = self.ready(pool, sleep)
-        os.killpg(process, signal.SIGTERM)
+        child = start_ready(pool, sleep)
+        os.killpg(child.process.pid, signal.SIGTERM)
         event = last_event(pool)
         assert (event.kind, event.details["reason"]) == ("error", "interrupted")

@@ -50,6 +50,8 @@ RECORD_KEYS = {
         "effective_batch_size",
         "world_size",
         "num_threads",
+        "accumulation",
+        "attempts",
         "precision",
     },
     "environment": {
@@ -84,6 +86,10 @@ SPEED_KEYS = {
     "num_rounds",
     "stopped_by",
 }
+STATE_KEYS = {
+    *("state", "attempt", "host", "pid", "pid_started", "machine", "heartbeat"),
+    *("epoch", "num_epochs", "val_top1_percent"),
+}
 METRICS_COLUMNS = [
     "epoch",
     "lr",
@@ -117,18 +123,30 @@ class Sweep:
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory, pfstudy: Any, quick_speed: Any) -> Sweep:
-    """Two variants with two seeds each, all done."""
-    directory = tmp_path_factory.mktemp("sweep")
-    return Sweep(directory, pfstudy(directory, "-m", *GRID, *quick_speed))
+def both(
+    tmp_path_factory: pytest.TempPathFactory, pfstudy_together: Any, quick_speed: Any
+) -> dict[str, Sweep]:
+    """Two sweeps, which are run together, as they mostly import."""
+    grid = ("block.spatial=maxpool", "recipe.epochs=1", "recipe.lr=0.2,1e9")
+    commands = {
+        "sweep": ("-m", *GRID, *quick_speed),
+        "failing": ("-m", *grid, "speed=none", "logger=none"),
+    }
+    directories = {name: tmp_path_factory.mktemp(name) for name in commands}
+    done = pfstudy_together({name: (directories[name], commands[name]) for name in commands})
+    return {name: Sweep(directories[name], done[name]) for name in commands}
 
 
 @pytest.fixture(scope="module")
-def failing(tmp_path_factory: pytest.TempPathFactory, pfstudy: Any) -> Sweep:
+def sweep(both: dict[str, Sweep]) -> Sweep:
+    """Two variants with two seeds each, all done."""
+    return both["sweep"]
+
+
+@pytest.fixture(scope="module")
+def failing(both: dict[str, Sweep]) -> Sweep:
     """All-maxpool twice, without speed: as in the other sweep, and with a rate that diverges."""
-    directory = tmp_path_factory.mktemp("failing")
-    grid = ("block.spatial=maxpool", "recipe.epochs=1", "recipe.lr=0.2,1e9")
-    return Sweep(directory, pfstudy(directory, "-m", *grid, "speed=none", "logger=none"))
+    return both["failing"]
 
 
 def tree(directory: Path) -> dict[str, int]:
@@ -158,6 +176,7 @@ class TestRunDirectory:
             "predictions.npz",
             "metrics.csv",
             "run.log",
+            "attempts",
             "checkpoints",
             "wandb",
         }
@@ -169,8 +188,9 @@ class TestRunDirectory:
 
     def test_state_is_done_after_one_attempt(self, sweep: Sweep) -> None:
         state = files.read_json(sweep.run_dir("maxpool") / "state.json")
-        assert set(state) == {"state", "attempt", "host", "pid", "heartbeat"}
+        assert set(state) == STATE_KEYS
         assert (state["state"], state["attempt"]) == ("done", 1)
+        assert (state["epoch"], state["num_epochs"]) == (1, 1)
 
     def test_each_run_has_a_process_of_its_own(self, sweep: Sweep) -> None:
         states = [files.read_json(path) for path in sweep.runs_dir.glob("*/seed*/state.json")]
@@ -223,6 +243,8 @@ class TestRecord:
                 "effective_batch_size": 64,
                 "world_size": 1,
                 "num_threads": 1,
+                "accumulation": 1,
+                "attempts": 1,
                 "precision": "32-true",
             }.items()
         )
@@ -296,7 +318,7 @@ class TestRecord:
 
         from pfstudy.data.tensors import load_splits
         from pfstudy.network.surgery import build_network
-        from pfstudy.worker import read_run
+        from pfstudy.worker.run import read_run
 
         directory = sweep.run_dir(label)
         variant, _ = read_run(directory)
@@ -425,7 +447,7 @@ class TestTracking:
         self, sweep: Sweep, offline_run: Path
     ) -> None:
         identity = sweep.run_dir("maxpool").parent.name.rpartition("-")[2]
-        assert offline_run.name.endswith(f"-{identity}-0-1")
+        assert re.fullmatch(rf"offline-run-\d+_\d+-{identity}-0-1-[0-9a-f]{{6}}", offline_run.name)
 
 
 class TestAgain:

@@ -134,6 +134,8 @@ def _run_as_rank(config: Config) -> SweepResult | None:
     names, failed = name_runs(runs), {}
     study = config.study.name or default_study_name([variant])
     for run in runs:
+        if ranks.is_first:
+            print(names[run.directory], flush=True)
         task = Task(
             run.directory.absolute(),
             study=study,

@@ -151,7 +151,8 @@ class _Planner:
         threads = counted(self.config.trainer.num_threads, "thread")
         self.display.phase(
             "try",
-            f"{counted(len(candidates), 'network')}, {len(self.slots)} at a time, {threads} each",
+            f"{counted(len(candidates), 'network')} for {self.seconds:g} s, "
+            f"{counted(len(self.slots), 'process')} at a time, {threads} each",
         )
         started = time.monotonic()
         launcher = self.config.launcher

@@ -127,7 +127,7 @@ def _check_same(directory: Path, identity: Mapping[str, Any], variant: Variant) 
     known = (what for what, is_it in _CHANGES.items() if any(map(is_it, changed)))
     what = " and ".join(known) or ", ".join(changed)
     raise PfstudyError(
-        f"{directory}: {what} has changed since its config was written; bring back what it was, or "
+        f"{directory}: {what} changed since its config was written; bring back what it was, or "
         "give the command again, which trains a new run."
     )
 
@@ -140,9 +140,9 @@ def _root_of(directory: Path) -> tuple[Path, Path | None]:
         )
     if (directory / store.STUDIES).is_dir():
         return directory, None
-    for root in directory.absolute().parents[:2]:
+    for root in directory.resolve().parents[:2]:
         if (root / store.STUDIES).is_dir():
-            return Path(os.path.relpath(root)), directory.absolute().relative_to(root)
+            return Path(os.path.relpath(root)), directory.resolve().relative_to(root)
     raise PfstudyError(f"there is no study in {directory}; give a directory that has runs.")
 
 

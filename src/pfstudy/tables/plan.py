@@ -38,7 +38,7 @@ def as_data(plan: Plan) -> dict[str, Any]:
             "devices_per_run": plan.devices_per_run,
             "seconds": plan.seconds,
             "device_hours": plan.device_hours,
-            "seconds_done": sum(run.seconds or 0.0 for run in _done(plan)),
+            "seconds_done": sum((run.seconds or 0.0 for run in _done(plan)), 0.0),
         },
         "duplicates": [asdict(duplicate) for duplicate in plan.duplicates],
         "dropped": [

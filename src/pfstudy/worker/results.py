@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -36,9 +39,11 @@ def save_weights(network: nn.Module, path: Path) -> None:
     except OSError as error:
         draft.unlink(missing_ok=True)
         raise cannot_write(path, error) from None
-    except Exception as error:  # safetensors' own error for what the disk refuses
+    except SafetensorError as error:  # its own for what the disk refuses
         draft.unlink(missing_ok=True)
-        raise cannot_write(path, OSError(0, str(error))) from None
+        number = re.search(r"os error (\d+)", str(error))
+        reason = os.strerror(int(number[1])) if number else str(error)
+        raise cannot_write(path, OSError(0, reason)) from None
 
 
 def save_predictions(directory: Path, logits_NK: torch.Tensor, labels_N: torch.Tensor) -> None:

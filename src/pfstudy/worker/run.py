@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,13 +83,18 @@ def _train_claimed(
         if ledger.state_of(task.directory) == "done":  # only what comes after the record went wrong
             raise
         if isinstance(error, KeyboardInterrupt | SystemExit | Stopped):
-            claimed.end("interrupted", reason="asked to stop")
+            _end(claimed, "interrupted", reason="asked to stop")
         else:
             reason = str(error).strip() or type(error).__name__
-            claimed.end("failed", reason=reason, kind=kind_of(error))
+            _end(claimed, "failed", reason=reason, kind=kind_of(error))
         raise
-    claimed.end("done")
+    _end(claimed, "done")
     remove_checkpoints(task.directory, store.read_keep(task.directory))
+
+
+def _end(claimed: Claim, state: ledger.State, **details: Any) -> None:
+    with suppress(DiskError):  # the record or the error that is on its way says more
+        claimed.end(state, **details)
 
 
 def _train_part(

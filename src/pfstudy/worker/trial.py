@@ -299,7 +299,8 @@ def _latency_ms(variant: Variant, wanted: Wanted, report: Report) -> float | Non
 def _start_counting(device: torch.device) -> int:
     """Begin to count peak memory; returns what there is at the start."""
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+        if torch.cuda.is_initialized():  # else there is nothing to forget, and it would fail
+            torch.cuda.reset_peak_memory_stats(device)
         return 0
     with suppress(OSError):  # where the kernel does not let us, earlier peaks count as the start
         Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what there is now

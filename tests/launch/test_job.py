@@ -1,0 +1,484 @@
+"""Sweeps whose jobs another launcher starts: submitit's local executor, SLURM, Ray."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from pfstudy import files, ledger, store
+from trouble import SMALL, set_pace, write_module
+from under_way import MARK, marked_processes, parent_of, wait_until
+
+Ended = subprocess.CompletedProcess[str]
+Pfstudy = Callable[..., Ended]
+
+NUM_EPOCHS = 12
+COMMON = (*SMALL, f"recipe.epochs={NUM_EPOCHS}", "imports=[trouble_ops]", "logger=none")
+LOCAL = (
+    *("-m", "hydra/launcher=submitit_local"),
+    "hydra.launcher.submitit_folder=runs/jobs/%j",
+    *COMMON,
+)
+SLURM = ("-m", "hydra/launcher=slurm", *COMMON)
+RAY = ("-m", "hydra/launcher=ray", *COMMON)
+TWO_TASKS = ("trainer.devices=2", "hydra.launcher.tasks_per_node=2")
+TASK = "submitit.core._submit"
+
+
+class Given:
+    """A command that was given in the background.
+
+    Attributes:
+        directory: Its working directory.
+        mark: By which its processes are known.
+        ended: The command, once it has.
+    """
+
+    def __init__(self, directory: Path, mark: str, ended: Future[Ended]) -> None:
+        self.directory = directory
+        self.mark = mark
+        self.ended = ended
+
+    @property
+    def done(self) -> Ended:
+        return self.ended.result()
+
+    def run_dir(self, label: str, seed: int = 0) -> Path:
+        (found,) = self.directory.glob(f"runs/*-{label}-*/seed{seed}")
+        return found
+
+    def state(self, label: str, seed: int = 0) -> dict[str, Any]:
+        return files.read_json(self.run_dir(label, seed) / ledger.STATE)
+
+    def record(self, label: str, seed: int = 0) -> dict[str, Any]:
+        return files.read_json(self.run_dir(label, seed) / ledger.RECORD)
+
+    def outputs(self, ending: str) -> str:
+        """What the tasks of all jobs have said on stdout or stderr."""
+        paths = sorted(self.directory.glob(f"runs/jobs/*/*_log.{ending}"))
+        return "\n".join(path.read_text() for path in paths)
+
+    def tasks(self) -> list[int]:
+        found = marked_processes(self.mark)
+        return [process for process, command in found.items() if TASK in command]
+
+    def wait_for_epochs(self, number: int, label: str) -> None:
+        def is_so_far() -> bool:
+            assert not self.ended.done(), self.done
+            paths = list(self.directory.glob(f"runs/*-{label}-*/seed0/metrics.csv"))
+            return bool(paths) and len(paths[0].read_text().splitlines()) > number
+
+        wait_until(is_so_far, f"{label} has ended {number} epochs")
+
+    def wait_until_nothing_is_left(self) -> None:
+        wait_until(lambda: not marked_processes(self.mark), "its processes are gone")
+
+
+class Commands:
+    """Gives commands in the background, each in its directory, where runs are slow at first."""
+
+    def __init__(self, pfstudy: Pfstudy, make_directory: Callable[[str], Path]) -> None:
+        self.pfstudy = pfstudy
+        self.make_directory = make_directory
+        self.threads = ThreadPoolExecutor(max_workers=8)
+        self.given: list[Given] = []
+
+    def give(self, name: str, *arguments: str, pace: float = 0.0, **variables: str) -> Given:
+        directory = self.make_directory(name)
+        write_module(directory)
+        set_pace(directory, pace)
+        return self.again(directory, *arguments, **variables)
+
+    def again(self, directory: Path, *arguments: str, **variables: str) -> Given:
+        mark = uuid4().hex
+        variables |= {MARK: mark}
+        ended = self.threads.submit(self.pfstudy, directory, *arguments, **variables)
+        self.given.append(Given(directory, mark, ended))
+        return self.given[-1]
+
+    def end(self) -> None:
+        for given in self.given:
+            for process in marked_processes(given.mark):
+                try:
+                    os.kill(process, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+        self.threads.shutdown()
+
+
+@pytest.fixture(scope="module")
+def commands(pfstudy: Pfstudy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    made = Commands(pfstudy, tmp_path_factory.mktemp)
+    yield made
+    made.end()
+
+
+def weights_of(run_dir: Path) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = load_file(run_dir / store.WEIGHTS)
+    return found
+
+
+def are_equal(left: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray]) -> bool:
+    return left.keys() == right.keys() and all(np.array_equal(left[k], right[k]) for k in left)
+
+
+def table_rows(stdout: str) -> list[str]:
+    """The first column of the one table that was printed."""
+    lines = [line.strip() for line in stdout.splitlines()]
+    (rule,) = [number for number, line in enumerate(lines) if line and set(line) == {"─"}]
+    assert lines[rule - 1].startswith("variant ")
+    return [line.split()[0] for line in lines[rule + 1 : lines.index("", rule)]]
+
+
+def preempt(given: Given, signal_tasks: Callable[[], None]) -> str:
+    """Announce in the middle of training that a job is preempted, and speed up what goes on.
+
+    Returns:
+        The rows of metrics that there were.
+    """
+    given.wait_for_epochs(2, "paced")
+    signal_tasks()
+    wait_until(lambda: given.state("paced")["state"] != "running", "it has stopped")
+    set_pace(given.directory, 0)
+    return (given.run_dir("paced") / "metrics.csv").read_text()
+
+
+def task_of(process: int) -> int:
+    """The task of a job that trains a run in a process of its own, forked from a forkserver."""
+    forkserver = parent_of(process)
+    assert forkserver is not None
+    task = parent_of(forkserver)
+    assert task is not None
+    return task
+
+
+@pytest.fixture(scope="module")
+def local(commands: Commands) -> dict[str, Any]:
+    """Sweeps of submitit's local executor: one is preempted, another one fails in part."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    variants = "block.spatial=paced,identity"
+    preempted = commands.give("preempted", *LOCAL, variants, pace=0.3)
+    failing = commands.give("failing", *LOCAL, "block.spatial=raises,paced")
+
+    def signal_task() -> None:
+        task = task_of(preempted.state("paced")["pid"])
+        assert task in preempted.tasks()
+        os.kill(task, signal.SIGUSR2)
+
+    before = preempt(preempted, signal_task)
+    assert preempted.done is not failing.done  # both have ended
+    again = commands.again(preempted.directory, *LOCAL, variants)
+    return {
+        "preempted": preempted,
+        "before": before,
+        "failing": failing,
+        "output": preempted.outputs("out"),
+        "errors": preempted.outputs("err"),
+        "attempts": preempted.state("paced")["attempt"],
+        "again": again.done,
+    }
+
+
+class TestLocalExecutor:
+    def test_jobs_are_one_study_with_one_table(self, local: Mapping[str, Any]) -> None:
+        done = local["preempted"].done
+        assert done.returncode == 0, done.stderr
+        assert sorted(table_rows(done.stdout)) == ["identity", "paced"]
+        (study,) = local["preempted"].directory.glob("runs/studies/*.json")
+        assert len(files.read_json(study)["members"]) == 2
+
+    def test_command_says_nothing_else(self, local: Mapping[str, Any]) -> None:
+        assert local["preempted"].done.stderr == ""
+
+    def test_output_of_the_jobs_is_that_of_sweeps(self, local: Mapping[str, Any]) -> None:
+        assert re.search(r"^train  1 run, 1 at a time", local["errors"], re.MULTILINE)
+        assert re.search(r"\[1/1\] identity seed0: [\d.]+ % in ", local["errors"])
+        assert "Traceback" not in local["errors"]
+
+    def test_nothing_is_left(self, local: Mapping[str, Any]) -> None:
+        local["preempted"].wait_until_nothing_is_left()
+        local["failing"].wait_until_nothing_is_left()
+
+
+class TestPreempted:
+    """A job of one task gets SIGUSR2 in the middle of training."""
+
+    def test_is_asked_to_begin_again_behind_its_checkpoint(self, local: Mapping[str, Any]) -> None:
+        stopping = "1 process may write a checkpoint"
+        caught = "Caught signal SIGUSR2"
+        assert caught in local["errors"]
+        assert stopping in local["errors"].partition(caught)[0]
+        assert "Requeued job" in local["output"]
+
+    def test_goes_on_in_another_attempt(self, local: Mapping[str, Any]) -> None:
+        preempted = local["preempted"]
+        assert preempted.record("paced")["training"]["attempts"] == 2
+        assert preempted.record("identity")["training"]["attempts"] == 1
+        metrics = (preempted.run_dir("paced") / "metrics.csv").read_text()
+        assert len(metrics.splitlines()) == NUM_EPOCHS + 1
+        assert metrics.startswith(local["before"])  # with the times that these epochs took
+
+    def test_ends_as_if_nothing_had_happened(self, local: Mapping[str, Any]) -> None:
+        mine = weights_of(local["preempted"].run_dir("paced"))
+        assert are_equal(mine, weights_of(local["failing"].run_dir("paced")))
+        assert not are_equal(mine, weights_of(local["preempted"].run_dir("identity")))
+
+
+class TestAgain:
+    def test_trains_nothing(self, local: Mapping[str, Any]) -> None:
+        assert local["again"].returncode == 0, local["again"].stderr
+        assert local["preempted"].state("paced")["attempt"] == local["attempts"] == 2
+
+    def test_prints_the_same_table(self, local: Mapping[str, Any]) -> None:
+        assert local["again"].stdout == local["preempted"].done.stdout
+
+
+class TestFailingJob:
+    def test_exit_code_and_sentence(self, local: Mapping[str, Any]) -> None:
+        done = local["failing"].done
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1] == (
+            "pfstudy: 1 of 1 runs failed: raises seed0 (RuntimeError: the paint is wet)"
+        )
+        assert "Traceback" not in done.stderr
+
+    def test_others_are_in_the_table(self, local: Mapping[str, Any]) -> None:
+        assert table_rows(local["failing"].done.stdout) == ["paced"]
+
+    def test_its_traceback_is_in_its_log(self, local: Mapping[str, Any]) -> None:
+        log = (local["failing"].run_dir("raises") / "run.log").read_text()
+        assert "RuntimeError: the paint is wet" in log
+
+
+@pytest.fixture(scope="module")
+def ranks(commands: Commands) -> Given:
+    """A job of two tasks, which train two runs together, one after the other."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    given = commands.give("ranks", *LOCAL, *TWO_TASKS, "block.spatial=identity", "seeds=2")
+    assert given.done is not None
+    return given
+
+
+class TestTwoTasks:
+    def test_are_the_ranks_of_every_run(self, ranks: Given) -> None:
+        assert ranks.done.returncode == 0, ranks.done.stderr
+        for seed in (0, 1):
+            assert ranks.record("identity", seed)["training"]["world_size"] == 2
+
+    def test_runs_are_in_one_table(self, ranks: Given) -> None:
+        assert table_rows(ranks.done.stdout) == ["identity"]
+        assert "2 seeds" in ranks.done.stdout
+
+    def test_first_says_how_far_they_are(self, ranks: Given) -> None:
+        first, second = sorted(ranks.directory.glob("runs/jobs/*/*_log.out"))
+        said = re.findall(r"^(identity seed\d|epoch \d+)", first.read_text(), re.MULTILINE)
+        epochs = [f"epoch {number + 1}" for number in range(NUM_EPOCHS)]
+        assert said == ["identity seed0", *epochs, "identity seed1", *epochs]
+        assert "epoch" not in second.read_text()
+
+
+@pytest.fixture(scope="module")
+def ray(commands: Commands) -> dict[str, Any]:
+    """A sweep on a Ray that it starts by itself, whose runs share a GPU that nobody looks at."""
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher")
+    given = commands.give(
+        "ray",
+        *RAY,
+        "block.spatial=paced,identity",
+        "hydra.launcher.ray.remote.num_cpus=0.5",
+        "hydra.launcher.ray.remote.num_gpus=0.5",
+        "+hydra.launcher.ray.init.num_cpus=1",
+        "+hydra.launcher.ray.init.num_gpus=1",
+        CUDA_VISIBLE_DEVICES="0",
+    )
+    return {"given": given, "done": given.done}
+
+
+class TestRay:
+    def test_jobs_are_one_study_with_one_table(self, ray: Mapping[str, Any]) -> None:
+        done = ray["done"]
+        assert done.returncode == 0, done.stderr
+        assert sorted(table_rows(done.stdout)) == ["identity", "paced"]
+        (study,) = ray["given"].directory.glob("runs/studies/*.json")
+        assert len(files.read_json(study)["members"]) == 2
+
+    def test_output_of_the_jobs_is_passed_on(self, ray: Mapping[str, Any]) -> None:
+        assert re.search(r"_run_job pid=.*\[1/1\] identity seed0: ", ray["done"].stderr)
+        assert "Traceback" not in ray["done"].stderr
+
+    def test_nothing_is_left(self, ray: Mapping[str, Any]) -> None:
+        ray["given"].wait_until_nothing_is_left()
+
+    def test_runs_are_what_they_are_elsewhere(
+        self, ray: Mapping[str, Any], local: Mapping[str, Any]
+    ) -> None:
+        mine = weights_of(ray["given"].run_dir("paced"))
+        assert are_equal(mine, weights_of(local["failing"].run_dir("paced")))
+
+
+@pytest.fixture(scope="module")
+def array(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A sweep of an array of SLURM's, the first job of which is preempted."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    home = slurm.install(tmp_path_factory.mktemp("slurm") / "bin")
+    given = commands.give(
+        "array", *SLURM, "block.spatial=paced,identity", pace=0.3, **slurm.variables(home)
+    )
+    (before) = preempt(given, lambda: slurm.preempt(home, "4000_0"))
+    return {"given": given, "done": given.done, "home": home, "before": before}
+
+
+class TestSlurm:
+    def test_jobs_are_one_study_with_one_table(self, array: Mapping[str, Any]) -> None:
+        done = array["done"]
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        assert sorted(table_rows(done.stdout)) == ["identity", "paced"]
+
+    def test_script(self, array: Mapping[str, Any]) -> None:
+        (script,) = array["home"].glob("*.sh")
+        jobs = array["given"].directory / "runs" / "jobs"
+        assert slurm.read_options(script) == {
+            "job-name": "pfstudy",
+            "array": "0-1%2",
+            "nodes": "1",
+            "ntasks-per-node": "1",
+            "cpus-per-task": "4",
+            "time": "1440",
+            "signal": "USR2@120",
+            "requeue": "",
+            "open-mode": "append",
+            "output": f"{jobs}/%A_%a/%A_%a_0_log.out",
+            "error": f"{jobs}/%A_%a/%A_%a_0_log.err",
+            "wckey": "submitit",
+        }
+
+    def test_tasks_get_their_cores(self, array: Mapping[str, Any]) -> None:
+        """Since SLURM 22.05, srun must be told again."""
+        for member in ("4000_0", "4000_1"):
+            seen = (array["home"] / f"srun-{member}").read_text().splitlines()
+            assert "SRUN_CPUS_PER_TASK=4" in seen
+
+    def test_preempted_one_goes_on_in_another_attempt(self, array: Mapping[str, Any]) -> None:
+        """It was sent SIGTERM, the signal that it waits for, and SIGTERM again."""
+        given = array["given"]
+        assert given.record("paced")["training"]["attempts"] == 2
+        assert given.record("identity")["training"]["attempts"] == 1
+        metrics = (given.run_dir("paced") / "metrics.csv").read_text()
+        assert len(metrics.splitlines()) == NUM_EPOCHS + 1
+        assert metrics.startswith(array["before"])
+
+    def test_and_ends_as_if_nothing_had_happened(
+        self, array: Mapping[str, Any], local: Mapping[str, Any]
+    ) -> None:
+        mine = weights_of(array["given"].run_dir("paced"))
+        assert are_equal(mine, weights_of(local["failing"].run_dir("paced")))
+
+
+@pytest.fixture(scope="module")
+def waiting(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A sweep whose jobs SLURM lets wait, and whose command is interrupted."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    home = slurm.install(tmp_path_factory.mktemp("slurm") / "bin")
+    (home / slurm.HOLDS).touch()
+    given = commands.give(
+        "waiting",
+        *SLURM,
+        "block.spatial=maxpool,avgpool,identity",
+        *("trainer.devices=2", "trainer.num_nodes=3"),
+        *("hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=90"),
+        *("hydra.launcher.gpus_per_node=2", "hydra.launcher.array_parallelism=2"),
+        "hydra.launcher.additional_parameters.requeue=false",
+        "+hydra.launcher.additional_parameters.mail-type=END",
+        **slurm.variables(home),
+    )
+    wait_until(lambda: list(given.directory.glob("runs/jobs/4000_2/*.sh")), "it is submitted")
+    (command,) = (p for p in marked_processes(given.mark) if parent_of(p) == os.getpid())
+    os.kill(command, signal.SIGINT)
+    return {"given": given, "done": given.done, "home": home}
+
+
+class TestWaiting:
+    def test_script_says_what_the_command_said(self, waiting: Mapping[str, Any]) -> None:
+        options = slurm.read_options(waiting["home"] / "4000.sh")
+        wanted = {
+            "array": "0-2%2",
+            "nodes": "3",
+            "ntasks-per-node": "2",
+            "gpus-per-node": "2",
+            "partition": "gpu",
+            "time": "90",
+            "requeue": "False",
+            "mail-type": "END",
+        }
+        assert {name: options.get(name) for name in wanted} == wanted
+
+    def test_command_may_be_interrupted(self, waiting: Mapping[str, Any]) -> None:
+        assert waiting["done"].returncode == 130
+        (sentence,) = waiting["done"].stderr.splitlines()
+        assert sentence.startswith("pfstudy: interrupted; the same command goes on")
+
+    def test_runs_can_be_seen(self, waiting: Mapping[str, Any]) -> None:
+        runs = waiting["given"].directory.glob("runs/*/seed0")
+        assert [ledger.state_of(run) for run in runs] == ["pending"] * 3
+
+    def test_runs_can_be_trained_elsewhere(self, waiting: Mapping[str, Any]) -> None:
+        (left,) = list_unfinished(waiting["given"].directory / "runs")
+        assert len(left.configs) == 3
+        assert left.missing == ()
+
+
+def test_refusal_of_slurm_is_passed_on(pfstudy: Pfstudy, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    home = slurm.install(tmp_path / "bin")
+    (home / slurm.REFUSES).write_text("sbatch: error: invalid partition specified: nope")
+    done = pfstudy(tmp_path, "-m", "hydra/launcher=slurm", **slurm.variables(home))
+    assert (done.returncode, done.stdout) == (2, "")
+    last = done.stderr.splitlines()[-1]
+    assert last == "pfstudy: the launcher says: sbatch: error: invalid partition specified: nope"
+    assert "Traceback" not in done.stderr
+
+
+def test_machine_without_slurm_is_said(pfstudy: Pfstudy, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    done = pfstudy(tmp_path, "-m", "hydra/launcher=slurm", PATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith('pfstudy: the launcher says: Could not detect "srun"')
+
+
+@pytest.mark.parametrize("launcher", ["submitit_local", "slurm", "ray"])
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        pytest.param(
+            ("block.spatial=original,maxpol",), "operation 'maxpol' does not exist", id="operation"
+        ),
+        pytest.param(
+            ("data=npz", "data.path=missing.npz", "data.image_size=8", "data.channels=1"),
+            "data.path=missing.npz cannot be read",
+            id="dataset",
+        ),
+    ],
+)
+def test_mistake_is_found_before_anything_is_submitted(
+    launcher: str, overrides: Sequence[str], sentence: str, pfstudy: Pfstudy, tmp_path: Path
+) -> None:
+    plugin = "ray" if launcher == "ray" else "submitit"
+    pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
+    done = pfstudy(tmp_path, "-m", f"hydra/launcher={launcher}", *overrides)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sentence in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
