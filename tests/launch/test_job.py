@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import pretended_slurm as slurm
 from pfstudy import files, ledger, store
+from pfstudy.launch.resume import list_unfinished
 from trouble import SMALL, set_pace, write_module
 from under_way import MARK, marked_processes, parent_of, wait_until
 
@@ -335,7 +337,7 @@ def array(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> dict[
     given = commands.give(
         "array", *SLURM, "block.spatial=paced,identity", pace=0.3, **slurm.variables(home)
     )
-    (before) = preempt(given, lambda: slurm.preempt(home, "4000_0"))
+    before = preempt(given, lambda: slurm.preempt(home, "4000_0"))
     return {"given": given, "done": given.done, "home": home, "before": before}
 
 
@@ -466,7 +468,10 @@ def test_machine_without_slurm_is_said(pfstudy: Pfstudy, tmp_path: Path) -> None
             ("block.spatial=original,maxpol",), "operation 'maxpol' does not exist", id="operation"
         ),
         pytest.param(
-            ("data=npz", "data.path=missing.npz", "data.image_size=8", "data.channels=1"),
+            (
+                *("data=npz", "data.path=missing.npz", "data.image_size=8", "data.channels=1"),
+                *("data.num_classes=10", "data.num_validation=8", "data.num_test=8"),
+            ),
             "data.path=missing.npz cannot be read",
             id="dataset",
         ),

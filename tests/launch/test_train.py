@@ -353,6 +353,12 @@ class TestTwoRanks:
         assert of_two_ranks.failed["raises_on_rank_1 seed0"] == state["reason"]
         assert "the paint is wet" in of_two_ranks.log("raises_on_rank_1", rank=1)
 
+    def test_the_log_is_that_of_the_cause(self, of_two_ranks: Trained) -> None:
+        assert of_two_ranks.state("raises_on_rank_1")["log"][-1] == "RuntimeError: the paint is wet"
+        (line,) = of_two_ranks.lines("] raises_on_rank_1")
+        log = of_two_ranks.directory("raises_on_rank_1") / "run.rank1.log"
+        assert line.endswith(f"(log: {log})")
+
     def test_death_of_the_second_is_the_cause(self, of_two_ranks: Trained) -> None:
         state = of_two_ranks.state("dies_on_rank_1")
         assert (state["state"], state["kind"]) == ("failed", "killed")

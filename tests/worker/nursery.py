@@ -100,10 +100,7 @@ class Nursery:
 
 
 def serve() -> None:
-    import lightning.pytorch.strategies
-    import torchmetrics.classification  # noqa: F401
-
-    import pfstudy.worker.run  # noqa: F401
+    import pfstudy.worker.__main__  # noqa: F401
 
     children: set[int] = set()
     for line in sys.stdin:

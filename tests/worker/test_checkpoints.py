@@ -11,11 +11,6 @@ import lightning as L  # noqa: N812
 import numpy as np
 import pytest
 import torch
-
-from pfstudy import files, ledger, store
-from pfstudy.errors import DiskError, PfstudyError
-from pfstudy.worker import checkpoints
-from pfstudy.worker.checkpoints import Conditions, read_conditions, write_checkpoint
 from runs import (
     TINY,
     Moment,
@@ -27,6 +22,11 @@ from runs import (
     train,
     train_and_stop,
 )
+
+from pfstudy import files, ledger, store
+from pfstudy.errors import DiskError, PfstudyError
+from pfstudy.worker import checkpoints
+from pfstudy.worker.checkpoints import Conditions, read_conditions, write_checkpoint
 
 STOP = Moment("training", 3)  # the first of two steps of the second epoch
 

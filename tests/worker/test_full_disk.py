@@ -11,16 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import nn
-
 from nursery import Nursery
-from pfstudy import files, ledger, store
-from pfstudy.errors import DiskError
-from pfstudy.tasks import Task
-from pfstudy.worker.checkpoints import read_conditions
-from pfstudy.worker.results import save_weights
-from pfstudy.worker.run import train_run
 from runs import (
     TINY,
     Moment,
@@ -32,6 +23,15 @@ from runs import (
     train,
     train_and_stop,
 )
+from safetensors.torch import load_file
+from torch import nn
+
+from pfstudy import files, ledger, store
+from pfstudy.errors import DiskError
+from pfstudy.tasks import Task
+from pfstudy.worker.checkpoints import read_conditions
+from pfstudy.worker.results import save_weights
+from pfstudy.worker.run import train_run
 
 PAGE = 4096
 

@@ -8,10 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-
 from nursery import PATIENCE_S, Nursery
-from pfstudy import files, ledger, store
-from pfstudy.tasks import Task
 from runs import (
     SMALL,
     STEPS_PER_EPOCH,
@@ -25,6 +22,9 @@ from runs import (
     train,
     train_and_stop,
 )
+
+from pfstudy import files, ledger, store
+from pfstudy.tasks import Task
 
 MAXPOOL = (*SMALL, "block.spatial=maxpool")
 KINDS: Mapping[str, tuple[str, ...]] = {
@@ -132,6 +132,15 @@ class TestStopped:
         assert [row["epoch"] for row in again.of("epoch")] == list(range(next_epoch, 4))
         assert_equal(read_outcome(task.directory), uninterrupted("convolutions"))
 
+    def test_in_the_midst_of_a_validation(self, tmp_path: Path) -> None:
+        """Whose end is waited for."""
+        long = (*MAXPOOL, "data.num_validation=260")
+        expected, task = (make_task(tmp_path / name, *long) for name in ("one", "other"))
+        train(expected)
+        train_and_stop(task, Moment("validation", 3))  # the first of two batches, second epoch
+        assert [row["epoch"] for row in train(task).of("epoch")] == [3]
+        assert_equal(read_outcome(task.directory), read_outcome(expected.directory))
+
     @pytest.mark.parametrize(
         "moment",
         [Moment("training", 3 * STEPS_PER_EPOCH), Moment("validation", 3), Moment("test", 1)],
@@ -210,4 +219,20 @@ class TestKilled:
         assert child.wait() == -signal.SIGKILL
         assert [row["epoch"] for row in read_rows(task.directory)] == ["1"]
         assert [row["epoch"] for row in train(task).of("epoch")] == [1, 2, 3]
+        assert_equal(read_outcome(task.directory), uninterrupted("convolutions"))
+
+    def test_what_came_after_the_checkpoint_comes_again(
+        self,
+        make: MakeTask,
+        uninterrupted: Callable[[str], Outcome],
+        nursery: Nursery,
+        tmp_path: Path,
+    ) -> None:
+        task = make("convolutions", tmp_path)
+        train_and_stop(task, Moment("validation", 1))
+        signal_at = (Moment("training", STEPS_PER_EPOCH + 1), signal.SIGKILL)
+        child = nursery.start(tmp_path / "log", task.directory, signal_at=signal_at)
+        assert child.wait() == -signal.SIGKILL
+        assert [row["epoch"] for row in read_rows(task.directory)] == ["1", "2"]
+        assert [row["epoch"] for row in train(task).of("epoch")] == [2, 3]
         assert_equal(read_outcome(task.directory), uninterrupted("convolutions"))

@@ -13,15 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from configs import compose
 from nursery import Nursery
-from pfstudy import files, ledger, store
-from pfstudy.data.tensors import load_splits
-from pfstudy.errors import PfstudyError
-from pfstudy.tasks import Task
-from pfstudy.worker.ranks import Ranks, ranks_of_environment
-from pfstudy.worker.run import train_run
 from runs import (
     SMALL,
     Moment,
@@ -33,6 +25,15 @@ from runs import (
     read_outcome,
     train,
 )
+
+from configs import compose
+from pfstudy import files, ledger, store
+from pfstudy.data.tensors import load_splits
+from pfstudy.errors import PfstudyError
+from pfstudy.network.restore import load_run
+from pfstudy.tasks import Task
+from pfstudy.worker.ranks import Ranks, ranks_of_environment
+from pfstudy.worker.run import train_run
 
 UNEVEN = (*SMALL, "data.num_validation=41", "data.num_test=513", "block.spatial=maxpool")
 """The first of two processes tests 257 images in two batches, the other one 256 in one."""
@@ -154,14 +155,17 @@ class TestTrained:
         loss = torch.nn.functional.cross_entropy(logits, labels)
         assert metrics["test_loss"] == pytest.approx(loss.item(), rel=1e-5)
 
-    def test_weights_are_those_that_were_tested(self, uneven: Trained) -> None:
+    def test_weights_are_those_that_were_evaluated(self, uneven: Trained) -> None:
         """With the statistics of the norms that the first process has seen, on both of them."""
-        from pfstudy.network.restore import load_run
-
-        network = load_run(uneven.directory)
+        network, splits = load_run(uneven.directory), load_splits(compose(*UNEVEN).data)
         with torch.inference_mode():
-            logits = network(load_splits(compose(*UNEVEN).data)["test"].images_NCHW)
-        np.testing.assert_allclose(logits, uneven.outcome.predictions["logits"], atol=1e-4)
+            test, validation = (
+                network(splits[name].images_NCHW) for name in ("test", "validation")
+            )
+        np.testing.assert_allclose(test, uneven.outcome.predictions["logits"], atol=1e-5)
+        labels = splits["validation"].labels_N
+        loss = torch.nn.functional.cross_entropy(validation, labels).item()
+        assert float(uneven.outcome.rows[-1]["val_loss"]) == pytest.approx(loss, rel=1e-6)
 
     def test_metrics_of_every_epoch(self, uneven: Trained) -> None:
         rows = uneven.outcome.rows

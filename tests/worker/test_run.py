@@ -12,19 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-from configs import compose
 from nursery import Nursery
-from pfstudy import files, ledger, store
-from pfstudy.data.tensors import load_splits
-from pfstudy.errors import DiskError, DivergedError, PfstudyError
-from pfstudy.ledger import Claim
-from pfstudy.network.restore import load_run
-from pfstudy.tasks import Task
-from pfstudy.worker import __main__ as program
-from pfstudy.worker import results
-from pfstudy.worker.fit import derive_seeds
-from pfstudy.worker.run import kind_of, read_run, train_run
 from runs import (
     SMALL,
     STEPS_PER_EPOCH,
@@ -37,6 +25,18 @@ from runs import (
     train,
     train_and_stop,
 )
+
+from configs import compose
+from pfstudy import files, ledger, store
+from pfstudy.data.tensors import load_splits
+from pfstudy.errors import DiskError, DivergedError, PfstudyError
+from pfstudy.ledger import Claim
+from pfstudy.network.restore import load_run
+from pfstudy.tasks import Task
+from pfstudy.worker import __main__ as program
+from pfstudy.worker import results
+from pfstudy.worker.fit import derive_seeds
+from pfstudy.worker.run import kind_of, read_run, train_run
 
 Prepare = Callable[..., Task]
 

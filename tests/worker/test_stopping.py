@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from runs import TINY, Moment, Reports, make_task, signalled
 
 from pfstudy import ledger, store
 from pfstudy.worker.run import train_run
 from pfstudy.worker.stopping import StopRequest
-from runs import TINY, Moment, Reports, make_task, signalled
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 

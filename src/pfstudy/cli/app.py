@@ -26,6 +26,13 @@ Whatever has a `=` in it is an override of the configuration, and trains:
     pfstudy study=one_stage                           a preset, its own sweep
     pfstudy paper=r50_hybrid data=imagenet data.path=FOLDER
     pfstudy --cfg job --resolve --package block       what stands where, trains nothing
+
+The rest are commands. Those for long studies:
+
+\b
+    pfstudy plan -m block.spatial=conv,maxpool seeds=3    what a sweep would take, and what would fail
+    pfstudy status --watch                                what is done, running, failed
+    pfstudy resume                                        go on with what is not done
 """
 
 app = typer.Typer(

@@ -150,7 +150,7 @@ class Training:
             child = self.pool.start(
                 "pfstudy.worker.run:train_run",
                 task,
-                log=run.directory / ("run.log" if rank == 0 else f"run.rank{rank}.log"),
+                log=_log_of(run, rank),
                 environment=common | own,
                 cores=slot.cores,
                 tag=(job, rank),
@@ -214,14 +214,15 @@ class Training:
     def _fail(self, job: _Job) -> None:
         run, name = job.todo.run, self.names[job.todo.run.directory]
         reason, kind = self._reason(job)
-        tail = log_tail(run.directory / "run.log")
+        problem = None if kind == "hung" else job.problem
+        log = _log_of(run, problem.child.tag[1] if problem else 0)
+        tail = log_tail(log)
         ledger.bury(run.directory, job.pid, "failed", reason=reason, kind=kind, log=tail)
         if kind == "disk":
             raise DiskError(reason)
         again = self._again(job.todo, kind)
         if again is None:
             self.failed[name] = reason
-            log = run.directory / "run.log"
             self.display.end(name, f"failed: {reason} (log: {log})")
             return
         how = "tried again"
@@ -280,6 +281,10 @@ class Training:
         metrics: Mapping[str, Any] = files.read_json(run.directory / ledger.RECORD)["metrics"]
         text = f"{metrics['test_top1_percent']:.2f} %{how}"
         self.display.end(self.names[run.directory], text)
+
+
+def _log_of(run: store.Run, rank: int) -> Path:
+    return run.directory / (f"run.rank{rank}.log" if rank else "run.log")
 
 
 def _accumulation_before(directory: Path) -> int:

@@ -20,7 +20,8 @@ from pfstudy.variant import list_substitutions
 def load_run(directory: str | Path) -> nn.Module:
     """Load the network of a finished run with its trained weights, in evaluation mode.
 
-    Its last weights, or the best ones by validation where it has kept those alone. The dataset need not be there, nor the checkpoint that the run started from.
+    Its last weights, or the best ones by validation where it has kept those alone. The dataset need
+    not be there, nor the checkpoint that the run started from.
 
     Args:
         directory: The run directory, such as ``runs/SLUG-HASH/seed0``.

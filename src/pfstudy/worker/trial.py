@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -31,10 +31,9 @@ from pfstudy.variant import Variant
 from pfstudy.worker.checkpoints import Conditions
 from pfstudy.worker.findings import Findings, Trial, Wanted
 from pfstudy.worker.fit import choose_device, derive_seeds, make_trainer, open_loaders
+from pfstudy.worker.progress import Report
 from pfstudy.worker.ranks import Ranks
 from pfstudy.worker.run import kind_of
-
-Report = Callable[[str, Mapping[str, Any]], None]
 
 _NUM_EPOCHS = 100_000
 _MOST_WARMUP = 10
