@@ -291,6 +291,113 @@ class TestTwoTasks:
 
 
 @pytest.fixture(scope="module")
+def preempted_ranks(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Jobs of two tasks that are preempted, here and by SLURM, and the same without jobs."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    home = slurm.install(tmp_path_factory.mktemp("slurm") / "bin")
+    variant = "block.spatial=paced"
+    reference = commands.give("reference", *COMMON, variant, "trainer.devices=2")
+    here = commands.give("here", *LOCAL, *TWO_TASKS, variant, pace=0.3)
+
+    def signal_tasks() -> None:
+        tasks = here.tasks()
+        assert here.state("paced")["pid"] in tasks
+        assert len(tasks) == 2
+        for task in tasks:
+            os.kill(task, signal.SIGUSR2)
+
+    before = {"here": preempt(here, signal_tasks)}
+    variables = slurm.variables(home)
+    there = commands.give("there", *SLURM, "trainer.devices=2", variant, pace=0.3, **variables)
+    before["there"] = preempt(there, lambda: slurm.preempt(home, "4000"))
+    given = {"here": here, "there": there, "reference": reference}
+    assert all(each.done.returncode == 0 for each in given.values())
+    return {**given, "before": before}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["here", "there"])
+class TestTwoTasksPreempted:
+    """All tasks get SIGUSR2 in the middle of training; those of SLURM's get SIGTERM before."""
+
+    def test_go_on_in_another_attempt(self, preempted_ranks: Mapping[str, Any], name: str) -> None:
+        given = preempted_ranks[name]
+        training = given.record("paced")["training"]
+        assert (training["attempts"], training["world_size"]) == (2, 2)
+        metrics = (given.run_dir("paced") / "metrics.csv").read_text()
+        assert len(metrics.splitlines()) == NUM_EPOCHS + 1
+        assert metrics.startswith(preempted_ranks["before"][name])
+
+    def test_first_alone_asks_to_begin_again(
+        self, preempted_ranks: Mapping[str, Any], name: str
+    ) -> None:
+        paths = sorted(preempted_ranks[name].directory.glob("runs/jobs/*/*_log.out"))
+        assert ["Requeued job" in path.read_text() for path in paths] == [True, False]
+
+    def test_end_as_if_nothing_had_happened(
+        self, preempted_ranks: Mapping[str, Any], name: str
+    ) -> None:
+        mine, reference = (
+            weights_of(preempted_ranks[which].run_dir("paced")) for which in (name, "reference")
+        )
+        assert are_equal(mine, reference)
+
+    def test_nothing_is_left(self, preempted_ranks: Mapping[str, Any], name: str) -> None:
+        preempted_ranks[name].wait_until_nothing_is_left()
+
+
+@pytest.fixture(scope="module")
+def ranks_in_trouble(commands: Commands) -> dict[str, Given]:
+    """Jobs of two tasks: one cannot be trained, of another a task fails, a third one diverges."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    overrides = {
+        "mistake": ("recipe.batch_size=1000",),
+        "failure": ("block.spatial=raises_on_rank_1",),
+        "divergence": ("recipe.lr=1e30", "seeds=2"),
+    }
+    given = {
+        name: commands.give(name, *LOCAL, *TWO_TASKS, *changed)
+        for name, changed in overrides.items()
+    }
+    assert all(each.done.returncode for each in given.values())
+    return given
+
+
+@pytest.mark.slow
+class TestTwoTasksInTrouble:
+    """No task waits for another one that will not come."""
+
+    def test_mistake(self, ranks_in_trouble: Mapping[str, Given]) -> None:
+        done = ranks_in_trouble["mistake"].done
+        assert done.returncode == 2
+        assert "batch_size" in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
+
+    def test_failure(self, ranks_in_trouble: Mapping[str, Given]) -> None:
+        given = ranks_in_trouble["failure"]
+        assert given.done.returncode == 1
+        assert "1 of 1 runs failed: raises_on_rank_1 seed0" in given.done.stderr
+        assert "Traceback" not in given.done.stderr
+        assert given.state("raises_on_rank_1")["state"] == "failed"
+        _, of_second = sorted(given.directory.glob("runs/jobs/*/*_log.err"))
+        assert "RuntimeError: the paint is wet" in of_second.read_text()
+
+    def test_divergence_of_a_run_does_not_stop_the_next(
+        self, ranks_in_trouble: Mapping[str, Given]
+    ) -> None:
+        given = ranks_in_trouble["divergence"]
+        assert given.done.returncode == 1
+        assert "2 of 2 runs failed: " in given.done.stderr
+        assert given.done.stderr.count("the training loss became") == 2
+        for seed in (0, 1):
+            assert given.state("original", seed)["kind"] == "diverged"
+
+    def test_nothing_is_left(self, ranks_in_trouble: Mapping[str, Given]) -> None:
+        for given in ranks_in_trouble.values():
+            given.wait_until_nothing_is_left()
+
+
+@pytest.fixture(scope="module")
 def ray(commands: Commands) -> dict[str, Any]:
     """A sweep on a Ray that it starts by itself, whose runs share a GPU that nobody looks at."""
     pytest.importorskip("hydra_plugins.hydra_ray_launcher")
@@ -341,7 +448,8 @@ def array(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return {"given": given, "done": given.done, "home": home, "before": before}
 
 
-class TestSlurm:
+@pytest.mark.slow
+class TestArray:
     def test_jobs_are_one_study_with_one_table(self, array: Mapping[str, Any]) -> None:
         done = array["done"]
         assert done.returncode == 0, done.stderr
@@ -405,7 +513,8 @@ def waiting(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> dic
         "+hydra.launcher.additional_parameters.mail-type=END",
         **slurm.variables(home),
     )
-    wait_until(lambda: list(given.directory.glob("runs/jobs/4000_2/*.sh")), "it is submitted")
+    submitted = given.directory / "runs" / "jobs" / "4000_2" / "4000_2_submitted.pkl"
+    wait_until(lambda: submitted.exists() or given.ended.done(), "it is submitted")
     (command,) = (p for p in marked_processes(given.mark) if parent_of(p) == os.getpid())
     os.kill(command, signal.SIGINT)
     return {"given": given, "done": given.done, "home": home}

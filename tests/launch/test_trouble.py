@@ -25,16 +25,27 @@ from pfstudy.tasks import Device
 from trouble import SMALL, set_pace, write_module
 from under_way import PATIENCE_S, Sweep, Sweeps, wait_until
 
-Pfstudy = Callable[..., subprocess.CompletedProcess[str]]
+Ended = subprocess.CompletedProcess[str]
+Pfstudy = Callable[..., Ended]
+PfstudyTogether = Callable[..., dict[str, Ended]]
 
 
 @pytest.fixture(scope="module")
-def diverged(pfstudy: Pfstudy, tmp_path_factory: pytest.TempPathFactory) -> object:
-    return pfstudy(
-        tmp_path_factory.mktemp("basic"),
-        *("-m", "hydra/launcher=basic", "recipe.lr=1e9", "recipe.epochs=1"),
-        *("logger=none", "speed=none"),
-    )
+def failing(
+    pfstudy_together: PfstudyTogether, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, Ended]]:
+    """Runs that fail, with Hydra's launcher and with ours."""
+    commands = {
+        "basic": ("-m", *SMALL, "hydra/launcher=basic", "recipe.lr=1e9", "logger=none"),
+        "ours": (
+            *("-m", *SMALL, "imports=[trouble_ops]", "block.spatial=identity,dies,raises"),
+            *("launcher.retries=0", "logger=none"),
+        ),
+    }
+    directories = {name: tmp_path_factory.mktemp(name) for name in commands}
+    write_module(directories["ours"])
+    done = pfstudy_together({name: (directories[name], commands[name]) for name in commands})
+    return {name: (directories[name], done[name]) for name in commands}
 
 
 class TestForeignLauncher:
@@ -46,12 +57,36 @@ class TestForeignLauncher:
         assert "operation 'maxpol' does not exist" in done.stderr
         assert not (tmp_path / "runs").exists()
 
-    def test_failure_of_a_job_is_the_commands(
-        self, diverged: subprocess.CompletedProcess[str]
+    def test_failure_of_a_job_is_the_commands(self, failing: dict[str, tuple[Path, Ended]]) -> None:
+        _, done = failing["basic"]
+        assert done.returncode == 1
+        assert "the training loss became" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+class TestFailingRuns:
+    def test_exit_code_and_a_sentence_with_every_reason(
+        self, failing: dict[str, tuple[Path, Ended]]
     ) -> None:
-        assert diverged.returncode == 1
-        assert "the training loss became" in diverged.stderr
-        assert "Traceback" not in diverged.stderr
+        _, done = failing["ours"]
+        assert done.returncode == 1
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith("pfstudy: 2 of 3 runs failed: ")
+        assert "dies seed0 (its process was killed by SIGKILL)" in last
+        assert "raises seed0 (RuntimeError: the paint is wet)" in last
+        assert "Traceback" not in done.stdout + done.stderr
+
+    def test_the_others_are_done_and_in_the_table(
+        self, failing: dict[str, tuple[Path, Ended]]
+    ) -> None:
+        directory, done = failing["ours"]
+        states = {
+            path.parent.name.split("-")[2]: ledger.state_of(path)
+            for path in directory.glob("runs/*/seed0")
+        }
+        assert states == {"identity": "done", "dies": "failed", "raises": "failed"}
+        rows = [line.split()[0] for line in done.stdout.splitlines() if "0.00342" in line]
+        assert rows == ["identity"]
 
 
 def test_ctrl_c_while_importing_says_one_sentence(
@@ -132,12 +167,11 @@ def concurrent(sweeps: Sweeps, tmp_path_factory: pytest.TempPathFactory) -> Conc
     same = ("block.spatial=paced,paced_too,identity", "launcher.num_workers=2")
     twins = [sweeps.start(directory, *settings, *same) for _ in range(2)]
     other = sweeps.start(directory, *settings, "block.spatial=paced_too,maxpool")
-    for sweep in twins:
-        sweep.wait_for_output("seed0: is being trained by process")
-    other.wait_for_output("maxpool seed0: ")
     twins[0].wait_for_epochs(2, "paced", "paced_too")
     owner = twins[0].state("paced")["pid"]
     killed, survivor = sorted(twins, key=lambda sweep: owner not in sweep.processes())
+    survivor.wait_for_output("paced seed0: is being trained by process")
+    other.wait_for_output("maxpool seed0: ")
     mine = killed.processes()
     held = {label for label in ("paced", "paced_too") if killed.state(label)["pid"] in mine}
     killed.parent.kill()

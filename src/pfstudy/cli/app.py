@@ -30,7 +30,7 @@ Whatever has a `=` in it is an override of the configuration, and trains:
 The rest are commands. Those for long studies:
 
 \b
-    pfstudy plan -m block.spatial=conv,maxpool seeds=3    what a sweep would take, and what would fail
+    pfstudy plan -m block.spatial=conv,maxpool seeds=3    what a sweep takes, what would fail
     pfstudy status --watch                                what is done, running, failed
     pfstudy resume                                        go on with what is not done
 """
