@@ -181,3 +181,19 @@ class TestService:
             os.kill(service, signal.SIGKILL)
         tracking.stop_service()
         tracking.stop_service()
+
+
+def test_service_that_dies_at_its_start_is_done_without() -> None:
+    """wandb.setup() would hold a lock that its own error handling waits for."""
+    code = (
+        "import wandb.sdk.lib.service.service_process as process\n"
+        "def die(*_, **__): raise RuntimeError('died')\n"
+        "process._launch_server = die\n"
+        "from pfstudy import tracking\n"
+        "print(tracking.start_service())\n"
+        "tracking.stop_service()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.strip() == "{}", done.stderr

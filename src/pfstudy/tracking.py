@@ -60,10 +60,11 @@ def start_service() -> dict[str, str]:
         The environment by which child processes find it; empty if it could not be started, and
         then every run starts its own.
     """
-    import wandb
+    from wandb.sdk import wandb_setup
 
     try:
-        wandb.setup().ensure_service()
+        # not wandb.setup(), which waits for itself for ever where the process dies at its start
+        wandb_setup.singleton().ensure_service()
     except Exception:  # a run can do without
         return {}
     return {key: os.environ[key] for key in ("WANDB_SERVICE",) if key in os.environ}

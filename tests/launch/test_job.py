@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
 import pretended_slurm as slurm
+from configs import compose
 from pfstudy import files, ledger, store
+from pfstudy.data import fingerprint
+from pfstudy.errors import PfstudyError
+from pfstudy.launch import job
 from pfstudy.launch.resume import list_unfinished
+from pfstudy.launch.sweep import default_study_name
+from pfstudy.schema.config import Config
+from pfstudy.variant import make_variant
+from run_directories import let_owner_vanish, write_run
 from trouble import SMALL, set_pace, write_module
-from under_way import MARK, marked_processes, parent_of, wait_until
+from under_way import (
+    MARK,
+    PATIENCE_S,
+    Sweep,
+    Sweeps,
+    marked_processes,
+    parent_of,
+    wait_until,
+)
 
 Ended = subprocess.CompletedProcess[str]
 Pfstudy = Callable[..., Ended]
@@ -437,6 +459,46 @@ class TestRay:
 
 
 @pytest.fixture(scope="module")
+def running_ray(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A sweep on a Ray that was started before, in another directory; and the same again."""
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    own = {**os.environ, "RAY_AUTH_MODE": "disabled", "CUDA_VISIBLE_DEVICES": ""}
+    address = ("--head", "--port=6399", "--num-cpus=2", "--include-dashboard=false")
+    ray_command = str(Path(sys.executable).with_name("ray"))
+    head = subprocess.Popen(
+        [ray_command, "start", "--block", *address],
+        cwd=elsewhere,
+        env=own,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    there = ("hydra.launcher.ray.init.address=127.0.0.1:6399", "block.spatial=paced")
+    try:
+        given = commands.give("running", *RAY, *there, RAY_AUTH_MODE="disabled")
+        assert given.done is not None
+        again = commands.again(given.directory, *RAY, *there, RAY_AUTH_MODE="disabled")
+        return {"given": given, "again": again.done, "elsewhere": elsewhere}
+    finally:
+        head.terminate()
+        head.wait(PATIENCE_S)
+
+
+@pytest.mark.slow
+class TestRunningRay:
+    def test_runs_are_where_the_command_was_given(self, running_ray: Mapping[str, Any]) -> None:
+        given = running_ray["given"]
+        assert given.done.returncode == 0, given.done.stderr
+        assert given.state("paced")["state"] == "done"
+        assert list(running_ray["elsewhere"].iterdir()) == []
+
+    def test_again_trains_nothing(self, running_ray: Mapping[str, Any]) -> None:
+        assert running_ray["again"].returncode == 0
+        assert running_ray["given"].state("paced")["attempt"] == 1
+        assert running_ray["again"].stdout == running_ray["given"].done.stdout
+
+
+@pytest.fixture(scope="module")
 def array(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A sweep of an array of SLURM's, the first job of which is preempted."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
@@ -596,3 +658,231 @@ def test_mistake_is_found_before_anything_is_submitted(
     assert sentence in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def interrupted(
+    executable: str, environment: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Sweep]]:
+    """Ctrl-C in a terminal, which reaches the jobs that run there, too."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher")
+    with Sweeps(executable, environment) as sweeps:
+        given = {}
+        for name, launcher in (("submitit", LOCAL), ("ray", RAY)):
+            directory = tmp_path_factory.mktemp(name)
+            write_module(directory)
+            set_pace(directory, 0.5)
+            given[name] = sweeps.start(directory, *launcher, "block.spatial=paced")
+        for sweep in given.values():
+            sweep.wait_for_epochs(1, "paced")
+            os.killpg(sweep.parent.pid, signal.SIGINT)
+            sweep.wait()
+        yield given
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["submitit", "ray"])
+class TestInterrupted:
+    def test_exit_code_and_sentence(self, interrupted: Mapping[str, Sweep], name: str) -> None:
+        assert interrupted[name].parent.returncode == 130
+        sentence = "pfstudy: interrupted; the same command goes on with what is not done."
+        assert sentence in interrupted[name].output.splitlines()
+
+    def test_nothing_is_left_but_a_checkpoint(
+        self, interrupted: Mapping[str, Sweep], name: str
+    ) -> None:
+        sweep = interrupted[name]
+        sweep.wait_until_nothing_is_left()
+        assert sweep.state_of("paced") == "interrupted"
+        assert (sweep.run_dir("paced") / store.RESUME).exists()
+
+
+SIGNALS = [signal.SIGTERM, signal.SIGUSR2]
+
+
+class TestSignals:
+    """What a job does with signals, while it trains one run in processes of its own."""
+
+    @pytest.fixture
+    def events(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+        """What happens, in its order; a plugin handles one of the signals."""
+        happened: list[str] = []
+        before = signal.signal(signal.SIGUSR2, lambda *_: happened.append("begin again"))
+        yield happened
+        signal.signal(signal.SIGUSR2, before)
+
+    def stop(
+        self, events: list[str], monkeypatch: pytest.MonkeyPatch, sent: Sequence[signal.Signals]
+    ) -> None:
+        """Send signals to a job: the first one while it trains, the others while it stops."""
+
+        def run(configs: Sequence[Config]) -> None:
+            first, *others = sent
+            try:
+                os.kill(os.getpid(), first)
+                time.sleep(PATIENCE_S)
+            except KeyboardInterrupt:
+                for number in others:
+                    os.kill(os.getpid(), number)
+                time.sleep(0.1)
+                events.append("checkpoint")
+                raise
+
+        monkeypatch.setattr(job, "run_sweep", run)
+        with pytest.raises(KeyboardInterrupt):
+            job.run_job(compose())
+
+    @pytest.mark.parametrize(
+        ("sent", "expected"),
+        [
+            pytest.param([signal.SIGTERM], ["checkpoint"], id="ended"),
+            pytest.param([signal.SIGUSR2], ["checkpoint", "begin again"], id="preempted"),
+            pytest.param(SIGNALS, ["checkpoint", "begin again"], id="ended, then preempted"),
+            pytest.param(SIGNALS[::-1], ["checkpoint", "begin again"], id="preempted, then ended"),
+            pytest.param(
+                [signal.SIGTERM, signal.SIGTERM], ["checkpoint"], id="ended more than once"
+            ),
+        ],
+    )
+    def test_checkpoint_comes_first(
+        self,
+        events: list[str],
+        monkeypatch: pytest.MonkeyPatch,
+        sent: Sequence[signal.Signals],
+        expected: Sequence[str],
+    ) -> None:
+        self.stop(events, monkeypatch, sent)
+        assert events == expected
+
+    def test_handlers_are_as_before(
+        self, events: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = [signal.getsignal(number) for number in SIGNALS]
+        self.stop(events, monkeypatch, SIGNALS)
+        assert [signal.getsignal(number) for number in SIGNALS] == before
+
+    def test_slurm_may_send_its_signal_late(
+        self, events: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("submitit")
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+        sleep = time.sleep
+
+        def wait(seconds: float) -> None:
+            if seconds > PATIENCE_S:  # until it is killed
+                events.append("waits")
+                os.kill(os.getpid(), signal.SIGUSR2)
+                seconds = 0.1
+            sleep(seconds)
+
+        monkeypatch.setattr(time, "sleep", wait)
+        self.stop(events, monkeypatch, [signal.SIGTERM])
+        assert events == ["checkpoint", "waits", "begin again"]
+
+    def test_refusal_to_begin_again_is_one_sentence(
+        self, events: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object) -> None:
+            raise RuntimeError("Job not requeued because: timed-out too many times.")
+
+        signal.signal(signal.SIGUSR2, refuse)
+        monkeypatch.setattr(job, "run_sweep", lambda _: os.kill(os.getpid(), signal.SIGUSR2))
+        with pytest.raises(PfstudyError, match="too many times. The same command goes on"):
+            job.run_job(compose())
+
+    def test_task_that_is_not_the_first_ends_well(
+        self, events: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setattr(job, "_run_as_rank", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        assert job.run_job(compose()) is None
+
+    def test_ctrl_c_is_passed_on(self, events: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupt(configs: Sequence[Config]) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(job, "run_sweep", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            job.run_job(compose())
+        assert events == []
+
+
+class TestOpenStudy:
+    def configs(self, root: Path, *overrides: str) -> list[Config]:
+        operations = ("original", "maxpool")
+        made = (compose(*overrides, f"block.spatial={name}") for name in operations)
+        return [replace(config, runs_dir=str(root)) for config in made]
+
+    def test_runs_are_pending_members(self, tmp_path: Path) -> None:
+        name = job.open_study(self.configs(tmp_path))
+        members = store.read_study(tmp_path, name)
+        assert len(members) == 2
+        assert {ledger.state_of(tmp_path / member) for member in members} == {"pending"}
+        assert all((tmp_path / member / store.CONFIG).exists() for member in members)
+
+    def test_name_is_that_of_the_sweep(self, tmp_path: Path) -> None:
+        configs = self.configs(tmp_path)
+        variants = [make_variant(config, fingerprint(config.data)) for config in configs]
+        assert job.open_study(configs) == default_study_name(variants)
+        assert job.open_study(self.configs(tmp_path, "study.name=mine")) == "mine"
+
+    def test_run_that_is_done_stays_as_it_is(self, tmp_path: Path) -> None:
+        done = write_run(tmp_path, state="done")
+        (done / store.CONFIG).write_text("{}")
+        with pytest.raises(PfstudyError, match="was written by another config"):
+            job.open_study(self.configs(tmp_path))
+        done = write_run(tmp_path, state="done")
+        before = (done / store.CONFIG).stat().st_mtime_ns
+        name = job.open_study(self.configs(tmp_path))
+        assert len(store.read_study(tmp_path, name)) == 2
+        assert (done / store.CONFIG).stat().st_mtime_ns == before
+
+    def test_what_constraints_may_drop_is_not_made(self, tmp_path: Path) -> None:
+        job.open_study(self.configs(tmp_path, "study.constraints=['params < 1x']"))
+        assert [path.name for path in tmp_path.iterdir()] == [store.STUDIES]
+
+
+class TestElsewhere:
+    """A rank finds that its run is being trained, as one of a machine that is gone seems to be."""
+
+    def test_is_waited_for_and_said_once(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        directory = write_run(tmp_path, state="running")
+        waited = []
+
+        def wait(seconds: float) -> None:
+            waited.append(seconds)
+            if len(waited) == 3:
+                let_owner_vanish(directory)
+
+        monkeypatch.setattr(job.time, "sleep", wait)
+        job._wait_while_elsewhere(directory)
+        assert len(waited) == 3
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith(f"is being trained by process {os.getpid()} on {platform.node()}")
+
+    def test_others_are_not(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(job.time, "sleep", lambda _: pytest.fail("it waits"))
+        job._wait_while_elsewhere(write_run(tmp_path))
+
+
+def test_job_enters_the_directory_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pretend(directory: Path) -> None:
+        config = OmegaConf.create({"hydra": {"runtime": {"cwd": str(directory)}}})
+        monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
+
+    monkeypatch.chdir("/")
+    monkeypatch.setattr(job, "run_sweep", lambda _: Path.cwd())
+    pretend(tmp_path)
+    assert job.run_job(compose()) == tmp_path
+    pretend(tmp_path / "gone")
+    with pytest.raises(PfstudyError, match="gone cannot be entered on .* that all machines share"):
+        job.run_job(compose())

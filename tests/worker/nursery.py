@@ -43,6 +43,9 @@ class Child:
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
+    def signal_group(self, number: int) -> None:
+        os.killpg(self.pid, number)
+
     def wait(self) -> int:
         """Wait for its exit code; negative for the signal that has killed it."""
         return int(self.nursery.order(wait=self.pid))
@@ -130,6 +133,7 @@ def wait_for(pid: int) -> int:
 
 
 def work(order: Mapping[str, Any]) -> None:
+    os.setsid()
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(log, 1)

@@ -54,9 +54,9 @@ MakeTask = Callable[[str, Path], Task]
 
 
 @pytest.fixture(scope="module")
-def make(folder: Path) -> MakeTask:
-    """Make a run of some kind below a directory."""
-    files = (
+def image_files(folder: Path) -> tuple[str, ...]:
+    """A run on image files: what KINDS lacks, as it must know where they are."""
+    return (
         "data=imagefolder",
         f"data.path={folder}",
         "data.num_classes=3",
@@ -66,8 +66,13 @@ def make(folder: Path) -> MakeTask:
         "recipe.lr=0.05",
     )
 
+
+@pytest.fixture(scope="module")
+def make(image_files: tuple[str, ...]) -> MakeTask:
+    """Make a run of some kind below a directory."""
+
     def make_one(kind: str, root: Path) -> Task:
-        overrides = files if kind == "files" else KINDS[kind]
+        overrides = image_files if kind == "files" else KINDS[kind]
         return make_task(root, *overrides, accumulation=2 if kind == "accumulation" else 1)
 
     return make_one
@@ -169,6 +174,21 @@ class TestStopped:
             assert child.wait() == 130
             assert ledger.state_of(task.directory) == "interrupted"
             assert child.output.endswith("pfstudy: interrupted; the same command goes on.\n")
+        train(task)
+        assert_equal(read_outcome(task.directory), read_outcome(expected.directory))
+
+    def test_with_the_processes_that_read_its_images(
+        self, nursery: Nursery, image_files: tuple[str, ...], tmp_path: Path
+    ) -> None:
+        """A cluster asks the whole group of a run, which needs them until it has stopped."""
+        long = (*image_files, "recipe.epochs=12")
+        expected, task = (make_task(tmp_path / name, *long) for name in ("one", "other"))
+        train(expected)
+        child = nursery.start(tmp_path / "log", task.directory)
+        wait_for_epochs(task.directory, 2)
+        child.signal_group(signal.SIGTERM)
+        assert child.wait() == 130, child.output
+        assert (task.directory / store.RESUME).exists()
         train(task)
         assert_equal(read_outcome(task.directory), read_outcome(expected.directory))
 

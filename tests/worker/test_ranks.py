@@ -21,12 +21,12 @@ from runs import (
     Reports,
     accuracy_of,
     assert_equal,
+    make_config,
     make_task,
     read_outcome,
     train,
 )
 
-from configs import compose
 from pfstudy import files, ledger, store
 from pfstudy.data.tensors import load_splits
 from pfstudy.errors import PfstudyError
@@ -144,7 +144,7 @@ class TestTrained:
             assert output.splitlines()[-1] == "done"
 
     def test_every_test_image_counts_once_and_in_order(self, uneven: Trained) -> None:
-        labels = load_splits(compose(*UNEVEN).data)["test"].labels_N
+        labels = load_splits(make_config(*UNEVEN).data)["test"].labels_N
         outcome = uneven.outcome
         assert outcome.predictions["labels"].tolist() == labels.tolist()
         logits = torch.from_numpy(outcome.predictions["logits"])
@@ -157,7 +157,7 @@ class TestTrained:
 
     def test_weights_are_those_that_were_evaluated(self, uneven: Trained) -> None:
         """With the statistics of the norms that the first process has seen, on both of them."""
-        network, splits = load_run(uneven.directory), load_splits(compose(*UNEVEN).data)
+        network, splits = load_run(uneven.directory), load_splits(make_config(*UNEVEN).data)
         with torch.inference_mode():
             test, validation = (
                 network(splits[name].images_NCHW) for name in ("test", "validation")

@@ -20,13 +20,13 @@ from runs import (
     Moment,
     Reports,
     at,
+    make_config,
     make_task,
     read_rows,
     train,
     train_and_stop,
 )
 
-from configs import compose
 from pfstudy import files, ledger, store
 from pfstudy.data.tensors import load_splits
 from pfstudy.errors import DiskError, DivergedError, PfstudyError
@@ -162,10 +162,11 @@ class TestKeep:
     def test_leaves_these_weights_alone(
         self, prepare: Prepare, keep: str, expected: set[str]
     ) -> None:
-        task = prepare(f"trainer.keep={keep}", "trainer.checkpoint_minutes=1e-9")
+        task = prepare(f"trainer.keep={keep}")
         checkpoints = task.directory / "checkpoints"
         checkpoints.mkdir()
-        (checkpoints / ".resume.ckpt.draft").write_text("half")  # of an attempt that was killed
+        for name in ("resume.ckpt", ".resume.ckpt.draft"):  # of an attempt that was killed
+            (checkpoints / name).write_text("half")
         train(task)
         assert {path.name for path in checkpoints.iterdir()} == expected
 
@@ -175,7 +176,7 @@ class TestKeep:
         train(task)
         accuracy = [float(row["val_top1_percent"]) for row in read_rows(task.directory)]
         assert max(accuracy) > accuracy[-1]
-        validation = load_splits(compose(*overrides).data)["validation"]
+        validation = load_splits(make_config(*overrides).data)["validation"]
         with torch.inference_mode():
             found = load_run(task.directory)(validation.images_NCHW).argmax(1)
         shared = 100 * (found == validation.labels_N).double().mean().item()
@@ -202,7 +203,7 @@ class TestKeep:
         task = prepare("trainer.keep=[last,best]")
         train(task)
         (task.directory / store.BEST_WEIGHTS).write_text("no weights")
-        images = load_splits(compose(*TINY).data)["test"].images_NCHW
+        images = load_splits(make_config(*TINY).data)["test"].images_NCHW
         with torch.inference_mode():
             logits = load_run(task.directory)(images)
         with np.load(task.directory / "predictions.npz") as predictions:
