@@ -241,7 +241,7 @@ def test_random_kills(
     kind = VICTIMS[number % len(VICTIMS)]
     devices = 2 if kind == "rank" or chance.random() < 0.3 else 1
     moment_s = chance.uniform(0, 6)
-    while_importing = chance.random() < 0.2 and kind not in ("rank", "service")
+    while_importing = chance.random() < 0.2 and kind != "rank"
     print(f"{kind}, {devices} devices, after {moment_s:.2f} s, importing: {while_importing}")
 
     write_module(tmp_path)

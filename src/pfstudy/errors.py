@@ -26,6 +26,11 @@ class RunsFailedError(PfstudyError):
     """Some runs of a sweep failed; the others are done and recorded. Exit code 1."""
 
 
+def is_about_memory(text: str) -> bool:
+    """Whether an error that libraries word in their own ways says that memory ran out."""
+    return "out of memory" in text.lower() or "can't allocate memory" in text
+
+
 def first_line(error: Exception) -> str:
     """The first line of what an error says, or its kind where it says nothing."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

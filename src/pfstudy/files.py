@@ -50,7 +50,7 @@ def write_text(path: Path, text: str, *, durable: bool = False, once: bool = Fal
     Raises:
         DiskError: It cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{uuid4().hex}")
+    draft = draft_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -75,6 +75,11 @@ def write_text(path: Path, text: str, *, durable: bool = False, once: bool = Fal
 def file_name(text: str) -> str:
     """Make a name that any file system takes."""
     return re.sub(r"[^A-Za-z0-9=._+]+", "-", text).strip("-.").lower()
+
+
+def draft_of(path: Path) -> Path:
+    """A hidden file beside a file, to be written first; no other process has the same."""
+    return path.with_name(f".{path.name}.draft-{uuid4().hex[:8]}{path.suffix}")
 
 
 def cannot_write(path: Path, error: OSError) -> DiskError:

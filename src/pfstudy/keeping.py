@@ -169,7 +169,7 @@ def _checkpoints(run: Path) -> Iterator[tuple[str, Path]]:
         path = run / name
         if path.parent.is_symlink():
             return
-        for file in (path, path.with_name(f".{path.name}.draft")):
+        for file in (path, *path.parent.glob(f".{path.name}.draft*")):
             if file.is_file() and not file.is_symlink():
                 yield str(file.relative_to(run)), file
 

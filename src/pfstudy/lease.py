@@ -11,6 +11,7 @@ import fcntl
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,17 +21,24 @@ from pfstudy.errors import PfstudyError
 DIRECTORY = "PFSTUDY_LEASE_DIR"
 """Environment variable that moves the lock files; all users of a host must agree on it."""
 
+_POLL_S = 1.0
+
 
 @contextmanager
-def training(device: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+def training(
+    device: str,
+    on_wait: Callable[[], None] | None = None,
+    on_poll: Callable[[], None] | None = None,
+) -> Iterator[None]:
     """Hold a device together with other training runs.
 
     Args:
         device: ``cpu`` or the UUID of a GPU.
         on_wait: Called once if a measurement is under way.
+        on_poll: Called every second while it is.
     """
-    with _lock(device, "gate", fcntl.LOCK_SH, on_wait):
-        handle = _acquire(device, "device", fcntl.LOCK_SH, on_wait)
+    with _lock(device, "gate", fcntl.LOCK_SH, on_wait, on_poll):
+        handle = _acquire(device, "device", fcntl.LOCK_SH, on_wait, on_poll)
     try:
         yield
     finally:
@@ -52,16 +60,42 @@ def measuring(device: str, on_wait: Callable[[], None] | None = None) -> Iterato
         yield
 
 
+def is_free(device: str) -> bool:
+    """Whether a measurement could begin at once."""
+    try:
+        for part in ("gate", "device"):
+            handle = _open(device, part)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            finally:
+                os.close(handle)
+    except BlockingIOError:
+        return False
+    return True
+
+
 @contextmanager
-def _lock(device: str, part: str, kind: int, on_wait: Callable[[], None] | None) -> Iterator[None]:
-    handle = _acquire(device, part, kind, on_wait)
+def _lock(
+    device: str,
+    part: str,
+    kind: int,
+    on_wait: Callable[[], None] | None,
+    on_poll: Callable[[], None] | None = None,
+) -> Iterator[None]:
+    handle = _acquire(device, part, kind, on_wait, on_poll)
     try:
         yield
     finally:
         os.close(handle)
 
 
-def _acquire(device: str, part: str, kind: int, on_wait: Callable[[], None] | None) -> int:
+def _acquire(
+    device: str,
+    part: str,
+    kind: int,
+    on_wait: Callable[[], None] | None,
+    on_poll: Callable[[], None] | None,
+) -> int:
     handle = _open(device, part)
     try:
         try:
@@ -69,11 +103,24 @@ def _acquire(device: str, part: str, kind: int, on_wait: Callable[[], None] | No
         except BlockingIOError:
             if on_wait is not None:
                 on_wait()
-            fcntl.flock(handle, kind)
+            _wait(handle, kind, on_poll)
     except BaseException:
         os.close(handle)
         raise
     return handle
+
+
+def _wait(handle: int, kind: int, on_poll: Callable[[], None] | None) -> None:
+    pause_s = 0.01
+    while True:
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _POLL_S)
+            if on_poll is not None:
+                on_poll()
 
 
 def _open(device: str, part: str) -> int:

@@ -55,17 +55,27 @@ def state_of(directory: Path) -> State:
     """State of a run."""
     if (directory / RECORD).exists():
         return "done"
-    return read_status(directory).state
+    return read_status(directory, lenient=True).state
 
 
-def read_status(directory: Path) -> Status:
+def read_status(directory: Path, *, lenient: bool = False) -> Status:
     """Read what the ledger says of a run.
+
+    Args:
+        directory: The run directory.
+        lenient: Whether a damaged ``state.json``, as a power cut may leave it, counts as none:
+            claims and records are what decides.
 
     Raises:
         PfstudyError: ``state.json`` is damaged.
     """
     path = directory / STATE
-    written = read_json(path) if path.exists() else {}
+    try:
+        written = read_json(path) if path.exists() else {}
+    except PfstudyError:
+        if not lenient:
+            raise
+        written = {}
     attempt = _last_attempt(directory)
     state: State = written.get("state", "pending")
     if (directory / RECORD).exists():
@@ -132,8 +142,11 @@ class Claim:
         ended = threading.Event()
 
         def beat() -> None:
+            lost = False
             while not ended.wait(HEARTBEAT_S):
-                if self.is_lost():  # a beat of ours would make a dead successor look alive
+                with suppress(OSError):
+                    lost = self.is_lost()
+                if lost:  # a beat of ours would make a dead successor look alive
                     return
                 with suppress(OSError):
                     os.utime(self.directory / STATE)
@@ -161,7 +174,7 @@ def claim(directory: Path) -> Claim | None:
         PfstudyError: The directory cannot be written to.
     """
     while True:
-        status = read_status(directory)
+        status = read_status(directory, lenient=True)
         if status.state in ("done", "running"):
             return None
         attempt = max(status.attempt, status.written.get("attempt", 0)) + 1
@@ -196,7 +209,7 @@ def bury(directory: Path, pid: int, state: State, **details: Any) -> None:
 
     Nothing is written of a run that is done, or that another process has claimed meanwhile.
     """
-    status = read_status(directory)
+    status = read_status(directory, lenient=True)
     owner = _read_owner(directory, status.attempt)
     is_others = owner.get("pid") != pid or owner.get("machine") != _machine()
     if status.state == "done" or (status.state == "running" and is_others):
@@ -210,6 +223,11 @@ def write_pending(directory: Path) -> None:
     """Write that a run is to be trained, unless the ledger says something already."""
     if not (directory / STATE).exists() and not (directory / RECORD).exists():
         write_json(directory / STATE, {"state": "pending", "attempt": 0}, once=True)
+
+
+def last_accumulation(directory: Path) -> int:
+    """The accumulation of the last attempt, which one that goes on must share."""
+    return int(read_status(directory, lenient=True).written.get("accumulation", 1))
 
 
 def heartbeat_age_s(directory: Path) -> float:

@@ -787,8 +787,8 @@ class TestSignals:
             raise RuntimeError("Job not requeued because: timed-out too many times.")
 
         signal.signal(signal.SIGUSR2, refuse)
-        monkeypatch.setattr(job, "run_sweep", lambda _: os.kill(os.getpid(), signal.SIGUSR2))
-        with pytest.raises(PfstudyError, match="too many times. The same command goes on"):
+        monkeypatch.setattr(job, "run_sweep", lambda _, **__: os.kill(os.getpid(), signal.SIGUSR2))
+        with pytest.raises(PfstudyError, match=r"too many times\. The same command goes on"):
             job.run_job(compose())
 
     def test_task_that_is_not_the_first_ends_well(
@@ -880,9 +880,9 @@ def test_job_enters_the_directory_of_the_command(
         monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
 
     monkeypatch.chdir("/")
-    monkeypatch.setattr(job, "run_sweep", lambda _: Path.cwd())
+    monkeypatch.setattr(job, "run_sweep", lambda _, **__: Path.cwd())
     pretend(tmp_path)
     assert job.run_job(compose()) == tmp_path
     pretend(tmp_path / "gone")
-    with pytest.raises(PfstudyError, match="gone cannot be entered on .* that all machines share"):
+    with pytest.raises(PfstudyError, match=r"gone cannot be entered on .* that all machines share"):
         job.run_job(compose())

@@ -54,7 +54,13 @@ SMALL = (
 
 STEPS_PER_EPOCH = 6
 
-_PLAIN = ("recipe.", "trainer.", "seed=", *(f"data.num_{what}" for what in ("t", "v", "w")))
+_PLAIN = (
+    "recipe.",
+    "trainer.",
+    "seed=",
+    "data.path=",
+    *(f"data.num_{what}" for what in ("t", "v", "w")),
+)
 
 
 class Reports(list[tuple[str, Mapping[str, Any]]]):
@@ -70,7 +76,10 @@ class Reports(list[tuple[str, Mapping[str, Any]]]):
 def make_config(*overrides: str) -> Config:
     """Compose a config, a second's work, once for all that differ in plain values alone."""
     plain = [one for one in overrides if one.startswith(_PLAIN)]
-    tree = config_tree(compose(*ALWAYS, *(one for one in overrides if one not in plain)))
+    rest = [one for one in overrides if one not in plain]
+    for key in (one.partition("=")[0] for one in plain if one.startswith("data.")):
+        rest.append(f"{key}={'x' if key == 'data.path' else 1}")  # some datasets need them
+    tree = config_tree(compose(*ALWAYS, *rest))
     for override in plain:
         key, _, value = override.partition("=")
         *parents, last = key.split(".")

@@ -164,7 +164,7 @@ class TestStopped:
         assert_equal(read_outcome(task.directory), uninterrupted("convolutions"))
 
     def test_from_outside_at_any_time(self, nursery: Nursery, tmp_path: Path) -> None:
-        long = (*MAXPOOL, "recipe.epochs=12")
+        long = (*MAXPOOL, "recipe.epochs=20")
         expected, task = (make_task(tmp_path / name, *long) for name in ("one", "other"))
         train(expected)
         for num_epochs in (2, 6):
@@ -181,7 +181,7 @@ class TestStopped:
         self, nursery: Nursery, image_files: tuple[str, ...], tmp_path: Path
     ) -> None:
         """A cluster asks the whole group of a run, which needs them until it has stopped."""
-        long = (*image_files, "recipe.epochs=12")
+        long = (*image_files, "recipe.epochs=20")
         expected, task = (make_task(tmp_path / name, *long) for name in ("one", "other"))
         train(expected)
         child = nursery.start(tmp_path / "log", task.directory)

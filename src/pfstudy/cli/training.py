@@ -89,6 +89,7 @@ def resume(
     found = list_unfinished(Path(*directories or ["runs"]), study, overrides)
     if not found:
         print("Nothing is left to do: all runs are done.")
+    failed = []
     for unfinished in found:
         if unfinished.missing:
             print(
@@ -96,4 +97,9 @@ def resume(
                 f"as {unfinished.missing[0]}; give the command that began it."
             )
         if unfinished.configs:
-            run_configs(unfinished.configs)
+            try:
+                run_configs(unfinished.configs)
+            except RunsFailedError as error:
+                failed.append(f"{unfinished.study}: {error}")
+    if failed:
+        raise RunsFailedError("; ".join(failed))

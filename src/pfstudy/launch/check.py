@@ -43,6 +43,9 @@ def check_variants(
     constraints = parse_constraints(variants[0].config.study.constraints)
     dropped = _drop(variants, [c for c in constraints if c.metric == "sites"])
     left = [variant for variant in variants if variant.hash not in dropped]
+    devices = _devices("trainer.accelerator", variants[0].config.trainer.accelerator)
+    wanted_devices = variants[0].config.trainer.devices
+    num_ranks = len(devices) if wanted_devices == "auto" else wanted_devices
     for variant in left:
         config = variant.config
         key = backbone_key(config)
@@ -50,7 +53,7 @@ def check_variants(
             backbones[key] = check_backbone(config)
         try:
             number = check_substitutions(backbones[key], variant.substitutions)
-            check_batch_size(config.recipe.batch_size, count_images(config.data))
+            check_batch_size(config.recipe.batch_size, count_images(config.data), num_ranks)
             if config.pretrained and key not in loaded:
                 build_backbone(config.model, config.data, pretrained=True)
                 loaded.add(key)
@@ -62,7 +65,6 @@ def check_variants(
             projected[variant.label] = number
     dropped |= _drop(left, [c for c in constraints if c.metric != "sites"])
     config = variants[0].config
-    devices = _devices("trainer.accelerator", config.trainer.accelerator)
     wanted = config.speed.device
     measured_on = devices if wanted == "auto" else _devices("speed.device", wanted)
     _check_precision(variants, devices[0])

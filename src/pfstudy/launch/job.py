@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -49,7 +50,8 @@ def open_study(configs: Sequence[Config]) -> str:
     Raises:
         PfstudyError: A dataset cannot be read, or the run directories cannot be written to.
     """
-    variants = [make_variant(config, fingerprint(config.data)) for config in configs]
+    content = cache(fingerprint)
+    variants = [make_variant(config, content(config.data)) for config in configs]
     name = configs[0].study.name or default_study_name(variants)
     root = Path(configs[0].runs_dir)
     runs = list_runs(variants)
@@ -79,7 +81,9 @@ def run_job(config: Config) -> SweepResult | None:
     cluster.adopt_cluster()
     try:
         with _stopping_first():
-            return run_sweep([config]) if cluster.num_ranks() == 1 else _run_as_rank(config)
+            if cluster.num_ranks() == 1:
+                return run_sweep([config], patient=False)
+            return _run_as_rank(config)
     except KeyboardInterrupt:
         if cluster.rank() == 0:
             raise
@@ -119,7 +123,7 @@ def _run_as_rank(config: Config) -> SweepResult | None:
     try:
         variant = make_variant(config, fingerprint(config.data))
         if ranks.is_first:
-            run_sweep([config], train=False)
+            run_sweep([config], train=False, patient=False)
             mode = tracking.choose_mode(config.logger)
     except Exception as error:  # the others wait to be told
         problem = error
@@ -142,6 +146,7 @@ def _run_as_rank(config: Config) -> SweepResult | None:
             mode=mode,
             speed=phase.find_measured(variant, {"host": platform.node()}) or {},
             environment=describe_environment(),
+            accumulation=ledger.last_accumulation(run.directory),
         )
         how = "elsewhere"
         try:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from pfstudy.errors import ChildFailedError, PfstudyError
+from pfstudy.errors import PfstudyError
 from pfstudy.launch.display import Display
 from pfstudy.launch.planned import (
     MODEL,
@@ -25,7 +25,6 @@ from pfstudy.launch.planned import (
     schedule_s,
 )
 from pfstudy.launch.pool import PRELOAD, Pool
-from pfstudy.launch.slots import available_cores, make_slots
 from pfstudy.launch.sweep import (
     Prepared,
     choose_slots,
@@ -142,7 +141,7 @@ class _Planner:
     def _try(self, pool: Pool, devices: Sequence[Device], speed_device: Device) -> None:
         """Try one variant of each that train alike."""
         left = self._to_train()
-        self.slots = self._choose_slots(pool, left[0], devices)[: len(left)]
+        self.slots = choose_slots(pool, self.display, left[0], devices, len(left))
         alike: dict[str, dict[str, Variant]] = {}
         for variant in left:
             alike.setdefault(_training_key(variant), {})[variant.hash] = variant
@@ -162,13 +161,6 @@ class _Planner:
             if tried.problem is not None:
                 self.problems.update({variant.hash: tried.problem for variant in same})
         self.display.note(f"done in {time.monotonic() - started:.1f} s")
-
-    def _choose_slots(self, pool: Pool, variant: Variant, devices: Sequence[Device]) -> list[Slot]:
-        try:
-            return choose_slots(pool, self.display, variant, devices)
-        except ChildFailedError as error:
-            self.display.note(f"launcher.slots=auto: {variant.label} cannot be trained: {error}")
-            return make_slots(self.config, devices, available_cores())
 
     def _lacks_speed(self, variant: Variant) -> bool:
         return self.config.speed.enabled and phase.find_measured(variant, self.place) is None

@@ -43,7 +43,8 @@ def probe_slots(
 
     def measure(number: int) -> float:
         display.bar("probing", figures=f"{number} at a time")
-        slots = make_slots(_with_number(config, devices, number), devices[:1], cores)
+        own = cores[: max(1, len(cores) // len(devices))]  # those of the one device that is tried
+        slots = make_slots(_with_number(config, devices, number), devices[:1], own)
         rates[number] = _images_per_s(pool, variant, slots)
         return rates[number]
 

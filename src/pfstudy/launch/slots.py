@@ -32,13 +32,16 @@ def devices_per_run(config: Config, devices: Sequence[Device]) -> int:
     return wanted
 
 
-def make_slots(config: Config, devices: Sequence[Device], cores: Sequence[int]) -> list[Slot]:
+def make_slots(
+    config: Config, devices: Sequence[Device], cores: Sequence[int], most: int | None = None
+) -> list[Slot]:
     """Divide devices and cores among the runs that are trained at a time.
 
     Args:
         config: ``launcher`` and ``trainer`` say how.
         devices: All GPUs, or the CPU.
         cores: The cores that this process may use.
+        most: Number of runs that there are.
 
     Raises:
         PfstudyError: As `devices_per_run`.
@@ -56,6 +59,7 @@ def make_slots(config: Config, devices: Sequence[Device], cores: Sequence[int]) 
         wanted = config.launcher.num_workers
         num_runs = max(1, len(cores) // threads) if wanted == "auto" else wanted
         chosen = [("cpu", (devices[0],) * number)] * num_runs
+    chosen = chosen[:most]  # before the cores are divided
     shares = _share_cores(cores, len(chosen), number * config.trainer.num_threads)
     return [
         Slot(f"cpu {_ranges(share)}" if name == "cpu" and share else name, group, share)

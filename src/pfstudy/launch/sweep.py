@@ -65,12 +65,16 @@ class Prepared:
     runs: tuple[store.Run, ...]
 
 
-def run_sweep(configs: Sequence[Config], *, train: bool = True) -> SweepResult:
+def run_sweep(
+    configs: Sequence[Config], *, train: bool = True, patient: bool = True
+) -> SweepResult:
     """Train every variant with every seed, unless it is done.
 
     Args:
         configs: The variants as asked for; those that coincide are trained once.
         train: Whether to train, or only to check, to measure and to make the run directories.
+        patient: Whether to wait until speed can be measured, or else to do without: jobs that a
+            cluster has started beside each other would train one after the other.
 
     Raises:
         PfstudyError: Something is wrong with the sweep; nothing has been written then.
@@ -79,7 +83,7 @@ def run_sweep(configs: Sequence[Config], *, train: bool = True) -> SweepResult:
     with Display() as display:
         sweep = _Sweep(display, prepared.root, prepared.study, prepared.runs)
         sweep.announce(prepared.asked)
-        sweep.run_phases(train=train)
+        sweep.run_phases(train=train, patient=patient)
     return SweepResult(prepared.root, prepared.study, sweep.members, sweep.failed)
 
 
@@ -181,7 +185,7 @@ class _Sweep:
         wanted = [variant for variant in self.variants if variant.config.speed.enabled]
         return [v for v in wanted if phase.find_measured(v, self.place) is None]
 
-    def run_phases(self, *, train: bool) -> None:
+    def run_phases(self, *, train: bool, patient: bool) -> None:
         """Check, measure and train what is not done."""
         if not self.todo and not self.unmeasured():
             store.add_to_study(self.root, self.study, self.runs)
@@ -206,7 +210,9 @@ class _Sweep:
             device = checked.speed_device
             self.place |= {"device": device.name, "device_kind": device.kind}
             unmeasured = self.unmeasured()
-            if unmeasured:
+            if unmeasured and not patient and not lease.is_free(device.id):
+                self.display.note("speed is not measured: other runs use the device")
+            elif unmeasured:
                 self._measure(pool, device, unmeasured)
             if not train:
                 return
@@ -288,7 +294,7 @@ class _Sweep:
     def _train(self, pool: Pool, devices: Sequence[Device], mode: tracking.Mode) -> None:
         if not self.todo:
             return
-        slots = choose_slots(pool, self.display, self.todo[0].variant, devices)[: len(self.todo)]
+        slots = choose_slots(pool, self.display, self.todo[0].variant, devices, len(self.todo))
         threads = counted(self.config.trainer.num_threads, "thread")
         ranks = len(slots[0].devices)
         together = f"{ranks} devices, " if ranks > 1 else ""
@@ -322,17 +328,27 @@ class _Sweep:
 
 
 def choose_slots(
-    pool: Pool, display: Display, variant: Variant, devices: Sequence[Device]
+    pool: Pool, display: Display, variant: Variant, devices: Sequence[Device], most: int
 ) -> list[Slot]:
     """Choose where runs are trained, by trying a variant if that is asked for.
 
+    Args:
+        pool: Where the processes come from that try it.
+        display: Told of what was found.
+        variant: The variant.
+        devices: All GPUs, or the CPU.
+        most: Number of runs that there are.
+
     Raises:
-        PfstudyError: There are not as many devices, or the variant cannot be trained.
+        PfstudyError: There are not as many devices.
     """
     cores, config = available_cores(), variant.config
     if config.launcher.slots == "auto":
-        config = probe_slots(pool, display, variant, config, devices, cores)
-    return make_slots(config, devices, cores)
+        try:
+            config = probe_slots(pool, display, variant, config, devices, cores)
+        except ChildFailedError as error:
+            display.note(f"launcher.slots=auto: {variant.label} cannot be trained: {error}")
+    return make_slots(config, devices, cores, most)
 
 
 def why_unchanged(asked: Sequence[Variant]) -> list[str]:

@@ -6,12 +6,12 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pfstudy import files, ledger, store
-from pfstudy.errors import DiskError, PfstudyError
+from pfstudy.errors import DiskError, is_about_memory
 from pfstudy.launch.display import Display, duration
 from pfstudy.launch.failures import count_oom_kills, log_tail
 from pfstudy.launch.pool import Child, Event, Pool
@@ -54,6 +54,7 @@ class _Job:
         oom_kills: What the kernel had killed for memory before.
         value: What the first rank returned.
         problem: What went wrong first.
+        kind: Why they are, where it is not what a process said.
         kill_at: When the processes that are left are killed.
     """
 
@@ -68,7 +69,6 @@ class _Job:
     problem: Event | None = None
     kind: str | None = None
     kill_at: float | None = None
-    dumped: bool = field(default=False)
 
 
 class Training:
@@ -118,7 +118,7 @@ class Training:
             DiskError: Nothing can be written any more.
         """
         self._waiting.extend(
-            _Todo(run, accumulation=_accumulation_before(run.directory)) for run in runs
+            _Todo(run, accumulation=ledger.last_accumulation(run.directory)) for run in runs
         )
         while True:
             self._fill()
@@ -258,7 +258,9 @@ class Training:
             return reason, "killed"
         written = ledger.read_status(job.todo.run.directory).written
         kind = written.get("kind", "error") if written.get("pid") == job.pid else "error"
-        if kind == "error" and job.problem.details["user"]:
+        if kind == "error" and is_about_memory(reason):  # of another rank than the one that writes
+            kind = "memory"
+        elif kind == "error" and job.problem.details["user"]:
             kind = "user"
         return reason, str(kind)
 
@@ -275,7 +277,7 @@ class Training:
             if status.state == "done":
                 self._say_done(run, ", trained elsewhere")
             else:
-                self._waiting.append(_Todo(run, accumulation=_accumulation_before(directory)))
+                self._waiting.append(_Todo(run, accumulation=ledger.last_accumulation(directory)))
 
     def _say_done(self, run: store.Run, how: str) -> None:
         metrics: Mapping[str, Any] = files.read_json(run.directory / ledger.RECORD)["metrics"]
@@ -287,15 +289,6 @@ def _log_of(run: store.Run, rank: int) -> Path:
     return run.directory / (f"run.rank{rank}.log" if rank else "run.log")
 
 
-def _accumulation_before(directory: Path) -> int:
-    """The accumulation of the last attempt, which one that goes on must share."""
-    try:
-        written = ledger.read_status(directory).written
-    except PfstudyError:
-        return 1
-    return int(written.get("accumulation", 1))
-
-
 def _is_cause(event: Event, before: Event | None) -> bool:
     """Whether an event says why a run failed, not only that another rank is gone."""
     if before is None:
@@ -305,7 +298,7 @@ def _is_cause(event: Event, before: Event | None) -> bool:
 
 def _is_echo(event: Event) -> bool:
     reason = str(event.details["reason"]).lower()
-    return any(word in reason for word in ("connection", "gloo", "nccl", "store", "interrupted"))
+    return any(word in reason for word in ("connection", "gloo", "nccl", "interrupted"))
 
 
 def _free_port() -> int:

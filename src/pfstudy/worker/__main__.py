@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from pfstudy import files, store
+from pfstudy import files, ledger, store
 from pfstudy.environment import describe_environment
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import parse_config
@@ -44,6 +44,7 @@ def make_task(directory: Path) -> Task:
         study=config.study.name or directory.parent.name,
         mode=choose_mode(config.logger),
         environment=describe_environment(),
+        accumulation=ledger.last_accumulation(directory),
     )
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from pfstudy.errors import PfstudyError
-from pfstudy.files import cannot_write
+from pfstudy.files import cannot_write, draft_of
+from pfstudy.ledger import Claim
 from pfstudy.worker.ranks import Ranks
 from pfstudy.worker.stopping import Stopped, StopRequest
 
@@ -50,6 +51,7 @@ class Checkpoints(L.Callback):
         conditions: Kept in it.
         ranks: The processes of the run.
         request: Whether to stop.
+        claim: Of the first process, which alone may write as long as it holds.
     """
 
     def __init__(
@@ -59,12 +61,14 @@ class Checkpoints(L.Callback):
         conditions: Conditions,
         ranks: Ranks,
         request: StopRequest,
+        claim: Claim | None = None,
     ) -> None:
         self.path = path
         self.every_s = every_s
         self.conditions = conditions
         self.ranks = ranks
         self.request = request
+        self.claim = claim
         self._random: list[dict[str, Any]] | None = None
         self._written = self._looked = time.monotonic()
         self._steps_until_look = 1
@@ -118,6 +122,8 @@ class Checkpoints(L.Callback):
 
     def _save(self, trainer: L.Trainer, *, stop: bool, due: bool) -> None:
         if stop or due:
+            if self.claim is not None:
+                self.claim.check()
             write_checkpoint(trainer, self.path)
             self._written = time.monotonic()
         if stop:
@@ -130,7 +136,7 @@ def write_checkpoint(trainer: L.Trainer, path: Path) -> None:
     Raises:
         DiskError: It cannot be written.
     """
-    draft = path.with_name(f".{path.name}.draft")
+    draft = draft_of(path)
     try:
         path.parent.mkdir(exist_ok=True)
         trainer.save_checkpoint(draft, weights_only=False)

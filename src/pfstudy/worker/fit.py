@@ -111,6 +111,8 @@ def fit_and_test(attempt: Attempt, tracker: Tracker) -> dict[str, Any]:
     conditions, resume = _conditions(attempt)
     torch.set_num_threads(conditions.num_threads)
     device = choose_device(config, ranks.local_rank)
+    if device.type == "cpu" and any(id != "cpu" for id in attempt.task.devices):
+        raise PfstudyError("its GPU is gone; see whether nvidia-smi still lists it.")
     seeds = derive_seeds(attempt.seed)
     share = Share(ranks.rank, ranks.num_ranks, conditions.num_parts)
     loaders = open_loaders(config, attempt.seed, share, device)
@@ -134,6 +136,7 @@ def fit_and_test(attempt: Attempt, tracker: Tracker) -> dict[str, Any]:
         conditions,
         ranks,
         attempt.request,
+        attempt.claim,
     )
     trainer = make_trainer(config, device, ranks, conditions, [progress, checkpoints])
     torch.manual_seed(seeds["augmentation"] + ranks.rank)
@@ -147,6 +150,8 @@ def fit_and_test(attempt: Attempt, tracker: Tracker) -> dict[str, Any]:
     labels = ranks.gather(torch.cat(module.labels).cpu())
     if not ranks.is_first:
         return {}
+    if attempt.claim is not None:
+        attempt.claim.check()
     save_predictions(directory, in_order(logits), in_order(labels))
     save_weights(network, directory / store.WEIGHTS)
     num_projected = sum(isinstance(part, Projected) for part in network.modules())

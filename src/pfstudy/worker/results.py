@@ -16,7 +16,7 @@ from torch import nn
 
 from pfstudy import store
 from pfstudy.complexity import MACS_CONVENTION
-from pfstudy.files import cannot_write
+from pfstudy.files import cannot_write, draft_of
 from pfstudy.tasks import Task
 from pfstudy.variant import SCHEMA_VERSION, Variant
 
@@ -31,7 +31,7 @@ def save_weights(network: nn.Module, path: Path) -> None:
         DiskError: They cannot be written.
     """
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    draft = path.with_name(f".{path.name}.draft")
+    draft = draft_of(path)
     try:
         path.parent.mkdir(exist_ok=True)
         save_file(state, draft)
@@ -54,7 +54,7 @@ def save_predictions(directory: Path, logits_NK: torch.Tensor, labels_N: torch.T
     """
     path = directory / "predictions.npz"
     labels = labels_N.cpu().numpy()
-    draft = path.with_name(f".{path.name}.draft.npz")
+    draft = draft_of(path)
     try:
         if logits_NK.numel() <= _MOST_LOGITS:
             np.savez(draft, labels=labels, logits=logits_NK.cpu().numpy())
@@ -139,10 +139,11 @@ def make_record(
 
 def remove_checkpoints(directory: Path, keep: tuple[str, ...]) -> None:
     """Remove what a finished run need not keep, also what a killed attempt has half written."""
-    for draft in (directory / store.RESUME).parent.glob(".*.draft"):
+    for draft in (directory / store.RESUME).parent.glob(".*.draft*"):
         draft.unlink(missing_ok=True)
     (directory / store.RESUME).unlink(missing_ok=True)
-    if "last" not in keep:
+    has_best = (directory / store.BEST_WEIGHTS).exists()
+    if "last" not in keep and (has_best or not keep):
         (directory / store.WEIGHTS).unlink(missing_ok=True)
     if "best" not in keep:
         (directory / store.BEST_WEIGHTS).unlink(missing_ok=True)

@@ -13,7 +13,7 @@ import torch
 
 from pfstudy import files, lease, ledger, store
 from pfstudy.data import fingerprint
-from pfstudy.errors import DiskError, DivergedError, PfstudyError
+from pfstudy.errors import DiskError, DivergedError, PfstudyError, is_about_memory
 from pfstudy.ledger import Claim
 from pfstudy.schema.config import config_tree, parse_config
 from pfstudy.tasks import Task
@@ -75,6 +75,7 @@ def _train_claimed(
         _train_part(task, ranks, None, number, request, report)
         return
     try:
+        keep = store.read_keep(task.directory)  # another sweep may write the config anew
         if task.accumulation > 1:
             claimed.write(accumulation=task.accumulation)
         with claimed.beating():
@@ -89,7 +90,7 @@ def _train_claimed(
             _end(claimed, "failed", reason=reason, kind=kind_of(error))
         raise
     _end(claimed, "done")
-    remove_checkpoints(task.directory, store.read_keep(task.directory))
+    remove_checkpoints(task.directory, keep)
 
 
 def _end(claimed: Claim, state: ledger.State, **details: Any) -> None:
@@ -137,7 +138,9 @@ def _train_tracked(attempt: Attempt, claimed: Claim) -> None:
         waiting = "waiting for a measurement of speed to end"
         with ExitStack() as leases:
             for device in sorted(set(task.devices)):  # in one order, or two wait
-                leases.enter_context(lease.training(device, on_wait=lambda: note(waiting)))
+                leases.enter_context(
+                    lease.training(device, lambda: note(waiting), lambda: report("waiting", {}))
+                )
             record = fit_and_test(attempt, tracker)
         counted = {key: record["cost"][key] for key in ("params", "macs")}
         tracker.summarise({**record["metrics"], **counted})
@@ -172,9 +175,8 @@ def kind_of(error: BaseException) -> str:
         return "diverged"
     if isinstance(error, DiskError):
         return "disk"
-    says = str(error).lower()
     out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    if out_of_memory or "can't allocate memory" in says or "out of memory" in says:
+    if out_of_memory or is_about_memory(str(error)):
         return "memory"
     return "error"
 

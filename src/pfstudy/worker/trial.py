@@ -63,7 +63,7 @@ def examine(variant: Variant, wanted: Wanted, report: Report) -> Findings:
         report("cost", {"params": counted.params, "macs": counted.macs})
         with ExitStack() as leases:
             for device in sorted(set(wanted.devices)):  # in one order, or two wait
-                leases.enter_context(lease.training(device, on_wait=note))
+                leases.enter_context(lease.training(device, note, lambda: report("waiting", {})))
             trial = _train(variant, wanted, report)
             return Findings(trial, _latency_ms(variant, wanted, report))
     except Exception as error:
