@@ -184,7 +184,7 @@ class TestClaim:
     def test_run_that_gets_done_just_now(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def late(directory: Path) -> ledger.Status:
+        def late(directory: Path, **_: bool) -> ledger.Status:
             status = read_status(directory)
             files.write_json(directory / ledger.RECORD, {})
             return status
