@@ -17,13 +17,14 @@ from torch import nn
 
 import pfstudy
 from configs import config_loader
-from pfstudy import files, store, worker
+from pfstudy import files, ledger, store
 from pfstudy.data.tensors import load_splits
 from pfstudy.errors import PfstudyError
 from pfstudy.schema import imports
 from pfstudy.schema.config import parse_config
 from pfstudy.schema.operations import OPERATIONS, REGISTERED_IN
 from pfstudy.tasks import Task
+from pfstudy.worker.run import train_run
 
 HEAVY = {"torch", "hydra", "lightning", "pandas", "timm", "wandb", "sklearn", "numpy", "omegaconf"}
 
@@ -305,7 +306,7 @@ class TestLoadRun:
         run = make_run(*asked, f"init_from={tmp_path / 'start.safetensors'}")
         store.prepare(run)
         task = Task(run.directory, study="mine", mode="disabled", environment={})
-        worker.train_run(task, lambda kind, details: None)
+        train_run(task, lambda kind, details: None)
         (tmp_path / "images.npz").unlink()
         (tmp_path / "start.safetensors").unlink()
         network = pfstudy.load_run(str(run.directory))
@@ -315,12 +316,12 @@ class TestLoadRun:
 
     @pytest.mark.parametrize("state", ["pending", "running", "failed", "interrupted", None])
     def test_of_a_run_that_is_not_finished_is_refused(
-        self, make_run: Callable[..., store.Run], state: store.State | None
+        self, make_run: Callable[..., store.Run], state: ledger.State | None
     ) -> None:
         run = make_run("block.spatial=maxpool")
         if state is not None:
             store.prepare(run)
-            store.write_state(run.directory, state)
+            files.write_json(run.directory / ledger.STATE, {"state": state, "attempt": 0})
         with pytest.raises(PfstudyError) as caught:
             pfstudy.load_run(run.directory)
         assert str(caught.value) == (

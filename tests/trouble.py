@@ -115,6 +115,14 @@ def dies_on_rank_0(x_NCHW):
 
 
 @operation
+def hungry_on_rank_1(x_NCHW):
+    if os.environ["RANK"] == "1" and len(x_NCHW) > 16:
+        import torch
+
+        torch.empty(2**55)
+
+
+@operation
 def hangs_on_rank_1(x_NCHW):
     if os.environ["RANK"] == "1":
         time.sleep(3600)

@@ -50,7 +50,7 @@ class Trials:
 
 
 def chosen(
-    trials: Trials, device: Device = CPU, num_cores: int = 4, config: Config | None = None
+    trials: Trials, *devices: Device, num_cores: int = 4, config: Config | None = None
 ) -> tuple[Config, str]:
     """The config with the number that was chosen, and what was said."""
     said = io.StringIO()
@@ -60,7 +60,7 @@ def chosen(
         display,
         variant_of(),
         config or compose(),
-        [device],
+        devices or [CPU],
         range(num_cores),
     )
     return found, said.getvalue().strip()
@@ -84,6 +84,14 @@ class TestProbeSlots:
         trials = Trials({1: [100], 2: [100, 100], 4: [25, 25, 25, 25]})
         config, _ = chosen(trials, GPU)
         assert (config.launcher.slots_per_gpu, config.launcher.num_workers) == (2, "auto")
+        seen = {options["environment"]["CUDA_VISIBLE_DEVICES"] for options in trials.options}
+        assert seen == {"GPU-a"}
+
+    def test_the_one_gpu_that_is_tried_has_its_share_of_the_cores(self) -> None:
+        trials = Trials({1: [100], 2: [0, 0]})
+        chosen(trials, GPU, Device("gpu", "GPU-b", "Some GPU"), num_cores=8)
+        cores = [options["cores"] for options in trials.options]
+        assert cores == [(0, 1, 2, 3), (0, 1), (2, 3)]
         seen = {options["environment"]["CUDA_VISIBLE_DEVICES"] for options in trials.options}
         assert seen == {"GPU-a"}
 

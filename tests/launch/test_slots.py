@@ -73,6 +73,20 @@ class TestCpu:
         assert len(slots) == num_workers
         assert len(set(given)) == len(given) == num_workers * (13 // num_workers)
 
+    @pytest.mark.parametrize(
+        ("most", "expected"),
+        [
+            pytest.param(1, [(0, 1, 2, 3, 4)], id="one-has-all"),
+            pytest.param(2, [(0, 1), (2, 3)], id="two"),
+            pytest.param(9, [(0,), (1,), (2,), (3,), (4,)], id="more-than-slots"),
+        ],
+    )
+    def test_cores_go_to_the_runs_that_there_are(
+        self, most: int, expected: list[tuple[int, ...]]
+    ) -> None:
+        slots = make_slots(config_with(), CPU, range(5), most)
+        assert [slot.cores for slot in slots] == expected
+
     def test_several_ranks_share_the_cores_of_their_run(self) -> None:
         config = config_with(devices=2, num_threads=2)
         slots = make_slots(config, CPU, range(8))
@@ -112,6 +126,11 @@ class TestGpu:
     def test_runs_that_share_a_gpu_have_cores_of_their_own(self) -> None:
         slots = make_slots(config_with(slots_per_gpu=2), GPUS[:2], range(8))
         assert [slot.cores for slot in slots] == [(0, 1), (2, 3), (4, 5), (6, 7)]
+
+    def test_few_runs_have_a_gpu_each_and_all_cores(self) -> None:
+        slots = make_slots(config_with(slots_per_gpu=2), GPUS, range(8), 2)
+        assert [slot.name for slot in slots] == ["gpu 0", "gpu 1"]
+        assert [slot.cores for slot in slots] == [(0, 1, 2, 3), (4, 5, 6, 7)]
 
     def test_too_few_cores_are_nobodys(self) -> None:
         slots = make_slots(config_with(num_threads=3), GPUS, range(8))

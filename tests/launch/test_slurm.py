@@ -19,7 +19,6 @@ from under_way import marked_processes, parent_of
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 
-DEVICES = "trainer.devices=2"
 SLURM = ("-m", "hydra/launcher=slurm", *RUN)
 
 
@@ -106,7 +105,7 @@ def preempted(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> d
     variables = slurm.variables(home)
     settings = {
         "array": ("block.spatial=paced,identity",),
-        "ranks": ("block.spatial=paced", DEVICES),
+        "ranks": ("block.spatial=paced", "trainer.devices=2"),
     }
     found: dict[str, Any] = {"home": home}
     for name, member in (("array", "4000_0"), ("ranks", "4100")):
@@ -135,6 +134,7 @@ class TestArray:
             "nodes": "1",
             "ntasks-per-node": "1",
             "cpus-per-task": "4",
+            "gpus-per-node": "1",
             "time": "1440",
             "signal": "USR2@120",
             "requeue": "",

@@ -21,6 +21,7 @@ Ended = subprocess.CompletedProcess[str]
 Pfstudy = Callable[..., Ended]
 
 QUICK = ("recipe.epochs=1", "speed=none", "logger=none")
+SMALL = (*QUICK, "data=synthetic")
 PRESETS = {
     path.stem: path
     for path in sorted((conf_directory() / "study").glob("*.yaml"))
@@ -54,12 +55,12 @@ def ended(
     """Sweeps with constraints, and a preset."""
     commands = {
         # only the wide stage saves enough; the backbone itself saves nothing
-        "constrained": ("study=one_stage", "study.constraints=['params <= 0.7x']", *QUICK),
+        "constrained": ("study=one_stage", "study.constraints=['params <= 0.7x']", *SMALL),
         "nothing left": (
             *("-m", "block.spatial=maxpool,avgpool", "study.constraints=['sites <= 3']"),
-            *QUICK,
+            *SMALL,
         ),
-        "preset": (f"study={BY_DEFAULT}", *QUICK),
+        "preset": (f"study={BY_DEFAULT}", *SMALL),
     }
     directories = {name: tmp_path_factory.mktemp("study") for name in commands}
     done = pfstudy_together({name: (directories[name], commands[name]) for name in commands})
@@ -86,7 +87,7 @@ class TestConstraints:
 
     def test_the_study_has_what_is_left(self, ended: Mapping[str, tuple[Path, Ended]]) -> None:
         directory, _ = ended["constrained"]
-        (path,) = directory.glob("runs/studies/one_stage-resnet_digits-digits-*.json")
+        (path,) = directory.glob("runs/studies/one_stage-resnet_digits-synthetic-*.json")
         members = store.read_study(directory / "runs", path.stem)
         assert {f"runs/{member}" for member in members} == {
             str(run.relative_to(directory)) for run in directory.glob("runs/*/seed0")

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from pathlib import Path
@@ -20,7 +20,7 @@ import pytest
 from rich.console import Console
 
 from configs import compose
-from pfstudy import files, ledger, store
+from pfstudy import files, lease, ledger, store
 from pfstudy.data import fingerprint
 from pfstudy.launch import probe, train
 from pfstudy.launch.display import Display
@@ -191,8 +191,10 @@ def halved(train_all: Train) -> Trained:
 def of_two_ranks(train_all: Train) -> Trained:
     return train_all(
         *("identity", "raises_on_rank_1", "dies_on_rank_1", "dies_on_rank_0", "maxpool"),
+        "hungry_on_rank_1",
         slots=TWO_RANKS,
         retries=0,
+        halve_batch=True,
     )
 
 
@@ -369,6 +371,12 @@ class TestTwoRanks:
         assert (state["state"], state["kind"]) == ("failed", "killed")
         assert state["reason"] == "its process was killed by SIGKILL"
 
+    def test_memory_of_the_second_halves_the_batch(self, of_two_ranks: Trained) -> None:
+        assert ledger.state_of(of_two_ranks.directory("hungry_on_rank_1")) == "done"
+        assert of_two_ranks.record("hungry_on_rank_1")["training"]["accumulation"] == 2
+        (line,) = of_two_ranks.lines("accumulation")
+        assert line.startswith("hungry_on_rank_1 seed0: rank 1: ")
+
     def test_stopped_it_goes_on_as_if_nothing_had_happened(
         self, mark: str, pool: Pool, operations: Path, tmp_path: Path
     ) -> None:
@@ -406,6 +414,23 @@ class TestTwoRanks:
         epochs = [line.split(",")[0] for line in metrics.read_text().splitlines()[1:]]
         assert epochs == [str(epoch) for epoch in range(1, 13)]
         assert ended_processes(mark, before) == set()
+
+
+class TestWaiting:
+    def test_for_a_measurement_of_speed_is_no_hanging(
+        self, pool: Pool, operations: Path, tmp_path: Path
+    ) -> None:
+        run = make_run(tmp_path / "runs", operations, "block.spatial=identity", "seed=5")
+        training, said = begin(pool, [run], ALONE, retries=0, hung_minutes=0.1)
+        with ExitStack() as lock:
+            lock.enter_context(lease.measuring(CPU.id))
+            ending = threading.Timer(9, lock.close)
+            ending.start()
+            training.run([run], lambda event: None)
+            ending.join()
+        assert training.failed == {}
+        assert "waiting for a measurement of speed to end" in said.getvalue()
+        assert ledger.state_of(run.directory) == "done"
 
 
 class TestHangingRank:
