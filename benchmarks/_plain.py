@@ -59,7 +59,7 @@ def train(config_file: Path, seed: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4 and "=" not in sys.argv[1]:
+    if len(sys.argv) == 4 and sys.argv[1].endswith(".json"):
         train(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
     else:
         main()

@@ -164,7 +164,7 @@ class _Sweep:
         self.runs = runs
         self.variants = list_variants(runs)
         self.todo = [run for run in runs if ledger.state_of(run.directory) != "done"]
-        self.names = name_runs(runs)
+        self.names = name_runs(runs) if self.todo else {}
         self.members = tuple(str(run.directory.relative_to(self.root)) for run in runs)
 
     def announce(self, asked: Sequence[Variant]) -> None:
