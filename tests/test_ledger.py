@@ -194,6 +194,20 @@ class TestClaim:
         assert ledger.claim(tmp_path) is None
         assert list((tmp_path / ledger.ATTEMPTS).iterdir()) == []
 
+    def test_claim_that_is_cut_off_while_it_is_written_is_none(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def cut_off(draft: Path, path: Path) -> None:
+            assert files.read_json(draft)["pid"] == os.getpid()
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "link", cut_off)
+            with pytest.raises(KeyboardInterrupt):
+                ledger.claim(tmp_path)
+        assert ledger.state_of(tmp_path) == "pending"
+        assert claim(tmp_path).attempt == 1
+
     def test_attempts_are_counted_on_without_their_files(self, tmp_path: Path) -> None:
         files.write_json(tmp_path / ledger.STATE, {"state": "failed", "attempt": 4})
         assert claim(tmp_path).attempt == 5

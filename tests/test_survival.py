@@ -50,7 +50,7 @@ class Records:
 
     def look(self) -> None:
         for path in self.runs_dir.glob("*/seed*/record.json"):
-            attempts = {entry.name for entry in (path.parent / ledger.ATTEMPTS).iterdir()}
+            attempts = {entry.name for entry in (path.parent / ledger.ATTEMPTS).glob("*.json")}
             now = (path.read_bytes(), path.stat().st_mtime_ns, attempts)
             if self.seen.setdefault(path, now) != now:
                 self.problems.append(f"{path} was {self.seen[path]}, and is {now}")
@@ -69,7 +69,8 @@ def check_directory(runs_dir: Path, num_runs: int) -> None:
     for directory in runs:
         state = files.read_json(directory / ledger.STATE)
         record = files.read_json(directory / ledger.RECORD)
-        attempts = sorted(int(path.stem) for path in (directory / ledger.ATTEMPTS).iterdir())
+        claims = (directory / ledger.ATTEMPTS).glob("*.json")
+        attempts = sorted(int(path.stem) for path in claims)
         assert state["state"] == "done"
         assert attempts == list(range(1, len(attempts) + 1))
         assert state["attempt"] == record["training"]["attempts"] == len(attempts)

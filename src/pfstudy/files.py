@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -33,12 +32,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(
     path: Path, content: Mapping[str, Any], *, durable: bool = False, once: bool = False
-) -> None:
+) -> bool:
     """Write a JSON file as `write_text` does."""
-    write_text(path, json.dumps(content, indent=1) + "\n", durable=durable, once=once)
+    return write_text(path, json.dumps(content, indent=1) + "\n", durable=durable, once=once)
 
 
-def write_text(path: Path, text: str, *, durable: bool = False, once: bool = False) -> None:
+def write_text(path: Path, text: str, *, durable: bool = False, once: bool = False) -> bool:
     """Write a text file so that a reader sees the old one or the new one, never a part.
 
     Args:
@@ -46,6 +45,9 @@ def write_text(path: Path, text: str, *, durable: bool = False, once: bool = Fal
         text: Its content.
         durable: Whether it must be on the disk on return, and survive a power cut.
         once: Whether a file that is there already stays as it is.
+
+    Returns:
+        Whether it was written; of several processes that write it once, one does.
 
     Raises:
         DiskError: It cannot be written.
@@ -60,9 +62,12 @@ def write_text(path: Path, text: str, *, durable: bool = False, once: bool = Fal
                     file.flush()
                     os.fsync(file.fileno())
             if once:
-                with suppress(FileExistsError):
-                    os.link(draft, path)
-                draft.unlink()
+                try:
+                    os.link(draft, path)  # whole from the start, and only one can
+                except FileExistsError:
+                    return False
+                finally:
+                    draft.unlink()
             else:
                 draft.replace(path)
         except BaseException:
@@ -70,6 +75,7 @@ def write_text(path: Path, text: str, *, durable: bool = False, once: bool = Fal
             raise
     except OSError as error:
         raise cannot_write(path, error) from None
+    return True
 
 
 def file_name(text: str) -> str:
@@ -79,7 +85,7 @@ def file_name(text: str) -> str:
 
 def draft_of(path: Path) -> Path:
     """A hidden file beside a file, to be written first; no other process has the same."""
-    return path.with_name(f".{path.name}.draft-{uuid4().hex[:8]}{path.suffix}")
+    return path.with_name(f".{path.name}.draft-{uuid4().hex[:8]}")
 
 
 def cannot_write(path: Path, error: OSError) -> DiskError:

@@ -181,17 +181,10 @@ def claim(directory: Path) -> Claim | None:
         path = _attempt_path(directory, attempt)
         try:
             path.parent.mkdir(exist_ok=True)
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        except FileExistsError:
-            continue
         except OSError as error:
             raise cannot_write(path, error) from None
-        try:
-            with os.fdopen(handle, "w") as file:
-                json.dump(_owner(), file)
-        except OSError as error:  # a full disk: leave nothing behind that looks like an owner
-            path.unlink(missing_ok=True)
-            raise cannot_write(path, error) from None
+        if not write_json(path, _owner(), once=True):
+            continue
         if (directory / RECORD).exists():  # done since we looked
             path.unlink()
             return None
@@ -263,7 +256,7 @@ def _attempt_path(directory: Path, attempt: int) -> Path:
 
 
 def _read_owner(directory: Path, attempt: int) -> dict[str, Any]:
-    """Who claimed an attempt; nothing while it is just being written, or after a power cut."""
+    """Who claimed an attempt; nothing if that is damaged, as a power cut may leave it."""
     try:
         owner = json.loads(_attempt_path(directory, attempt).read_text())
     except (OSError, ValueError):

@@ -370,7 +370,8 @@ class TestForkserverKilled:
         child = start_ready(pool, end_oneself, str(ended))
         kill_forkserver()
         assert pool.next_event(5) is None
-        pool.stop(60)
+        pool.stop_s = 60
+        pool.stop()
         assert ended.exists()
         wait_until(lambda: not is_running(child.process.pid))
 
@@ -393,7 +394,8 @@ class TestStop:
     def test_child_that_ends_itself_in_time_is_not_killed(self, pool: Pool, tmp_path: Path) -> None:
         paths = [tmp_path / name for name in ("first", "second")]
         processes = [start_ready(pool, end_oneself, str(path)).process for path in paths]
-        pool.stop(60)
+        pool.stop_s = 60
+        pool.stop()
         assert all(path.exists() for path in paths)
         assert [process.exitcode for process in processes] == [0, 0]
         assert pool.children == []
@@ -401,7 +403,8 @@ class TestStop:
     def test_child_that_does_not_listen_is_killed(self, pool: Pool, tmp_path: Path) -> None:
         deaf = start_ready(pool, ignore_sigterm, str(tmp_path / "asked"))
         polite = start_ready(pool, end_oneself, str(tmp_path / "ended"))
-        pool.stop(2)
+        pool.stop_s = 2
+        pool.stop()
         assert (tmp_path / "asked").exists()
         assert (tmp_path / "ended").exists()
         assert deaf.process.exitcode == -signal.SIGKILL
@@ -418,15 +421,17 @@ class TestStop:
 
         impatient = threading.Thread(target=interrupt)
         impatient.start()
+        pool.stop_s = 10_000
         with pytest.raises(KeyboardInterrupt):
-            pool.stop(10_000)
+            pool.stop()
         impatient.join()
         assert [process.exitcode for process in processes] == [-signal.SIGKILL] * 2
         assert pool.children == []
 
     def test_result_that_comes_meanwhile_does_no_harm(self, pool: Pool) -> None:
         pool.start(function(give), 1)
-        pool.stop(60)
+        pool.stop_s = 60
+        pool.stop()
         assert pool.children == []
         assert pool.call(function(give), 2) == 2
 

@@ -6,15 +6,10 @@ ends itself when the parent is gone, however that ended.
 
 from __future__ import annotations
 
-import faulthandler
-import importlib
 import multiprocessing
 import os
 import signal
-import sys
-import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pfstudy.errors import ChildFailedError, PfstudyError
+from pfstudy.launch.child import Setting, run_child
 
 PRELOAD = (
     "torch",
@@ -41,10 +37,6 @@ PRELOAD = (
 )
 PRELOAD_TRACKING = ("wandb", "pfstudy.launch.warm_tracking")
 
-_LEFT_OVER = (  # of whatever started pfstudy itself, such as torchrun or sbatch
-    *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
-    *("MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "SLURM_NTASKS"),
-)
 _GRACE_S = 10.0
 _NOT_YET_GONE_S = 0.02
 _FORKSERVER_GONE = 255
@@ -93,10 +85,12 @@ class Pool:
 
     Args:
         preload: Modules that the forkserver imports once.
+        stop_s: What a child gets to end when it is asked to, before it is forced.
     """
 
-    def __init__(self, preload: Sequence[str]) -> None:
+    def __init__(self, preload: Sequence[str], stop_s: float = _GRACE_S) -> None:
         self.preload = tuple(preload)
+        self.stop_s = stop_s
         self.environment: dict[str, str] = {}
         self.children: list[Child] = []
         self._leaving: list[Child] = []
@@ -136,13 +130,13 @@ class Pool:
         """
         ours, theirs = self._context.Pipe(duplex=False)
         variables = {**self.environment, **(environment or {})}
-        setting = _Setting(variables, log, tuple(cores), self.preload)
+        setting = Setting(variables, log, tuple(cores), self.preload, self.stop_s)
 
         deadline = time.monotonic() + _GRACE_S
         while True:
             _ensure_forkserver()
             process: Any = self._context.Process(
-                target=_child_main, args=(theirs, function, arguments, setting)
+                target=run_child, args=(theirs, function, arguments, setting)
             )
             try:
                 process.start()
@@ -220,12 +214,12 @@ class Pool:
             return self._bury(child)
         return None
 
-    def stop(self, grace_s: float = _GRACE_S) -> None:
+    def stop(self) -> None:
         """End all children: first asked, after a while forced; at once if interrupted meanwhile."""
         for child in self.children:  # not what it has started: it may need that to end well
             with suppress(ProcessLookupError):
                 os.kill(child.process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + grace_s
+        deadline = time.monotonic() + self.stop_s
         try:
             while self.children and (left := deadline - time.monotonic()) > 0:
                 self.next_event(left)
@@ -298,77 +292,3 @@ def _lives_on(child: Child) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """What a child sets before it does anything."""
-
-    variables: Mapping[str, str]
-    log: Path | None
-    cores: tuple[int, ...]
-    preload: tuple[str, ...]
-
-
-def _child_main(
-    events: connection.Connection,
-    function: str,
-    arguments: tuple[Any, ...],
-    setting: _Setting,
-) -> None:
-    os.setsid()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGTERM, _interrupt)
-    if setting.log is not None:
-        _redirect(setting.log)
-    faulthandler.register(signal.SIGUSR1, file=2)
-    if setting.cores:
-        os.sched_setaffinity(0, setting.cores)
-    for name in _LEFT_OVER:
-        os.environ.pop(name, None)
-    os.environ.update(setting.variables)
-
-    def report(kind: str, details: Mapping[str, Any]) -> None:
-        with suppress(BrokenPipeError):
-            events.send((kind, dict(details)))
-
-    try:
-        missing = [name for name in setting.preload if name not in sys.modules]
-        for name in missing:  # the forkserver swallows a failing import
-            importlib.import_module(name)
-        module_name, _, function_name = function.partition(":")
-        run = getattr(importlib.import_module(module_name), function_name)
-        report("result", {"value": run(*arguments, report)})
-    except PfstudyError as error:
-        report("error", {"reason": str(error), "user": True})
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns the one into the other
-        report("error", {"reason": "interrupted", "user": False})
-    except BaseException as error:
-        traceback.print_exc()
-        lines = str(error).strip().splitlines()
-        reason = type(error).__name__ + (f": {lines[0]}" if lines else "")
-        report("error", {"reason": reason, "user": False})
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)  # a run writes a checkpoint
-    time.sleep(_GRACE_S)
-    os.killpg(0, signal.SIGKILL)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-def _redirect(log: Path) -> None:
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    os.close(handle)

@@ -191,7 +191,8 @@ class _Sweep:
             store.add_to_study(self.root, self.study, self.runs)
             return
         tracked = self.config.logger.name != "none" and bool(self.todo)
-        with Pool(PRELOAD + PRELOAD_TRACKING if tracked else PRELOAD) as pool:
+        preload = PRELOAD + PRELOAD_TRACKING if tracked else PRELOAD
+        with Pool(preload, self.config.launcher.stop_seconds) as pool:
             started = time.monotonic()
             self.display.phase("check", "importing torch, building every variant")
             self.display.bar("importing")
@@ -228,12 +229,11 @@ class _Sweep:
     def _stop(self, pool: Pool) -> None:
         """End what is still running; each run writes a checkpoint first."""
         if pool.children:
-            seconds = self.config.launcher.stop_seconds
             self.display.note(
                 f"stopping: {counted(len(pool.children), 'process')} may write a checkpoint, "
-                f"within {seconds:.0f} s; Ctrl-C again stops at once"
+                f"within {pool.stop_s:.0f} s; Ctrl-C again stops at once"
             )
-            pool.stop(seconds)
+            pool.stop()
 
     def _drop(self, dropped: Mapping[str, str]) -> None:
         """Leave out the variants that do not satisfy the study's constraints."""

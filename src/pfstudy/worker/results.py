@@ -56,11 +56,12 @@ def save_predictions(directory: Path, logits_NK: torch.Tensor, labels_N: torch.T
     labels = labels_N.cpu().numpy()
     draft = draft_of(path)
     try:
-        if logits_NK.numel() <= _MOST_LOGITS:
-            np.savez(draft, labels=labels, logits=logits_NK.cpu().numpy())
-        else:
-            top = logits_NK.topk(min(_NUM_TOP, logits_NK.shape[1])).indices
-            np.savez(draft, labels=labels, top5=top.cpu().numpy().astype(np.int32))
+        with draft.open("wb") as file:
+            if logits_NK.numel() <= _MOST_LOGITS:
+                np.savez(file, labels=labels, logits=logits_NK.cpu().numpy())
+            else:
+                top = logits_NK.topk(min(_NUM_TOP, logits_NK.shape[1])).indices
+                np.savez(file, labels=labels, top5=top.cpu().numpy().astype(np.int32))
         draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)
@@ -139,8 +140,9 @@ def make_record(
 
 def remove_checkpoints(directory: Path, keep: tuple[str, ...]) -> None:
     """Remove what a finished run need not keep, also what a killed attempt has half written."""
-    for draft in (directory / store.RESUME).parent.glob(".*.draft*"):
-        draft.unlink(missing_ok=True)
+    for kept_in in (directory, (directory / store.RESUME).parent):
+        for draft in kept_in.glob(".*.draft*"):
+            draft.unlink(missing_ok=True)
     (directory / store.RESUME).unlink(missing_ok=True)
     has_best = (directory / store.BEST_WEIGHTS).exists()
     if "last" not in keep and (has_best or not keep):
