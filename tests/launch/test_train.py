@@ -400,7 +400,7 @@ class TestTwoRanks:
         with pytest.raises(KeyboardInterrupt):
             training.run([run], lambda event: None)
         impatient.join()
-        pool.stop(60)
+        pool.stop()
         assert ended_processes(mark, before) == set()
         assert ledger.read_status(run.directory).written["state"] == "interrupted"
         assert (run.directory / store.RESUME).exists()

@@ -163,16 +163,18 @@ class _Sweep:
     def _take(self, runs: Sequence[store.Run]) -> None:
         self.runs = runs
         self.variants = list_variants(runs)
-        self.todo = [run for run in runs if ledger.state_of(run.directory) != "done"]
+        states = [ledger.state_of(run.directory) for run in runs]
+        self.states = Counter(states)
+        self.todo = [run for run, state in zip(runs, states, strict=True) if state != "done"]
         self.names = name_runs(runs) if self.todo else {}
         self.members = tuple(str(run.directory.relative_to(self.root)) for run in runs)
 
     def announce(self, asked: Sequence[Variant]) -> None:
         """Say what will be done, and which of the variants asked for are none of their own."""
-        states = Counter(ledger.state_of(run.directory) for run in self.runs)
         counts = [counted(len(self.variants), "variant"), counted(len(self.runs), "run")]
-        counts.append(f"{states.pop('done', 0)} done before")
-        counts += [f"{number} {state}" for state, number in states.items() if state != "pending"]
+        counts.append(f"{self.states['done']} done before")
+        others = {state: number for state, number in self.states.items() if state != "done"}
+        counts += [f"{number} {state}" for state, number in others.items() if state != "pending"]
         self.display.phase("study", f"{self.study}: {', '.join(counts)}")
         for note in why_unchanged(asked):
             self.display.note(note)

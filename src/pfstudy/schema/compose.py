@@ -103,9 +103,20 @@ def compose_jobs(
     parse = cache(parser.parse_override)
     is_group = cache(lambda key: bool(loader.get_group_options(key)))
     fixed = [str(line) for line in config.hydra.overrides.hydra]
+    given = {str(line): parse(str(line)) for line in config.hydra.overrides.task}
+
+    def list_groups(overrides: Mapping[str, Override]) -> tuple[str, ...]:
+        """Overrides that choose, add or delete, and do not only set a value."""
+        return tuple(
+            line for line, o in overrides.items() if not _is_plain(o) or is_group(o.key_or_group)
+        )
 
     @cache
     def compose(groups: tuple[str, ...]) -> DictConfig:
+        if groups == list_groups(given):  # composed already
+            tree = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+            OmegaConf.set_struct(tree, True)
+            return tree
         tree = loader.load_configuration(
             config_name=config.hydra.job.config_name,
             overrides=[*fixed, *groups],
@@ -129,9 +140,7 @@ def compose_jobs(
     configs = []
     for job in jobs:
         overrides = {line: parse(line) for line in job}
-        groups = tuple(
-            line for line, o in overrides.items() if not _is_plain(o) or is_group(o.key_or_group)
-        )
+        groups = list_groups(overrides)
         values = [override for line, override in overrides.items() if line not in groups]
         keys = tuple(override.key_or_group for override in values)
         if any(isinstance(override.value(), dict | list) for override in values):
