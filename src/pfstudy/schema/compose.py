@@ -114,7 +114,7 @@ def compose_jobs(
     @cache
     def compose(groups: tuple[str, ...]) -> DictConfig:
         if groups == list_groups(given):  # composed already
-            tree = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+            tree = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
             OmegaConf.set_struct(tree, True)
             return tree
         tree = loader.load_configuration(
