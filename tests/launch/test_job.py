@@ -445,7 +445,7 @@ class TestOpenStudy:
         return [replace(config, runs_dir=str(root)) for config in made]
 
     def test_runs_are_pending_members(self, tmp_path: Path) -> None:
-        name = job.open_study(self.configs(tmp_path))
+        name = job.open_study(self.configs(tmp_path), "slurm")
         members = store.read_study(tmp_path, name)
         assert len(members) == 2
         assert {ledger.state_of(tmp_path / member) for member in members} == {"pending"}
@@ -454,17 +454,22 @@ class TestOpenStudy:
     def test_name_is_that_of_the_sweep(self, tmp_path: Path) -> None:
         configs = self.configs(tmp_path)
         variants = [make_variant(config, fingerprint(config.data)) for config in configs]
-        assert job.open_study(configs) == default_study_name(variants)
-        assert job.open_study(self.configs(tmp_path, "study.name=mine")) == "mine"
+        assert job.open_study(configs, "slurm") == default_study_name(variants)
+        assert job.open_study(self.configs(tmp_path, "study.name=mine"), "slurm") == "mine"
 
-    def test_config_of_a_run_that_is_done_stays_as_it_is(self, tmp_path: Path) -> None:
+    def test_config_of_a_run_that_is_done_stays_as_it_is(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         first, _ = self.configs(tmp_path)
         run = store.make_run(make_variant(first, fingerprint(first.data)), 0)
         store.prepare(run)
         write_record(run.directory)
         before = (run.directory / store.CONFIG).stat().st_mtime_ns
-        name = job.open_study(self.configs(tmp_path))
+        name = job.open_study(self.configs(tmp_path), "slurm")
         assert len(store.read_study(tmp_path, name)) == 2
+        said = capsys.readouterr().err
+        assert f"{name}: 2 variants, 2 runs, 1 done before" in said
+        assert f"2 jobs to slurm; pfstudy status {tmp_path} --watch" in said
         assert (run.directory / store.CONFIG).stat().st_mtime_ns == before
 
     def test_directory_of_another_config_is_left_alone(self, tmp_path: Path) -> None:
@@ -472,11 +477,11 @@ class TestOpenStudy:
         run = store.make_run(make_variant(first, fingerprint(first.data)), 0)
         files.write_json(run.directory / store.CONFIG, {"identity": {"hash": "other"}})
         with pytest.raises(PfstudyError, match="was written by another config"):
-            job.open_study(self.configs(tmp_path))
+            job.open_study(self.configs(tmp_path), "slurm")
         assert not (tmp_path / store.STUDIES).exists()
 
     def test_what_constraints_may_drop_is_not_made(self, tmp_path: Path) -> None:
-        job.open_study(self.configs(tmp_path, "study.constraints=['params < 1x']"))
+        job.open_study(self.configs(tmp_path, "study.constraints=['params < 1x']"), "slurm")
         assert [path.name for path in tmp_path.iterdir()] == [store.STUDIES]
 
 

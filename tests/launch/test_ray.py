@@ -53,6 +53,8 @@ class TestSweep:
         done = sweep["done"]
         assert done.returncode == 0, done.stderr
         assert sorted(table_rows(done.stdout)) == ["identity", "paced"]
+        assert "launch 2 jobs to ray;" in done.stderr
+        assert "ConfigStore" not in done.stderr
         (study,) = sweep["given"].directory.glob("runs/studies/*.json")
         assert len(files.read_json(study)["members"]) == 2
 

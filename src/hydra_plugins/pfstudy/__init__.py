@@ -55,7 +55,7 @@ class PfstudySweeper(Sweeper):
         from pfstudy.launch.job import open_study
 
         configs = compose_jobs(loader, self.config, jobs)
-        study = open_study(configs)
+        study = open_study(configs, self.config.hydra.runtime.choices["hydra/launcher"])
         named = [[*job, f"study.name={study}"] for job in jobs]
         try:
             returns = self.launcher.launch(named, initial_job_idx=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +46,8 @@ def compose(arguments: Sequence[str]) -> list[Config]:
     from pfstudy.schema.models import conf_directory, register_models
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to stderr
+    # ours of hydra/launcher/ray is meant to be checked by the plugin's
+    warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore")
     directories = [conf_directory(), *_config_directories(arguments)]
     register_models(directories, arguments)
     sys.argv = [sys.argv[0], *map(quote_value, _options_first(arguments))]

@@ -23,12 +23,15 @@ from pfstudy import cluster, ledger, store, tracking
 from pfstudy.data import fingerprint
 from pfstudy.environment import describe_environment
 from pfstudy.errors import DivergedError, PfstudyError, first_line
+from pfstudy.launch.display import Display
 from pfstudy.launch.sweep import (
     SweepResult,
+    counted,
     default_study_name,
     list_runs,
     name_runs,
     run_sweep,
+    summarize,
 )
 from pfstudy.schema.config import Config
 from pfstudy.speed import phase
@@ -39,10 +42,14 @@ _LOOK_ELSEWHERE_S = 3.0
 _ENDED_WITHIN_S = 600.0
 
 
-def open_study(configs: Sequence[Config]) -> str:
+def open_study(configs: Sequence[Config], launcher: str) -> str:
     """Make the study and the run directories of a sweep's jobs, so that their state can be seen.
 
     Where constraints may drop variants, only the jobs themselves find out which.
+
+    Args:
+        configs: One for each job.
+        launcher: The name of what they will be given to.
 
     Returns:
         The study's name.
@@ -62,6 +69,14 @@ def open_study(configs: Sequence[Config]) -> str:
         if ledger.state_of(run.directory) != "done" and not configs[0].study.constraints:
             store.prepare(run)
     store.add_to_study(root, name, runs)
+    display = Display()
+    display.phase("study", summarize(name, runs))
+    where = "" if root == Path("runs") else f" {root}"
+    display.phase(
+        "launch",
+        f"{counted(len(configs), 'job')} to {launcher}; pfstudy status{where} --watch shows how "
+        "far they are",
+    )
     return name
 
 

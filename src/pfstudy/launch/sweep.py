@@ -129,6 +129,19 @@ def list_variants(runs: Sequence[store.Run]) -> list[Variant]:
     return list({run.variant.hash: run.variant for run in runs}.values())
 
 
+def summarize(
+    study: str, runs: Sequence[store.Run], states: Sequence[ledger.State] | None = None
+) -> str:
+    """Say how many variants and runs a study has, and in which states they are."""
+    if states is None:
+        states = [ledger.state_of(run.directory) for run in runs]
+    numbers = Counter(states)
+    counts = [counted(len(list_variants(runs)), "variant"), counted(len(runs), "run")]
+    counts.append(f"{numbers.pop('done', 0)} done before")
+    counts += [f"{number} {state}" for state, number in numbers.items() if state != "pending"]
+    return f"{study}: {', '.join(counts)}"
+
+
 def name_runs(runs: Sequence[store.Run]) -> dict[Path, str]:
     """Name runs for messages, by their directories: what differs between them is in the name."""
     return inventory.name_runs([inventory.describe_run(run) for run in runs])
@@ -163,19 +176,14 @@ class _Sweep:
     def _take(self, runs: Sequence[store.Run]) -> None:
         self.runs = runs
         self.variants = list_variants(runs)
-        states = [ledger.state_of(run.directory) for run in runs]
-        self.states = Counter(states)
-        self.todo = [run for run, state in zip(runs, states, strict=True) if state != "done"]
+        self.states = [ledger.state_of(run.directory) for run in runs]
+        self.todo = [r for r, state in zip(runs, self.states, strict=True) if state != "done"]
         self.names = name_runs(runs) if self.todo else {}
         self.members = tuple(str(run.directory.relative_to(self.root)) for run in runs)
 
     def announce(self, asked: Sequence[Variant]) -> None:
         """Say what will be done, and which of the variants asked for are none of their own."""
-        counts = [counted(len(self.variants), "variant"), counted(len(self.runs), "run")]
-        counts.append(f"{self.states['done']} done before")
-        others = {state: number for state, number in self.states.items() if state != "done"}
-        counts += [f"{number} {state}" for state, number in others.items() if state != "pending"]
-        self.display.phase("study", f"{self.study}: {', '.join(counts)}")
+        self.display.phase("study", summarize(self.study, self.runs, self.states))
         for note in why_unchanged(asked):
             self.display.note(note)
         num_same = len(asked) - len({(v.hash, v.config.seed) for v in asked})
