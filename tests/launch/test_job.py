@@ -86,8 +86,12 @@ class TestLocalExecutor:
         (study,) = preempted["given"].directory.glob("runs/studies/*.json")
         assert len(files.read_json(study)["members"]) == 2
 
-    def test_command_says_nothing_else(self, preempted: Mapping[str, Any]) -> None:
-        assert preempted["given"].done.stderr == ""
+    def test_command_says_what_is_launched_and_nothing_else(
+        self, preempted: Mapping[str, Any]
+    ) -> None:
+        study, launch = preempted["given"].done.stderr.splitlines()
+        assert study.endswith(": 2 variants, 2 runs, 0 done before")
+        assert launch.startswith("launch 2 jobs to submitit_local; pfstudy status --watch")
 
     def test_output_of_the_jobs_is_that_of_sweeps(self, preempted: Mapping[str, Any]) -> None:
         assert re.search(r"^train  1 run, 1 at a time", preempted["err"], re.MULTILINE)
