@@ -145,7 +145,8 @@ class _Median(torch.autograd.Function):
         x_NCHW, y_NCHW = ctx.saved_tensors
         hits = [window == y_NCHW for window in _windows(x_NCHW, ctx.kernel_size, ctx.stride)]
         share_NCHW = grad_NCHW / sum(hit.to(grad_NCHW.dtype) for hit in hits)
-        grad_x_NCHW = torch.zeros_like(x_NCHW)
+        # contiguous: torch 2.15 compiles sums into strided views of channels_last to NaN
+        grad_x_NCHW = x_NCHW.new_zeros(x_NCHW.shape)
         grad_windows = _windows(grad_x_NCHW, ctx.kernel_size, ctx.stride)
         for grad_window, hit in zip(grad_windows, hits, strict=True):
             grad_window += share_NCHW * hit
