@@ -39,6 +39,7 @@ PRELOAD_TRACKING = ("wandb", "pfstudy.launch.warm_tracking")
 
 _GRACE_S = 10.0
 _NOT_YET_GONE_S = 0.02
+_TICK_S = 1.0  # a signal that comes just before a wait begins does not end it
 _FORKSERVER_GONE = 255
 
 
@@ -185,7 +186,7 @@ class Pool:
     def events(self) -> Iterator[Event]:
         """Yield what happens to the children, as it happens, until none is left."""
         while self.children:
-            event = self.next_event()
+            event = self.next_event(_TICK_S)
             if event is not None:
                 yield event
 
@@ -222,7 +223,7 @@ class Pool:
         deadline = time.monotonic() + self.stop_s
         try:
             while self.children and (left := deadline - time.monotonic()) > 0:
-                self.next_event(left)
+                self.next_event(min(left, _TICK_S))
             for child in self._leaving:
                 child.process.join(max(0.0, min(_GRACE_S, deadline - time.monotonic())))
         finally:
