@@ -68,6 +68,34 @@ def variant_cost(variant: Variant) -> Cost:
     return cost(network, image_shape(data))
 
 
+def count_segments(
+    network: nn.Module, image_shape: Sequence[int], ends: Sequence[str]
+) -> list[Cost]:
+    """Count the cost of one image up to the end of some modules, and of the whole network.
+
+    Args:
+        network: Left as it was found.
+        image_shape: ``(C, H, W)``.
+        ends: Paths of the modules, in the order in which they are called.
+
+    Returns:
+        What has been spent at the end of each, parameters left at 0, and at the very end.
+    """
+    counter, reached = _Counter(), []
+
+    def note(*_: object) -> None:
+        reached.append(Cost(0, counter.flops // 2, counter.activations, counter.num_bytes))
+
+    hooks = [network.get_submodule(path).register_forward_hook(note) for path in ends]
+    try:
+        forward_on_meta(network, (1, *image_shape), counter)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    note()
+    return reached
+
+
 def _image_shape(input_size: int | Sequence[int]) -> tuple[int, int, int]:
     sizes = (3, input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
     if len(sizes) != 3 or any(size < 1 for size in sizes):

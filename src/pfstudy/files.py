@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from filelock import FileLock
 
 from pfstudy.errors import DiskError, PfstudyError
 
@@ -76,6 +79,25 @@ def write_text(path: Path, text: str, *, durable: bool = False, once: bool = Fal
     except OSError as error:
         raise cannot_write(path, error) from None
     return True
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes of ours from changing files of a directory meanwhile.
+
+    Args:
+        path: A file in it.
+
+    Raises:
+        DiskError: The directory takes no files.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(".lock")).acquire()
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    with lock:
+        yield
 
 
 def file_name(text: str) -> str:

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock
 
 from pfstudy import ledger
 from pfstudy.errors import PfstudyError, unknown_name
-from pfstudy.files import cannot_write, read_json, write_json, write_text
+from pfstudy.files import locked, read_json, write_json, write_text
 from pfstudy.ledger import RECORD
 from pfstudy.schema.config import config_tree
 from pfstudy.schema.imports import locate
@@ -182,12 +181,7 @@ def add_to_study(root: Path, name: str, runs: Sequence[Run]) -> list[str]:
     """
     path = root / STUDIES / f"{name}.json"
     new = [str(run.directory.relative_to(root)) for run in runs]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(".lock")).acquire()
-    except OSError as error:
-        raise cannot_write(path, error) from None
-    with lock:
+    with locked(path):
         members = list(read_json(path)["members"]) if path.exists() else []
         members = list(dict.fromkeys([*members, *new]))
         write_json(path, {"schema_version": SCHEMA_VERSION, "name": name, "members": members})

@@ -79,9 +79,7 @@ class Variant:
     @cached_property
     def architecture_hash(self) -> str:
         """Identity of the network alone: variants that share it are equally fast."""
-        data = {key: self.canonical["data"][key] for key in _INPUT_KEYS}
-        parts = {key: self.canonical.get(key) for key in ("schema", "backbone", "sites")}
-        return digest(parts | {"data": data})
+        return digest(architecture_of(self.canonical))
 
     @property
     def is_baseline(self) -> bool:
@@ -166,6 +164,13 @@ def make_variant(config: Config, data_fingerprint: str) -> Variant:
         }
     )
     return Variant(config, substitutions, canonical)
+
+
+def architecture_of(canonical: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a canonical form that says how fast a network is, whatever it is trained on."""
+    data = {key: canonical["data"][key] for key in _INPUT_KEYS}
+    parts = {key: canonical.get(key) for key in ("schema", "backbone", "sites")}
+    return {**parts, "data": data}
 
 
 def digest(canonical: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from pfstudy.cli import ledger, plan, results, training  # noqa: F401  (they register subcommands)
+from pfstudy.cli import ledger, plan, results, speed, training  # noqa: F401  (they register subcommands)
 from pfstudy.cli.app import app
 from pfstudy.cli.overrides import compose
 from pfstudy.errors import PfstudyError, RunsFailedError

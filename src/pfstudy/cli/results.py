@@ -133,13 +133,26 @@ def table(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory of the files.")
     ] = None,
+    speed: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Show speed of this device or setting, such as device=H100 or batch_size=8; may "
+            "be repeated.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Tabulate finished runs: accuracy beside cost and speed.
 
     Written as table.md, table.csv and table.tex, too.
     """
-    show_table(source, study, baseline=baseline, output=output, as_json=as_json)
+    wanted = None
+    if speed:
+        from pfstudy.tables.rows import choose_speed
+
+        wanted = choose_speed(_read_records(source, study), speed)
+    show_table(source, study, baseline=baseline, speed=wanted, output=output, as_json=as_json)
 
 
 @app.command()

@@ -49,7 +49,7 @@ def run_as_job(composed: Any) -> None:
 
 def show_study(config: Config, study: str) -> None:
     """Print the table of a study, as far as it is done."""
-    from pfstudy.speed.phase import setting_of
+    from pfstudy.speed.setting import setting_of
 
     show_table(Path(config.runs_dir), study, speed=setting_of(config.speed))
 

@@ -71,6 +71,39 @@ def check_variants(
     return Checked(devices, measured_on[0], projected, dropped)
 
 
+def check_networks(
+    variants: Sequence[Variant],
+    names: Sequence[str],
+    report: Callable[[str, Mapping[str, Any]], None],
+) -> dict[str, Device]:
+    """Check that networks can be built and devices are there, for measuring speed alone.
+
+    Args:
+        variants: The networks.
+        names: ``auto``, ``cpu`` or ``gpu``.
+        report: Not used.
+
+    Returns:
+        The devices by their names.
+
+    Raises:
+        PfstudyError: A network cannot be built, or there is no such device.
+    """
+    del report
+    import_modules(name for variant in variants for name in variant.config.imports)
+    devices = {name: _devices("speed.device", name)[0] for name in names}
+    backbones: dict[str, Backbone] = {}
+    for variant in variants:
+        key = backbone_key(variant.config)
+        try:
+            if key not in backbones:
+                backbones[key] = check_backbone(variant.config)
+            check_substitutions(backbones[key], variant.substitutions)
+        except PfstudyError as error:
+            raise PfstudyError(f"{variant.label}: {error}") from None
+    return devices
+
+
 def _drop(variants: Sequence[Variant], constraints: Sequence[Constraint]) -> dict[str, str]:
     """Find the variants, apart from baselines, that do not satisfy some constraints."""
     needs_cost = any(constraint.metric != "sites" for constraint in constraints)

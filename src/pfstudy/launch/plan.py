@@ -36,6 +36,8 @@ from pfstudy.launch.sweep import (
 from pfstudy.launch.trials import NOWHERE, Candidate, Trials, Tried
 from pfstudy.schema.config import Config
 from pfstudy.speed import phase
+from pfstudy.speed.blocktable import BlockTable, Prediction, find_table
+from pfstudy.speed.setting import setting_of
 from pfstudy.tasks import Checked, Device, Slot
 from pfstudy.variant import Variant, flatten, label_of, varying_settings
 from pfstudy.worker.findings import Trial
@@ -73,6 +75,7 @@ class _Planner:
         self.problems: dict[str, str] = {}
         self.dropped: dict[str, str] = {}
         self.tried: dict[str, Tried] = {}
+        self.tables: dict[str, BlockTable | None] = {}
         self.slots: Sequence[Slot] = ()
 
     def make(self) -> Plan:
@@ -163,7 +166,16 @@ class _Planner:
         self.display.note(f"done in {time.monotonic() - started:.1f} s")
 
     def _lacks_speed(self, variant: Variant) -> bool:
-        return self.config.speed.enabled and phase.find_measured(variant, self.place) is None
+        known = phase.find_measured(variant, self.place) or self._predict(variant)
+        return self.config.speed.enabled and known is None
+
+    def _predict(self, variant: Variant) -> Prediction | None:
+        """What the block table of the variant's backbone says, if there is one."""
+        key = variant.baseline_hash
+        if key not in self.tables:
+            self.tables[key] = find_table(self.prepared.root, variant, self.place)
+        table = self.tables[key]
+        return None if table is None else table.predict(variant)
 
     def _assemble(self) -> Plan:
         runs: dict[str, list[PlannedRun]] = {}
@@ -186,6 +198,7 @@ class _Planner:
             per_run,
             schedule_s(times, num_slots),
             sum(times) * per_run / runs_per_device(self.slots) / 3600,
+            {**self.place, **setting_of(self.config.speed)},
         )
 
     def _trial(self, variant: Variant) -> Trial | None:
@@ -198,7 +211,9 @@ class _Planner:
         tried = self.tried.get(variant.hash)
         cost = tried.cost if tried else recorded_cost(runs)
         measured = phase.find_measured(variant, self.place)
-        estimated = tried.findings.latency_ms if tried and tried.findings else None
+        predicted = None if measured or not self.config.speed.enabled else self._predict(variant)
+        timed = tried.findings.latency_ms if tried and tried.findings else None
+        estimated = predicted.latency_ms if predicted else timed
         return PlannedVariant(
             variant,
             settings,
@@ -207,6 +222,7 @@ class _Planner:
             cost.get("macs"),
             measured["latency_ms"] if measured else estimated,
             measured is None and estimated is not None,
+            predicted,
             self._trial(variant),
             tried.num_parts if tried else 1,
             self.problems.get(variant.hash),

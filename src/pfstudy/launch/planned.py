@@ -5,12 +5,13 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pfstudy import files, ledger, store
 from pfstudy.inventory import is_run, shorten
+from pfstudy.speed.blocktable import Prediction
 from pfstudy.tasks import Slot
 from pfstudy.variant import Variant
 from pfstudy.worker.findings import Trial
@@ -63,7 +64,8 @@ class PlannedVariant:
         params: Number of parameters.
         macs: Multiply-accumulates of one image.
         latency_ms: Time of a forward pass in the sweep's setting.
-        latency_is_estimate: Whether that was timed for a moment, and not measured by a sweep.
+        latency_is_estimate: Whether that was predicted or timed for a moment, and not measured.
+        prediction: What the block table says, where that was not measured.
         trial: What a moment of training took.
         num_parts: Number of steps that a batch has to be divided into.
         problem: Why it cannot be trained.
@@ -76,6 +78,7 @@ class PlannedVariant:
     macs: int | None = None
     latency_ms: float | None = None
     latency_is_estimate: bool = False
+    prediction: Prediction | None = None
     trial: Trial | None = None
     num_parts: int = 1
     problem: str | None = None
@@ -123,6 +126,7 @@ class Plan:
         seconds: Estimated time until all runs are done that can be.
         device_hours: Estimated time over all devices; one that several runs share counts once, and
             on the CPU each process of a run counts as a device.
+        setting: Device, host and setting of the latencies, as far as they are known.
     """
 
     study: str
@@ -133,6 +137,7 @@ class Plan:
     devices_per_run: int
     seconds: float
     device_hours: float
+    setting: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_run(run: store.Run) -> PlannedRun:

@@ -13,12 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pfstudy import files, inventory, lease, ledger, store, tracking
 from pfstudy.data import fingerprint
 from pfstudy.environment import describe_environment
 from pfstudy.errors import ChildFailedError, PfstudyError
 from pfstudy.launch.display import Display
+from pfstudy.launch.measure import measure_speed
 from pfstudy.launch.pool import PRELOAD, PRELOAD_TRACKING, Event, Pool
 from pfstudy.launch.probe import probe_slots
 from pfstudy.launch.slots import available_cores, make_slots
@@ -27,7 +29,8 @@ from pfstudy.schema.config import Config
 from pfstudy.schema.designs import parse_constraints
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.speed import phase
-from pfstudy.tasks import Checked, Device, Slot, Task, visible_devices
+from pfstudy.speed.setting import check_settings
+from pfstudy.tasks import Checked, Device, Slot, Task
 from pfstudy.variant import Variant, make_variant
 
 
@@ -107,6 +110,8 @@ def prepare_sweep(configs: Sequence[Config]) -> Prepared:
     runs = list_runs(asked)
     study = configs[0].study.name or default_study_name(list_variants(runs))
     parse_constraints(configs[0].study.constraints)
+    if configs[0].speed.enabled:
+        check_settings(configs[0].speed)
     store.check_writable(root)
     for run in runs:
         store.check_directory(run)
@@ -224,7 +229,13 @@ class _Sweep:
             if unmeasured and not patient and not lease.is_free(device.id):
                 self.display.note("speed is not measured: other runs use the device")
             elif unmeasured:
-                self._measure(pool, device, unmeasured)
+                wanted = {variant.hash for variant in unmeasured}
+
+                def keep(variant: Variant, result: Mapping[str, Any]) -> None:
+                    if variant.hash in wanted:
+                        phase.save(variant, result)
+
+                measure_speed(pool, self.display, device, self.place, unmeasured, keep)
             if not train:
                 return
             if mode != "disabled" and self.todo:
@@ -255,51 +266,6 @@ class _Sweep:
         if not left:
             raise PfstudyError("study.constraints leave no variant to train; loosen them.")
         self._take(left)
-
-    def _measure(self, pool: Pool, device: Device, unmeasured: Sequence[Variant]) -> None:
-        portions = phase.group_for_measuring(unmeasured)
-        settings = self.config.speed
-        self.display.phase(
-            "speed",
-            f"{counted(sum(len(p) - 1 for p in portions) or 1, 'network')} beside the baseline, "
-            f"batch {settings.batch_size}, {counted(settings.num_threads, 'thread')}",
-        )
-
-        def measure(networks: Sequence[Variant]) -> list[list[float]]:
-            arguments = (list(networks), settings, device.kind == "gpu")
-            function = "pfstudy.speed.measure:measure_in_process"
-            done: list[list[float]] = pool.call(
-                function, *arguments, environment=visible_devices([device])
-            )
-            return done
-
-        def progress(number: int, widest: float) -> None:
-            self.display.bar("processes", number, settings.max_processes, _width(widest))
-
-        def waiting() -> None:
-            self.display.note("waiting for other runs on this device to end")
-
-        wanted = {variant.hash for variant in unmeasured}
-        with lease.measuring(device.id, on_wait=waiting):
-            for portion in portions:
-                started = time.monotonic()
-                try:
-                    results = phase.measure_portion(portion, measure, progress, self.place)
-                except ChildFailedError as error:
-                    self.display.note(f"speed could not be measured: {error}")
-                    continue
-                finally:
-                    self.display.drop_bar("processes")
-                for shared, result in zip(portion, results, strict=True):
-                    for variant in shared:
-                        if variant.hash in wanted:
-                            phase.save(variant, result)
-                first = results[0]
-                self.display.note(
-                    f"{first['device']}, {counted(first['num_processes'], 'process')}, "
-                    f"{_width(max(map(phase.relative_width, results)))}, "
-                    f"{time.monotonic() - started:.1f} s"
-                )
 
     def _train(self, pool: Pool, devices: Sequence[Device], mode: tracking.Mode) -> None:
         if not self.todo:
@@ -379,10 +345,6 @@ def _why_unchanged(variant: Variant) -> str | None:
     if any(site.kernel_size or site.norm_act != "auto" for site in sites):
         return "kernel_size and norm_act change nothing where no operation is substituted"
     return None
-
-
-def _width(relative: float) -> str:
-    return f"widest 95 % interval {100 * relative:.1f} % of its ratio"
 
 
 def counted(number: int, noun: str) -> str:

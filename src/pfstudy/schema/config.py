@@ -219,6 +219,15 @@ class Speed:
         num_warmup: Number of untimed rounds before them.
         interval_width: Measuring stops when every ratio's 95 % interval is this narrow.
         max_seconds: No further process is started after this time.
+        layout: How images and weights lie in memory: NCHW or NHWC.
+        dtype: Of images and weights.
+        backend: ``eager``, ``torch.compile`` in its default mode or with ``max-autotune``, or
+            ONNX Runtime.
+        passes: The forward pass in evaluation mode, or forward and backward in training mode.
+        cache: ``cold`` empties the last cache of the device before every pass.
+        cuda_graph: Whether a pass on a GPU is replayed from a CUDA graph.
+        fallback: Whether a network that the backend cannot compile is measured eagerly.
+        max_load: Cores, or share of a GPU, that others may use; else the figure is marked.
     """
 
     enabled: bool
@@ -231,6 +240,14 @@ class Speed:
     num_warmup: NonNegativeInt
     interval_width: PositiveFloat
     max_seconds: PositiveFloat
+    layout: Literal["contiguous", "channels_last"] = "contiguous"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    backend: Literal["eager", "compile", "compile_max_autotune", "onnxruntime"] = "eager"
+    passes: Literal["forward", "forward_backward"] = "forward"
+    cache: Literal["warm", "cold"] = "warm"
+    cuda_graph: bool = False
+    fallback: bool = False
+    max_load: PositiveFloat = 0.1
 
 
 @dataclass(frozen=True, config=_FROZEN)

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from pfstudy.errors import PfstudyError
+from pfstudy.errors import PfstudyError, is_about_memory
 from pfstudy.network.surgery import build_network, image_shape
 from pfstudy.schema.config import Speed
+from pfstudy.speed.energy import energy_j, find_meter
+from pfstudy.speed.load import Load, gpu_utilization
+from pfstudy.speed.memory import limited_host_memory, peak_of
+from pfstudy.speed.step import make_step
+from pfstudy.speed.summary import Timings
 from pfstudy.variant import Variant
+
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_USUAL_CACHE_BYTES = 32 * 2**20
+_TIMES_CACHE = 2
+
+Report = Callable[[str, Mapping[str, Any]], None]
+Run = Callable[[], object]
 
 
 def measure_in_process(
     variants: Sequence[Variant],
     settings: Speed,
     on_gpu: bool,
-    report: Callable[[str, Mapping[str, Any]], None],
-) -> list[list[float]]:
-    """Time one forward pass of each network, in interleaved rounds.
+    cores: Iterable[int],
+    thorough: bool,
+    report: Report,
+) -> Timings:
+    """Time one pass of each network, in interleaved rounds.
 
     Every round times every network once, beginning with another one than the round before, on
     the same random images. The caller holds the device alone meanwhile.
@@ -31,43 +48,199 @@ def measure_in_process(
         variants: The baseline first.
         settings: How to measure.
         on_gpu: Whether to time on the GPU that this process sees.
+        cores: The cores whose use by others is counted.
+        thorough: Whether to find out memory and energy, too, which takes longer.
         report: Not used.
 
-    Returns:
-        Milliseconds: a row for every network, a column for every round.
+    Raises:
+        PfstudyError: A network cannot be built or compiled, or the batch does not fit.
     """
-    torch.set_num_threads(settings.num_threads)
-    device = torch.device("cuda" if on_gpu else "cpu")
     del report
-    with torch.inference_mode():
-        networks = [_build(variant, device) for variant in variants]
-        data = variants[0].config.data
-        shape = (settings.batch_size, *image_shape(data))
-        images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
-        latencies: list[list[float]] = [[] for _ in networks]
-        for number in range(-settings.num_warmup, settings.num_rounds):
-            for offset in range(len(networks)):
-                chosen = (number + offset) % len(networks)
-                seconds = _time(networks[chosen], images)
-                if number >= 0:
-                    latencies[chosen].append(1e3 * seconds)
-    return latencies
+    device = set_up(settings, on_gpu)
+    load = gpu_utilization() if on_gpu else 0.0
+    steps, held = [], []
+    with memory_that_ends(device):
+        for variant in variants:
+            network = build_for_speed(variant, device)
+            held.append(_num_bytes(network))
+            with fitting(variant, settings, device):
+                images = draw_images(variant, settings.batch_size, device)
+                steps.append(make_step(network, images, settings, variant.label))
+        runs = [step.run for step in steps]
+        time_rounds(runs, settings.num_warmup, settings, device)
+        counter = Load(cores)
+        latencies_ms = time_rounds(runs, settings.num_rounds, settings, device)
+        if not on_gpu:
+            load = counter.of_others()
+        memory: list[int | None] = [None] * len(runs)
+        energy: list[float | None] = [None] * len(runs)
+        if thorough:
+            memory = _find_memory(runs, held, settings, device)
+            energy = _find_energy(runs, device)
+    fell_back = [index for index, step in enumerate(steps) if step.fell_back]
+    return Timings(latencies_ms, load, memory, energy, fell_back)
 
 
-def _build(variant: Variant, device: torch.device) -> nn.Module:
+def set_up(settings: Speed, on_gpu: bool) -> torch.device:
+    """Prepare a fresh process for measuring.
+
+    Returns:
+        The device.
+    """
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # or the profiler says that there is no GPU
+    torch.set_num_threads(settings.num_threads)
+    return torch.device("cuda" if on_gpu else "cpu")
+
+
+def memory_that_ends(device: torch.device) -> Any:
+    """A context in which too large a batch is an error, and nobody is killed."""
+    return nullcontext() if device.type == "cuda" else limited_host_memory()
+
+
+def build_for_speed(variant: Variant, device: torch.device) -> nn.Module:
+    """Build the network of a variant; what its weights are does not matter."""
     try:
-        return build_network(variant.without_weights().config, seed=0).eval().to(device)
+        return build_network(variant.without_weights().config, seed=0).to(device)
     except PfstudyError as error:
         raise PfstudyError(f"{variant.label}: {error}") from None
 
 
-def _time(network: nn.Module, images: torch.Tensor) -> float:
-    on_gpu = images.is_cuda
-    with torch.cuda.device(images.device) if on_gpu else nullcontext():
-        if on_gpu:
+def draw_images(variant: Variant, batch_size: int, device: torch.device) -> torch.Tensor:
+    """Draw random images of a variant's data: zeros would make some operators faster."""
+    shape = (batch_size, *image_shape(variant.config.data))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+class fitting:  # noqa: N801  # a context manager
+    """Turns an error about memory into a sentence with the largest batch that fits."""
+
+    def __init__(self, variant: Variant, settings: Speed, device: torch.device) -> None:
+        self.variant, self.settings, self.device = variant, settings, device
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or not is_out_of_memory(error):
+            return
+        error.__traceback__ = None  # which holds what did not fit
+        asked = self.settings.batch_size
+        largest = _largest_batch(self.variant, self.settings, self.device)
+        place = "the GPU" if self.device.type == "cuda" else "memory"
+        cure = f"{largest} does" if largest else "not even one image does"
+        raise PfstudyError(
+            f"{self.variant.label}: speed.batch_size={asked} does not fit into {place}; {cure}."
+        ) from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left."""
+    return isinstance(error, MemoryError) or is_about_memory(str(error))
+
+
+def _largest_batch(variant: Variant, settings: Speed, device: torch.device) -> int:
+    """The largest batch that fits, to one part in eight; 0 if there is none."""
+
+    def fits(size: int) -> bool:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            network = build_for_speed(variant, device)
+            images = draw_images(variant, size, device)
+            make_step(network, images, replace(settings, batch_size=size), variant.label)
+        except Exception as error:
+            if is_out_of_memory(error):
+                return False
+            raise
+        return True
+
+    size = settings.batch_size
+    while size and not fits(size):
+        size //= 2
+    step = size // 2
+    while step >= max(1, size // 8):
+        if size + step < settings.batch_size and fits(size + step):
+            size += step
+        step //= 2
+    return size
+
+
+def time_rounds(
+    runs: Sequence[Run], number: int, settings: Speed, device: torch.device
+) -> list[list[float]]:
+    """Time several steps in turn.
+
+    Returns:
+        Milliseconds: a row for every step, a column for every round.
+    """
+    chill = _make_chill(device) if settings.cache == "cold" else None
+    clock = _gpu_ms if device.type == "cuda" else _cpu_ms
+    latencies: list[list[float]] = [[] for _ in runs]
+    for first in range(number):
+        for offset in range(len(runs)):
+            chosen = (first + offset) % len(runs)
+            if chill is not None:
+                chill()
+            latencies[chosen].append(clock(runs[chosen]))
+    return latencies
+
+
+def _cpu_ms(run: Run) -> float:
+    started = time.perf_counter()
+    run()
+    return 1e3 * (time.perf_counter() - started)
+
+
+def _gpu_ms(run: Run) -> float:
+    """By events on the device, from before the first kernel is launched until the last ends."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    run()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end))
+
+
+def _make_chill(device: torch.device) -> Run:
+    """Make what fills the device's last cache with something else."""
+    if device.type == "cuda":
+        num_bytes = torch.cuda.get_device_properties(device).L2_cache_size
+    else:
+        num_bytes = last_cache_bytes()
+    return torch.empty(_TIMES_CACHE * num_bytes, dtype=torch.uint8, device=device).zero_
+
+
+def last_cache_bytes() -> int:
+    """Size of the processor's last cache."""
+    sizes = []
+    for path in _CACHES.glob("index*/size"):
+        text = path.read_text().strip()
+        sizes.append(int(text.rstrip("KM")) * {"K": 2**10, "M": 2**20}.get(text[-1], 1))
+    return max(sizes, default=_USUAL_CACHE_BYTES)
+
+
+def _num_bytes(network: nn.Module) -> int:
+    return sum(t.nbytes for t in [*network.parameters(), *network.buffers()])
+
+
+def _find_memory(
+    runs: Sequence[Run], held: Sequence[int], settings: Speed, device: torch.device
+) -> list[int | None]:
+    """Weights, and the most that a pass holds besides; ONNX Runtime does not tell."""
+    if settings.backend == "onnxruntime":
+        return [None] * len(runs)
+    width = getattr(torch, settings.dtype).itemsize / torch.float32.itemsize
+    return [round(n * width) + peak_of(run, device) for run, n in zip(runs, held, strict=True)]
+
+
+def _find_energy(runs: Sequence[Run], device: torch.device) -> list[float | None]:
+    meter = find_meter(device)
+    if meter is None:
+        return [None] * len(runs)
+
+    def synchronize() -> None:
+        if device.type == "cuda":
             torch.cuda.synchronize()
-        started = time.perf_counter()
-        network(images)
-        if on_gpu:
-            torch.cuda.synchronize()
-        return time.perf_counter() - started
+
+    return [energy_j(run, meter, synchronize) for run in runs]

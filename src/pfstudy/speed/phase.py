@@ -1,7 +1,8 @@
-"""The speed phase of a sweep: which variants to measure, in how many processes, and the result."""
+"""Which variants to measure side by side, in how many processes, and the result."""
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,24 +10,14 @@ from typing import Any
 
 from pfstudy import files, store
 from pfstudy.schema.config import Config, Speed
-from pfstudy.speed.summary import Ratio, paired_ratio, percentiles_ms
+from pfstudy.speed.setting import complete_setting, setting_of
+from pfstudy.speed.summary import Ratio, Timings, paired_ratio, percentiles_ms
 from pfstudy.variant import SCHEMA_VERSION, Variant
 
 MOST_TOGETHER = 8
 """Most variants that are timed beside the baseline in one process."""
 
-Measure = Callable[[Sequence[Variant]], Sequence[Sequence[float]]]
-
-
-def setting_of(settings: Speed) -> dict[str, Any]:
-    """What a measurement is comparable by, besides the device."""
-    return {
-        "batch_size": settings.batch_size,
-        "layout": "contiguous",
-        "dtype": "float32",
-        "backend": "eager",
-        "num_threads": settings.num_threads,
-    }
+Measure = Callable[[Sequence[Variant], bool], Timings]
 
 
 def expected_device(config: Config) -> dict[str, str]:
@@ -44,7 +35,8 @@ def find_measured(variant: Variant, place: Mapping[str, str]) -> dict[str, Any] 
     """
     wanted = {**setting_of(variant.config.speed), **place}
     for found in store.read_speeds(store.variant_directory(variant)):
-        if all(found.get(key) == value for key, value in wanted.items()):
+        known = found | complete_setting(found)
+        if all(known.get(key) == value for key, value in wanted.items()):
             return found
     return None
 
@@ -80,7 +72,8 @@ def measure_portion(
 
     Args:
         portion: As `group_for_measuring` makes it.
-        measure: Times networks side by side in one fresh process.
+        measure: Times networks side by side in one fresh process; told whether to find out memory
+            and energy, too.
         progress: Told the number of processes so far, and the relative width of the widest
             interval.
         place: Host, device and kind of device, which become part of each measurement.
@@ -91,21 +84,35 @@ def measure_portion(
     networks = [shared[0] for shared in portion]
     settings = networks[0].config.speed
     started = time.monotonic()
-    timings: list[list[Sequence[float]]] = [[] for _ in networks]
+    done: list[Timings] = []
     while True:
-        done = measure(networks)
-        for timing, latencies in zip(timings, done, strict=True):
-            timing.append(latencies)
-        number = len(timings[0])
+        done.append(measure(networks, not done))
+        timings = [[each.latencies_ms[index] for each in done] for index in range(len(networks))]
         ratios = [paired_ratio(timing, timings[0]) for timing in timings]
         widest = max(ratio.relative_width for ratio in ratios)
-        progress(number, widest)
-        stopped_by = _stop(settings, number, widest, time.monotonic() - started)
+        progress(len(done), widest)
+        stopped_by = _stop(settings, len(done), widest, time.monotonic() - started)
         if stopped_by:
             break
+    shared = {
+        "schema_version": SCHEMA_VERSION,
+        **place,
+        **setting_of(settings),
+        "num_processes": len(done),
+        "num_rounds": settings.num_rounds,
+        "stopped_by": stopped_by,
+        "others_load": round(max(0.0, statistics.mean(each.load for each in done)), 3),
+        "max_load": settings.max_load,
+    }
     return [
-        _result(timing, timings[0], ratio, settings, place, stopped_by)
-        for timing, ratio in zip(timings, ratios, strict=True)
+        shared
+        | _figures(timing, timings[0], ratio, settings)
+        | {
+            "peak_memory_bytes": done[0].peak_memory_bytes[index],
+            "energy_j": done[0].energy_j[index],
+            "fell_back": any(index in each.fell_back for each in done),
+        }
+        for index, (timing, ratio) in enumerate(zip(timings, ratios, strict=True))
     ]
 
 
@@ -115,22 +122,39 @@ def relative_width(result: Mapping[str, Any]) -> float:
     return width / float(result["relative_latency"])
 
 
+def was_busy(measured: Mapping[str, Any]) -> bool:
+    """Whether others used so much of the machine that the figure is not to be trusted."""
+    return bool(measured.get("others_load", 0.0) > measured.get("max_load", float("inf")))
+
+
 def save(variant: Variant, result: Mapping[str, Any]) -> Path:
     """Write a measurement beside the runs of a variant, in a file named after its setting."""
-    name = "_".join(
-        [
-            str(result["device"]),
-            str(result["host"]),
-            str(result["dtype"]),
-            str(result["layout"]),
-            f"b{result['batch_size']}",
-            f"t{result['num_threads']}",
-            str(result["backend"]),
-        ]
-    )
-    path = store.variant_directory(variant) / "speed" / f"{files.file_name(name)}.json"
+    return write_measurement(store.variant_directory(variant), result)
+
+
+def write_measurement(variant_directory: Path, result: Mapping[str, Any]) -> Path:
+    """Write a measurement, in a file named after its setting, into a variant's directory."""
+    path = variant_directory / "speed" / f"{name_setting(result)}.json"
     files.write_json(path, result)
     return path
+
+
+def name_setting(measured: Mapping[str, Any]) -> str:
+    """Name a file after device, host and setting; what is as usual is not part of it."""
+    setting = complete_setting(measured)
+    parts = [
+        str(setting["device"]),
+        str(setting["host"]),
+        str(setting["dtype"]),
+        str(setting["layout"]),
+        f"b{setting['batch_size']}",
+        f"t{setting['num_threads']}",
+        str(setting["backend"]),
+        "" if setting["passes"] == "forward" else str(setting["passes"]),
+        "" if setting["cache"] == "warm" else "cold",
+        "graph" if setting["cuda_graph"] else "",
+    ]
+    return files.file_name("_".join(filter(None, parts)))
 
 
 def _stop(settings: Speed, number: int, widest: float, seconds: float) -> str | None:
@@ -143,19 +167,14 @@ def _stop(settings: Speed, number: int, widest: float, seconds: float) -> str | 
     return "max_seconds" if seconds > settings.max_seconds else None
 
 
-def _result(
+def _figures(
     timing: Sequence[Sequence[float]],
     baseline: Sequence[Sequence[float]],
     ratio: Ratio,
     settings: Speed,
-    place: Mapping[str, str],
-    stopped_by: str,
-) -> dict[str, Any]:
+) -> dict[str, float]:
     median, low, high = percentiles_ms(timing)
     return {
-        "schema_version": SCHEMA_VERSION,
-        **place,
-        **setting_of(settings),
         "latency_ms": median,
         "latency_p10_ms": low,
         "latency_p90_ms": high,
@@ -164,7 +183,4 @@ def _result(
         "relative_latency": ratio.value,
         "relative_latency_low": ratio.low,
         "relative_latency_high": ratio.high,
-        "num_processes": len(timing),
-        "num_rounds": settings.num_rounds,
-        "stopped_by": stopped_by,
     }

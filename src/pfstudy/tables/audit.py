@@ -10,6 +10,7 @@ from typing import Any
 
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.sites import block_ranges
+from pfstudy.speed.setting import complete_setting
 from pfstudy.tables.facts import (
     KINDS,
     MODIFIED,
@@ -19,7 +20,6 @@ from pfstudy.tables.facts import (
     kind_of,
     position_of,
     read_facts,
-    speed_setting,
     where_missing,
 )
 
@@ -206,7 +206,7 @@ def _compare_seeds(variants: Mapping[str, Sequence[Mapping[str, Any]]]) -> Findi
 def _compare_speed(variants: Mapping[str, Sequence[Mapping[str, Any]]]) -> Finding | None:
     """Find out whether there is no setting in which the speed of all variants is known."""
     settings = {
-        variant: {json.dumps(speed_setting(measured)) for measured in records[0]["speed"]}
+        variant: {json.dumps(complete_setting(measured)) for measured in records[0]["speed"]}
         for variant, records in variants.items()
     }
     distinct = sorted(set.union(*settings.values()))

@@ -18,7 +18,6 @@ SPEED = "speed"
 MODIFIED = " (modified)"
 """Marks a commit with changes that are not committed."""
 
-_SPEED_SETTING = ("device", "host", "batch_size", "layout", "dtype", "backend", "num_threads")
 _NETWORK = ("schema", "backbone", "sites")
 _SPLIT = ("data.num_test", "data.num_validation", "data.split_seed")
 _TRAINING = {
@@ -95,11 +94,6 @@ def _facts_of_training(record: Mapping[str, Any]) -> Facts:
         is_cpu = environment["device"] == "cpu"
         facts["environment.device"] = _text(environment["cpu_model" if is_cpu else "device"])
     return facts
-
-
-def speed_setting(measured: Mapping[str, Any]) -> dict[str, Any]:
-    """What a measurement is compared by, device and host included."""
-    return {key: measured.get(key) for key in _SPEED_SETTING}
 
 
 def where_missing(key: str) -> str | None:

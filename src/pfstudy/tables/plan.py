@@ -15,6 +15,7 @@ from rich.text import Text
 
 from pfstudy.launch.display import duration
 from pfstudy.launch.planned import NEW, Plan, PlannedRun, PlannedVariant
+from pfstudy.speed.setting import describe_setting
 from pfstudy.tables.columns import COLUMNS, setting_columns
 
 _COLUMNS = {column.key: column for column in COLUMNS}
@@ -27,6 +28,7 @@ def as_data(plan: Plan) -> dict[str, Any]:
     """A plan as plain data for programs, unrounded; ``None`` where something is not known."""
     return {
         "study": plan.study,
+        "speed_setting": dict(plan.setting),
         "rows": [_row_data(row) for row in plan.variants],
         "totals": {
             "num_variants": len(plan.variants),
@@ -98,6 +100,7 @@ def _row_data(row: PlannedVariant) -> dict[str, Any]:
         "macs": row.macs,
         "latency_ms": row.latency_ms,
         "latency_is_estimate": row.latency_is_estimate,
+        "prediction": asdict(row.prediction) if row.prediction else None,
         "peak_memory_bytes": row.trial.peak_memory_bytes if row.trial else None,
         "seconds_per_step": row.trial.seconds_per_step if row.trial else None,
         "seconds_per_run": seconds,
@@ -205,6 +208,14 @@ def _remarks(plan: Plan) -> list[str]:
         by_constraint.setdefault(constraint, []).append(row.name)
     for constraint, names in by_constraint.items():
         lines.append(f"{constraint} drops {_count(len(names), 'variant')}: {_some(names)}.")
+    if any(row.latency_ms is not None for row in plan.variants):
+        lines.append(f"Latency: {describe_setting(plan.setting)}.")
+    predicted = [row.prediction for row in plan.variants if row.prediction]
+    if predicted:
+        off = max(p.high / p.relative_latency - 1 for p in predicted)
+        within = f", within {100 * off:.1f} % in 95 of 100 cases" if off else ""
+        number = _count(len(predicted), "variant")
+        lines.append(f"Predicted from the block table: the latency of {number}{within}.")
     if any(row.trial for row in plan.variants):
         lines.append(f"{_ESTIMATED}: estimated from a moment of training, or of the forward pass.")
         if plan.devices_per_run > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from json import dumps
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,10 @@ from rich.markup import escape as rich_escape
 from rich.table import Table
 
 from pfstudy.files import write_text
+from pfstudy.speed.setting import describe_setting
 from pfstudy.tables.audit import Audit, in_short
 from pfstudy.tables.columns import COLUMNS, EVALUATION_COLUMNS, Column, setting_columns
-from pfstudy.tables.rows import PROJECTED, Rows
+from pfstudy.tables.rows import BUSY, FELL_BACK, PROJECTED, Rows
 
 _WIDEST = 40
 _SPEED = ("latency_ms", "relative_speed")
@@ -24,6 +25,7 @@ _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    FELL_BACK: r"\textdagger{}",
     **{character: "\\" + character for character in "&%$#_{}"},
 }
 
@@ -165,13 +167,11 @@ def caption(rows: Rows) -> str:
         + (" (mean ± standard deviation)." if seeds[-1] > 1 else ".")
     ]
     if rows.speed:
-        speed = rows.speed
-        threads = f"{speed['num_threads']} thread{'' if speed['num_threads'] == 1 else 's'}"
         parts.append(
-            f"Latency and speed relative to the unsubstituted backbone: {speed['device']}, "
-            f"{threads}, batch {speed['batch_size']}, {speed['layout']}, {speed['dtype']}, "
-            f"{speed['backend']}."
+            "Latency and speed relative to the unsubstituted backbone: "
+            f"{describe_setting(rows.speed)}."
         )
+        parts += explain_marks(rows.frame["speed_mark"])
     if rows.frame["variant"].str.endswith(PROJECTED).any():
         parts.append(
             f"{PROJECTED.strip()}: a 1x1 convolution follows where the operation cannot change "
@@ -180,6 +180,16 @@ def caption(rows: Rows) -> str:
     if rows.findings:
         parts.append(f"Not the same for all rows: {in_short(rows.findings)}; see pfstudy audit.")
     return " ".join(parts)
+
+
+def explain_marks(marks: Iterable[str]) -> list[str]:
+    """Say what the marks of figures of speed mean, as far as there are any."""
+    found = "".join(marks)
+    meanings = {
+        BUSY: "measured while others used the machine",
+        FELL_BACK: "computed eagerly, as it does not compile",
+    }
+    return [f"{mark}: {meaning}." for mark, meaning in meanings.items() if mark in found]
 
 
 def _columns(rows: Rows) -> list[Column]:
@@ -196,6 +206,9 @@ def _cells(
         if column.key in (_STD, "num_seeds") or (column.key in _SPEED and not rows.speed):
             continue
         written = [escape(column.write(value)) for value in rows.frame[column.key]]
+        if column.key in _SPEED:
+            marks = rows.frame["speed_mark"]
+            written = [t + escape(mark) for t, mark in zip(written, marks, strict=True)]
         if column.key == "test_top1_percent":
             spread = [column.write(value) for value in rows.frame[_STD]]
             written = [

@@ -10,13 +10,20 @@ from typing import Any
 
 import pandas as pd
 
-from pfstudy.errors import unknown_name
+from pfstudy.errors import PfstudyError, unknown_name
+from pfstudy.speed.phase import was_busy
+from pfstudy.speed.setting import KEYS, PLACE, complete_setting, describe_setting
 from pfstudy.tables.audit import Finding, audit_records
-from pfstudy.tables.facts import speed_setting
 from pfstudy.variant import flatten, varying_settings
 
 PROJECTED = " (+1x1)"
 """Marks a variant with sites where a 1x1 convolution follows the operation."""
+
+BUSY = "*"
+"""Marks a figure of speed that was measured while others used the machine."""
+
+FELL_BACK = "†"
+"""Marks a figure of speed of a network that was computed eagerly, as it does not compile."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ def make_rows(
     models = [seeds[0]["variant"]["model"] for seeds in by_variant.values()]
     varying = varying_settings(forms, models)
     settings = ("model", *varying) if len(set(models)) > 1 else tuple(varying)
-    setting = _common_speed_setting(found, speed or {})
+    setting = _common_complete_setting(found, speed or {})
     frame = pd.DataFrame([_row(seeds, settings, setting) for seeds in by_variant.values()])
     _compare(frame, baseline)
     _reconcile_latencies(frame)
@@ -75,12 +82,47 @@ def make_rows(
     )
 
 
+def choose_speed(records: Iterable[Mapping[str, Any]], wanted: Sequence[str]) -> dict[str, Any]:
+    """Choose the setting of speed that a table shows.
+
+    Args:
+        records: As `pfstudy.store.read_records` yields them.
+        wanted: ``KEY=VALUE``; a part of a device's or host's name is enough.
+
+    Returns:
+        The setting that most records have of those that fit.
+
+    Raises:
+        PfstudyError: There is no such key, or no measurement that fits; lists what there is.
+    """
+    found = [complete_setting(m) for record in records for m in record["speed"]]
+    fitting = found
+    for text in wanted:
+        key, _, value = text.partition("=")
+        if key not in (*PLACE, *KEYS):
+            raise unknown_name("the setting of speed", key, (*PLACE, *KEYS))
+        fitting = [setting for setting in fitting if _fits(key, value, setting[key])]
+    if not fitting:
+        known = dict.fromkeys(f"{describe_setting(s)} (host {s['host']})" for s in found)
+        raise PfstudyError(
+            f"no speed was measured with {' and '.join(wanted)}; measured were: "
+            f"{'; '.join(known) or 'none'}."
+        )
+    setting: dict[str, Any] = json.loads(Counter(map(json.dumps, fitting)).most_common(1)[0][0])
+    return setting
+
+
+def _fits(key: str, wanted: str, value: Any) -> bool:
+    written = str(value).lower()
+    return wanted.lower() in written if key in PLACE else wanted.lower() == written
+
+
 def _row(
     seeds: Sequence[Mapping[str, Any]], settings: Sequence[str], speed: Mapping[str, Any]
 ) -> dict[str, Any]:
     first = seeds[0]
     accuracies = pd.Series([record["metrics"]["test_top1_percent"] for record in seeds])
-    measured = next((s for s in first["speed"] if speed_setting(s) == speed), None)
+    measured = next((s for s in first["speed"] if complete_setting(s) == speed), None)
     flat = {"model": first["variant"]["model"], **flatten(first["identity"]["canonical"])}
     written = {key: _plain(flat.get(key)) for key in settings}
     return {
@@ -95,6 +137,7 @@ def _row(
         "latency_ms": measured["latency_ms"] if measured else None,
         "baseline_latency_ms": measured["baseline_latency_ms"] if measured else None,
         "relative_speed": 1 / measured["relative_latency"] if measured else None,
+        "speed_mark": speed_mark(measured) if measured else "",
         "test_top1_percent": accuracies.mean(),
         "test_top1_percent_std": accuracies.std(ddof=1),
         "num_seeds": len(seeds),
@@ -122,11 +165,11 @@ def _reconcile_latencies(frame: pd.DataFrame) -> None:
     frame["latency_ms"] = frame["family"].map(reference) / frame["relative_speed"]
 
 
-def _common_speed_setting(
+def _common_complete_setting(
     records: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The setting, device included, in which most records are measured."""
-    found = [speed_setting(measured) for record in records for measured in record["speed"]]
+    found = [complete_setting(measured) for record in records for measured in record["speed"]]
     fitting = [s for s in found if all(s.get(key) == value for key, value in wanted.items())]
     counter = Counter(map(json.dumps, fitting or found))
     if not counter:
@@ -142,6 +185,11 @@ def _name(record: Mapping[str, Any]) -> str:
     if variant["is_baseline"]:
         name += f" ({variant['original']})"
     return name + (PROJECTED if record["cost"]["num_projected_sites"] else "")
+
+
+def speed_mark(measured: Mapping[str, Any]) -> str:
+    """What marks a figure of speed that is not what it seems."""
+    return (BUSY if was_busy(measured) else "") + (FELL_BACK if measured.get("fell_back") else "")
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
@@ -27,6 +26,7 @@ from pfstudy.schema.config import Config
 from pfstudy.schema.designs import parse_constraints
 from pfstudy.schema.imports import import_modules
 from pfstudy.speed.measure import measure_in_process
+from pfstudy.speed.memory import peak_bytes, start_counting
 from pfstudy.variant import Variant
 from pfstudy.worker.checkpoints import Conditions
 from pfstudy.worker.findings import Findings, Trial, Wanted
@@ -129,7 +129,7 @@ def _train(variant: Variant, wanted: Wanted, report: Report) -> Trial:
     conditions = Conditions(config.trainer.num_threads, num_parts=wanted.num_parts)
     torch.set_num_threads(conditions.num_threads)
     device = choose_device(config)
-    before = _start_counting(device)
+    before = start_counting(device)
     share = Share(num_ranks=wanted.num_ranks, num_parts=wanted.num_parts)
     loaders = open_loaders(config, config.seed, share, device)
     network = build_network(config, derive_seeds(config.seed)["init"])
@@ -163,7 +163,7 @@ def _train(variant: Variant, wanted: Wanted, report: Report) -> Trial:
         num_steps=number[0],
         num_validation_batches=number[1],
         num_test_batches=number[2],
-        peak_memory_bytes=max(0, _peak_bytes(device) - before),
+        peak_memory_bytes=max(0, peak_bytes(device) - before),
     )
 
 
@@ -285,34 +285,12 @@ def _latency_ms(variant: Variant, wanted: Wanted, report: Report) -> float | Non
 
     def measure(num_warmup: int, num_rounds: int) -> float:
         few = replace(settings, num_warmup=num_warmup, num_rounds=num_rounds)
-        (latencies,) = measure_in_process([variant], few, wanted.latency_on == "gpu", report)
-        return median(latencies)
+        on_gpu = wanted.latency_on == "gpu"
+        timings = measure_in_process([variant], few, on_gpu, (), False, report)
+        return median(timings.latencies_ms[0])
 
     with suppress(Exception):
         first = measure(1, 1)
         num_rounds = min(settings.num_rounds, int(1e3 * wanted.seconds / first))
         return measure(min(settings.num_warmup, num_rounds), num_rounds) if num_rounds else first
     return None
-
-
-def _start_counting(device: torch.device) -> int:
-    """Begin to count peak memory; returns what there is at the start."""
-    if device.type == "cuda":
-        if torch.cuda.is_initialized():  # else there is nothing to forget, and it would fail
-            torch.cuda.reset_peak_memory_stats(device)
-        return 0
-    with suppress(OSError):  # where the kernel does not let us, earlier peaks count as the start
-        Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what there is now
-    return _peak_bytes(device)
-
-
-def _peak_bytes(device: torch.device) -> int:
-    """The peak; of the host without files, as the libraries' own pages come in when first used."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    found = {}
-    for line in Path("/proc/self/status").read_text().splitlines():
-        key, _, value = line.partition(":")
-        found[key] = value
-    peak, files = (int(found[key].split()[0]) for key in ("VmHWM", "RssFile"))
-    return 1024 * (peak - files)

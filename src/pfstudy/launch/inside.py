@@ -1,0 +1,230 @@
+"""`pfstudy speed table` and `--by-layer`: what is within a pass, in fresh processes."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pfstudy import lease, store
+from pfstudy.environment import describe_environment
+from pfstudy.errors import PfstudyError
+from pfstudy.launch.display import Display
+from pfstudy.launch.measure import pinned_cores
+from pfstudy.launch.pool import PRELOAD, Pool
+from pfstudy.launch.slots import available_cores
+from pfstudy.launch.speed import check_networks, device_name, list_networks
+from pfstudy.schema.config import Config
+from pfstudy.speed.blocktable import (
+    BlockTable,
+    draw_mixed,
+    find_table,
+    make_table,
+    save_table,
+    table_path,
+)
+from pfstudy.speed.layers import Layers, put_together
+from pfstudy.speed.phase import expected_device
+from pfstudy.speed.setting import check_segments, describe_setting, setting_of
+from pfstudy.speed.summary import Ceilings, SegmentTimings
+from pfstudy.tasks import Device, visible_devices
+from pfstudy.variant import Variant
+
+_NUM_PROCESSES = 3
+_HELD_OUT = 6
+_HELD_OUT_COMPILED = 3
+_SEED = 0
+
+
+@dataclass
+class _Session:
+    """A device that is held, and what measures on it."""
+
+    pool: Pool
+    display: Display
+    device: Device
+    variants: Sequence[Variant]
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """Device, host and setting."""
+        place = {
+            "host": platform.node(),
+            "device": self.device.name,
+            "device_kind": self.device.kind,
+        }
+        return {**place, **setting_of(self.variants[0].config.speed)}
+
+    def call(self, function: str, *arguments: Any, **options: Any) -> Any:
+        """Run a function in a fresh process whose threads are pinned."""
+        on_gpu = self.device.kind == "gpu"
+        threads = self.variants[0].config.speed.num_threads
+        return self.pool.call(
+            f"pfstudy.speed.inside:{function}",
+            *arguments,
+            environment=visible_devices([self.device]),
+            cores=() if on_gpu else pinned_cores(available_cores(), threads),
+            **options,
+        )
+
+    def time(self, held_out: Sequence[Sequence[Variant]], seconds: float) -> list[SegmentTimings]:
+        """Time segments in fresh processes, one for each set of held-out networks."""
+        settings = self.variants[0].config.speed
+        number, on_gpu = len(held_out), self.device.kind == "gpu"
+        found: list[SegmentTimings] = []
+        for mixed in held_out:
+            done, total = len(found), len(self.variants) + len(mixed)
+            built: list[str] = []
+
+            def progress(
+                kind: str,
+                details: Mapping[str, Any],
+                done: int = done,
+                built: list[str] = built,
+                total: int = total,
+            ) -> None:
+                if kind == "built":
+                    built.append(str(details["label"]))
+                what = f"{len(built)} of {total} networks built" if len(built) < total else ""
+                rounds = f"round {details['number']}" if kind == "round" else what
+                self.display.bar("processes", done, number, rounds)
+
+            self.display.bar("processes", done, number)
+            found.append(
+                self.call(
+                    "time_segments",
+                    list(self.variants),
+                    list(mixed),
+                    settings,
+                    on_gpu,
+                    available_cores(),
+                    seconds,
+                    on_report=progress,
+                )
+            )
+        self.display.drop_bar("processes")
+        return found
+
+
+def make_block_table(configs: Sequence[Config], seconds: float) -> tuple[BlockTable, Path]:
+    """Measure what stands at the sites of some networks, for predicting any mixture of them.
+
+    Args:
+        configs: The networks; one of each operation at all sites is enough.
+        seconds: For how long, besides building the networks.
+
+    Returns:
+        The table, and the file that it is kept in.
+
+    Raises:
+        PfstudyError: The networks are not of one backbone and setting, or cannot be measured.
+    """
+    started = time.monotonic()
+    variants = _one_family(configs, "a block table")
+    root = Path(configs[0].runs_dir)
+    store.check_writable(root)
+    generator = np.random.default_rng(_SEED)
+    is_compiled = configs[0].speed.backend != "eager"
+    each = (_HELD_OUT_COMPILED if is_compiled else _HELD_OUT) // _NUM_PROCESSES
+    held_out = [draw_mixed(variants, each, generator) for _ in range(_NUM_PROCESSES)]
+    if len(variants) == 1:
+        held_out = [[] for _ in range(_NUM_PROCESSES)]
+    with Display() as display, Pool(PRELOAD, configs[0].launcher.stop_seconds) as pool:
+        session = _open(pool, display, variants, f"{len(variants)} networks")
+        with _hold(session):
+            processes = session.time(held_out, seconds / _NUM_PROCESSES)
+        table = make_table(variants, held_out, processes, session.setting, describe_environment())
+        path = table_path(root, variants[0], session.setting)
+        table = save_table(path, table)
+        display.note(f"done in {time.monotonic() - started:.1f} s")
+    return table, path
+
+
+def explain_layers(configs: Sequence[Config]) -> list[Layers]:
+    """Find out where the time of networks goes, beside that of the unsubstituted backbone.
+
+    Args:
+        configs: The networks.
+
+    Raises:
+        PfstudyError: The networks are not of one backbone and setting, or cannot be measured.
+    """
+    variants = _one_family(configs, "--by-layer")
+    if len(variants) == 1:
+        raise PfstudyError(
+            "--by-layer compares a network with the unsubstituted backbone, but nothing is "
+            "substituted here; give block.spatial=maxpool, say."
+        )
+    with Display() as display, Pool(PRELOAD, configs[0].launcher.stop_seconds) as pool:
+        session = _open(pool, display, variants, f"{len(variants)} networks, by layer")
+        settings = variants[0].config.speed
+        costs = session.call("cost_of_segments", list(variants))
+        with _hold(session):
+            on_gpu = session.device.kind == "gpu"
+            ceilings: Ceilings = session.call("find_ceilings", settings, on_gpu)
+            number = settings.num_processes
+            processes = session.time([[]] * number, settings.max_seconds / number)
+    return put_together(variants, processes, costs, ceilings, session.setting)
+
+
+def predict_speed(configs: Sequence[Config]) -> list[tuple[Variant, BlockTable]]:
+    """Find the block tables by which the times of networks can be predicted.
+
+    Raises:
+        PfstudyError: There is none for one of them, or it lacks an operation.
+    """
+    found = []
+    for variant in list_networks(configs):
+        place = {"host": platform.node(), **expected_device(variant.config)}
+        table = find_table(Path(variant.config.runs_dir), variant, place)
+        if table is None:
+            raise PfstudyError(
+                f"there is no block table of {variant.config.model.name} in this setting "
+                f"({describe_setting(setting_of(variant.config.speed))}); measure one: pfstudy "
+                f"speed table -m model={variant.config.model.name} ... block.spatial=..."
+            )
+        if table.predict(variant) is None:
+            raise PfstudyError(
+                f"the block table lacks what {variant.label} has at some site; add it: pfstudy "
+                "speed table -m with that operation at all sites."
+            )
+        found.append((variant, table))
+    return found
+
+
+def _one_family(configs: Sequence[Config], what: str) -> list[Variant]:
+    """The variants, their baseline first.
+
+    Raises:
+        PfstudyError: They have not one backbone, or not one setting.
+    """
+    variants = list_networks(configs)
+    baseline = variants[0].baseline()
+    if len({variant.baseline().architecture_hash for variant in variants}) > 1:
+        raise PfstudyError(f"{what} is of one backbone and one size of images; give one model.")
+    settings = {(config.speed, device_name(config)) for config in configs}
+    if len(settings) > 1:
+        raise PfstudyError(f"{what} is of one setting; give one value to each key of speed.")
+    check_segments(configs[0].speed)
+    others = [v for v in variants if v.architecture_hash != baseline.architecture_hash]
+    return [baseline, *others]
+
+
+def _open(pool: Pool, display: Display, variants: Sequence[Variant], what: str) -> _Session:
+    (device,) = check_networks(pool, display, variants).values()
+    session = _Session(pool, display, device, variants)
+    display.phase("speed", f"{what}, {describe_setting(session.setting)}")
+    return session
+
+
+def _hold(session: _Session) -> AbstractContextManager[None]:
+    return lease.measuring(
+        session.device.id,
+        on_wait=lambda: session.display.note("waiting for other runs on this device to end"),
+    )

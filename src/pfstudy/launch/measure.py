@@ -1,0 +1,173 @@
+"""Measures speed in fresh processes, on a device that nobody else of ours uses meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pfstudy import lease
+from pfstudy.errors import PfstudyError
+from pfstudy.launch.display import Display
+from pfstudy.launch.pool import Pool
+from pfstudy.launch.slots import available_cores
+from pfstudy.schema.config import Speed
+from pfstudy.speed import phase
+from pfstudy.speed.setting import check_settings, describe_setting, setting_of
+from pfstudy.speed.summary import Timings
+from pfstudy.tasks import Device, visible_devices
+from pfstudy.variant import Variant
+
+Keep = Callable[[Variant, Mapping[str, Any]], object]
+
+_SIBLINGS = "/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list"
+_BAR = "processes"
+
+
+def measure_speed(
+    pool: Pool,
+    display: Display,
+    device: Device,
+    place: Mapping[str, str],
+    variants: Sequence[Variant],
+    keep: Keep,
+) -> dict[str, str]:
+    """Measure variants beside their baselines; those that cannot be measured stop no other.
+
+    Args:
+        pool: Where the processes come from.
+        display: Told of progress.
+        device: Where to measure.
+        place: Host, device and kind of device, which become part of each measurement.
+        variants: What to measure.
+        keep: Called with every variant, baselines that were not asked for included, and its
+            measurement, as soon as that is known.
+
+    Returns:
+        Why not, by label, for those that cannot be measured.
+    """
+    portions = phase.group_for_measuring(variants)
+    problems: dict[str, str] = {}
+    settings = None
+    with lease.measuring(device.id, on_wait=lambda: _note_waiting(display)):
+        while portions:
+            portion = portions.pop(0)
+            if settings != portion[0][0].config.speed:
+                settings = portion[0][0].config.speed
+                _announce(display, settings, portion, portions)
+            try:
+                _measure_portion(pool, display, device, place, portion, keep)
+            except PfstudyError as error:
+                first, *others = portion
+                if len(others) > 1:  # one of them fails; the others need not
+                    portions[:0] = [[first, other] for other in others]
+                    continue
+                failed = (others or [first])[0][0]
+                problems[failed.label] = str(error)
+                display.note(f"speed could not be measured: {error}")
+    return problems
+
+
+def pinned_cores(cores: Sequence[int], num_threads: int) -> tuple[int, ...]:
+    """The cores that threads are pinned to: of their own, the last ones; all if too few.
+
+    Of cores that share one physical core the first is taken.
+    """
+    physical = [core for core in cores if core == min(_siblings(core) & {*cores}, default=core)]
+    chosen = physical if len(physical) >= num_threads else list(cores)
+    return tuple(chosen[-num_threads:]) if len(chosen) >= num_threads else tuple(cores)
+
+
+def _siblings(core: int) -> set[int]:
+    try:
+        text = Path(_SIBLINGS.format(core=core)).read_text().strip()
+    except OSError:
+        return {core}
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return found
+
+
+def _note_waiting(display: Display) -> None:
+    display.note("waiting for other runs on this device to end")
+
+
+def _announce(
+    display: Display,
+    settings: Speed,
+    portion: Sequence[Sequence[Variant]],
+    others: Sequence[Sequence[Sequence[Variant]]],
+) -> None:
+    alike = [portion, *(other for other in others if other[0][0].config.speed == settings)]
+    number = sum(len(each) - 1 for each in alike)
+    beside = f"{number} network{'' if number == 1 else 's'} beside the baseline"
+    what = beside if number else "the baseline"
+    display.phase("speed", f"{what}, {describe_setting(setting_of(settings))}")
+
+
+def _measure_portion(
+    pool: Pool,
+    display: Display,
+    device: Device,
+    place: Mapping[str, str],
+    portion: Sequence[Sequence[Variant]],
+    keep: Keep,
+) -> None:
+    settings = portion[0][0].config.speed
+    check_settings(settings, device.kind)
+    on_gpu, cores = device.kind == "gpu", available_cores()
+    pinned = () if on_gpu else pinned_cores(cores, settings.num_threads)
+
+    def measure(networks: Sequence[Variant], thorough: bool) -> Timings:
+        timings: Timings = pool.call(
+            "pfstudy.speed.measure:measure_in_process",
+            list(networks),
+            settings,
+            on_gpu,
+            cores,
+            thorough,
+            environment=visible_devices([device]),
+            cores=pinned,
+        )
+        return timings
+
+    def progress(number: int, widest: float) -> None:
+        display.bar(_BAR, number, settings.max_processes, _width(widest))
+
+    started = time.monotonic()
+    display.bar(_BAR, 0, settings.max_processes)
+    try:
+        results = phase.measure_portion(portion, measure, progress, place)
+    finally:
+        display.drop_bar(_BAR)
+    for shared, result in zip(portion, results, strict=True):
+        for variant in shared:
+            keep(variant, result)
+    first = results[0]
+    display.note(
+        f"{first['device']}, {first['num_processes']} processes, "
+        f"{_width(max(map(phase.relative_width, results)))}, "
+        f"{time.monotonic() - started:.1f} s{_why_stopped(settings, first)}"
+    )
+    if phase.was_busy(first):
+        display.note(
+            f"others used {first['others_load']:.2f} {'of the GPU' if on_gpu else 'cores'} "
+            f"meanwhile; the figures are marked"
+        )
+
+
+def _why_stopped(settings: Speed, measured: Mapping[str, Any]) -> str:
+    """Say what ended measuring, if it was not that the intervals are narrow enough."""
+    asked = f"{100 * settings.interval_width:g} % asked"
+    return {
+        "interval_width": "",
+        "max_processes": f"; {asked}, ended by speed.max_processes={settings.max_processes}",
+        "max_seconds": f"; {asked}, ended by speed.max_seconds={settings.max_seconds:g}",
+    }[measured["stopped_by"]]
+
+
+def _width(relative: float) -> str:
+    return f"widest 95 % interval {100 * relative:.1f} % of its ratio"

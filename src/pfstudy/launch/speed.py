@@ -1,0 +1,138 @@
+"""`pfstudy speed`: measures networks in one or many settings; trains nothing, reads no data."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pfstudy import store
+from pfstudy.environment import describe_environment
+from pfstudy.launch.display import Display
+from pfstudy.launch.measure import measure_speed
+from pfstudy.launch.pool import PRELOAD, Pool
+from pfstudy.schema.config import Config
+from pfstudy.speed import results
+from pfstudy.speed.phase import expected_device
+from pfstudy.speed.results import Network
+from pfstudy.speed.setting import check_settings, setting_of
+from pfstudy.tasks import Device
+from pfstudy.variant import Variant, make_variant
+
+_NO_DATA = "none"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What `measure_networks` found.
+
+    Attributes:
+        networks: In the order in which they were asked for.
+        files: The results files that have them.
+        taken: Number of variants beside whose records measurements were put.
+        problems: Why not, by label, for networks that could not be measured.
+    """
+
+    networks: tuple[Network, ...]
+    files: tuple[Path, ...]
+    taken: int
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+
+def measure_networks(configs: Sequence[Config], *, again: bool = False) -> Measured:
+    """Measure the networks of configs beside their baselines, each in its setting.
+
+    Args:
+        configs: What to measure; ``speed`` may differ between them.
+        again: Whether to measure what has been measured on this device and setting, too.
+
+    Raises:
+        PfstudyError: Something cannot be measured; found before anything is.
+    """
+    variants = list_networks(configs)
+    root = Path(configs[0].runs_dir)
+    store.check_writable(root)
+    environment = describe_environment()
+    found: dict[tuple[str, str], Network] = {}
+    paths: dict[Path, None] = {}
+    problems: dict[str, str] = {}
+    with Display() as display, Pool(PRELOAD, configs[0].launcher.stop_seconds) as pool:
+        devices = check_networks(pool, display, variants)
+        for name, device in devices.items():
+            place = {"host": platform.node(), "device": device.name, "device_kind": device.kind}
+            here = [variant for variant in variants if device_name(variant.config) == name]
+
+            def keep(variant: Variant, measured: Mapping[str, Any]) -> None:
+                network = results.network_of(variant, measured)
+                path = results.results_path(root, measured, environment)
+                results.add_results(path, [network], environment)
+                found[_key(variant)] = network
+                paths[path] = None
+
+            todo = []
+            for variant in here:
+                expected = {**place, **setting_of(variant.config.speed)}
+                path = results.results_path(root, expected, environment)
+                known = None if again else results.find_result(path, variant)
+                if known is None:
+                    todo.append(variant)
+                else:
+                    found[_key(variant)] = known
+                    paths[path] = None
+            if len(todo) < len(here):
+                display.note(f"{len(here) - len(todo)} measured before; --again measures anew")
+            if todo:
+                problems |= measure_speed(pool, display, device, place, todo, keep)
+    asked = [found[_key(variant)] for variant in variants if _key(variant) in found]
+    taken = 0
+    for network in asked:
+        single = results.Results({}, {}, (network,))
+        taken += sum(map(len, results.take_results(single, root).values()))
+    return Measured(tuple(asked), tuple(paths), taken, problems)
+
+
+def list_networks(configs: Sequence[Config]) -> list[Variant]:
+    """Make the variants of configs as far as speed goes: no data is read, equal ones are one.
+
+    Raises:
+        PfstudyError: A setting cannot be measured, or an operation does not exist.
+    """
+    found: dict[tuple[str, str], Variant] = {}
+    for config in configs:
+        check_settings(config.speed, expected_device(config).get("device_kind"))
+        variant = make_variant(config, _NO_DATA).without_weights()
+        found.setdefault(_key(variant), variant)
+    return list(found.values())
+
+
+def check_networks(pool: Pool, display: Display, variants: Sequence[Variant]) -> dict[str, Device]:
+    """Check that networks can be built and their devices are there.
+
+    Returns:
+        The devices, by what `device_name` gives.
+
+    Raises:
+        PfstudyError: A network cannot be built, or there is no such device.
+    """
+    started = time.monotonic()
+    display.phase("check", "importing torch, building every network")
+    display.bar("importing")
+    names = list(dict.fromkeys(device_name(variant.config) for variant in variants))
+    found: dict[str, Device] = pool.call("pfstudy.launch.check:check_networks", variants, names)
+    display.drop_bar("importing")
+    display.note(f"done in {time.monotonic() - started:.1f} s")
+    return found
+
+
+def device_name(config: Config) -> str:
+    """What a config says of the device to measure on: ``auto``, ``cpu`` or ``gpu``."""
+    wanted = config.speed.device
+    return config.trainer.accelerator if wanted == "auto" else wanted
+
+
+def _key(variant: Variant) -> tuple[str, str]:
+    setting = (device_name(variant.config), *setting_of(variant.config.speed).values())
+    return variant.architecture_hash, repr(setting)

@@ -1,0 +1,283 @@
+"""The block table: the time of every operation at every site, and what follows for any mixture.
+
+Times are shares of the time of the unsubstituted backbone in the same round, as times of a machine
+drift by far more than ratios do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+from pfstudy import files
+from pfstudy.errors import PfstudyError
+from pfstudy.schema.operations import ORIGINAL
+from pfstudy.speed.phase import name_setting
+from pfstudy.speed.setting import setting_of
+from pfstudy.speed.summary import SegmentTimings
+from pfstudy.variant import SCHEMA_VERSION, Variant, architecture_of, digest
+
+DIRECTORY = "speed/tables"
+_LEAST_ERRORS = 3
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A predicted time.
+
+    Attributes:
+        relative_latency: Time relative to the unsubstituted backbone.
+        low: Lower end of the 95 % interval.
+        high: Upper end.
+        latency_ms: The time, where the backbone takes what it took when the table was made.
+    """
+
+    relative_latency: float
+    low: float
+    high: float
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A mixed network that was measured as a whole beside the table, to see how far it is off.
+
+    Attributes:
+        label: What is substituted.
+        predicted: Time relative to the unsubstituted backbone, from the table.
+        measured: The same, as it was measured.
+    """
+
+    label: str
+    predicted: float
+    measured: float
+
+
+@dataclass(frozen=True)
+class BlockTable:
+    """What is known of a backbone on a device in a setting.
+
+    Attributes:
+        setting: Device, host and setting.
+        environment: As `pfstudy.environment.describe_environment` gives it.
+        model: Name of the backbone's declaration.
+        backbone: Identity of the unsubstituted backbone, with the size of its images.
+        baseline_latency_ms: Median time of the unsubstituted backbone.
+        rest: Share of what follows the last site.
+        cells: Share of a site's segment by address and by what stands there.
+        held_out: What the predictions were compared with.
+        others_load: Cores, or share of the GPU, that others used meanwhile.
+        max_load: What they may have used.
+    """
+
+    setting: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    model: str
+    backbone: str
+    baseline_latency_ms: float
+    rest: float
+    cells: Mapping[str, Mapping[str, float]]
+    held_out: tuple[HeldOut, ...] = field(default=())
+    others_load: float = 0.0
+    max_load: float = float("inf")
+
+    @property
+    def sites(self) -> list[str]:
+        """Addresses of the sites, in the order of the backbone."""
+        return list(self.cells)
+
+    @property
+    def baseline(self) -> float:
+        """The sum for the unsubstituted backbone: 1, but for noise."""
+        return self.rest + sum(cells[ORIGINAL] for cells in self.cells.values())
+
+    @property
+    def relative_error(self) -> float | None:
+        """Half the width of a prediction's 95 % interval; ``None`` if nothing was compared."""
+        errors = [held.predicted / held.measured - 1 for held in self.held_out]
+        if len(errors) < _LEAST_ERRORS:
+            return None
+        spread = float(np.sqrt(np.mean(np.square(errors))))
+        return spread * float(stdtrit(len(errors), 0.975))
+
+    def predict(self, variant: Variant) -> Prediction | None:
+        """Predict the time of a network; ``None`` if the table lacks what stands at a site."""
+        stands = what_stands(variant)
+        try:
+            share = self.rest + sum(self.cells[site][key] for site, key in stands.items())
+        except KeyError:
+            return None
+        value = share / self.baseline
+        error = self.relative_error or 0.0
+        return Prediction(
+            value, value * (1 - error), value * (1 + error), value * self.baseline_latency_ms
+        )
+
+    def predict_many(self, choices: np.ndarray, operations: Sequence[str]) -> np.ndarray:
+        """Predict the times of many networks at once, without building or composing any.
+
+        Args:
+            choices: ``(V, S)``; for every network and site an index into ``operations``.
+            operations: Keys of cells, as `what_stands` gives them.
+
+        Returns:
+            ``(V,)``, times relative to the unsubstituted backbone.
+
+        Raises:
+            PfstudyError: The table lacks an operation at a site.
+        """
+        missing = [(s, o) for s in self.sites for o in operations if o not in self.cells[s]]
+        if missing:
+            site, operation = missing[0]
+            raise PfstudyError(
+                f"the block table has no {operation} at {site}, but "
+                f"{', '.join(self.cells[site])}; measure it with pfstudy speed table."
+            )
+        shares_SO = np.array([[self.cells[s][o] for o in operations] for s in self.sites])
+        sums_V = shares_SO[np.arange(len(self.sites)), choices].sum(axis=1)
+        times_V: np.ndarray = (sums_V + self.rest) / self.baseline
+        return times_V
+
+
+def what_stands(variant: Variant) -> dict[str, str]:
+    """What stands at every site, by its address, as far as time depends on it."""
+    return {address: str(operation) for address, operation in variant.operations.items()}
+
+
+def backbone_of(variant: Variant) -> str:
+    """Identity of the unsubstituted backbone, with the size of its images."""
+    form = {key: value for key, value in variant.canonical.items() if key != "sites"}
+    return digest(architecture_of(form))
+
+
+def make_table(
+    variants: Sequence[Variant],
+    held_out: Sequence[Sequence[Variant]],
+    processes: Sequence[SegmentTimings],
+    setting: Mapping[str, Any],
+    environment: Mapping[str, Any],
+) -> BlockTable:
+    """Put together what several processes have timed.
+
+    Args:
+        variants: The networks that were cut; the baseline first.
+        held_out: The mixed networks of each process.
+        processes: What each has found.
+        setting: Device, host and setting.
+        environment: As `pfstudy.environment.describe_environment` gives it.
+    """
+    shares_PNS = np.array([_shares(timings) for timings in processes])
+    shares_NS = np.median(shares_PNS, axis=0)
+    cells: dict[str, dict[str, list[float]]] = {}
+    for variant, shares_S in zip(variants, shares_NS, strict=True):
+        for share, (address, key) in zip(shares_S[:-1], what_stands(variant).items(), strict=True):
+            cells.setdefault(address, {}).setdefault(key, []).append(float(share))
+    totals = [np.sum(timings.segments_ms[0], axis=1) for timings in processes]
+    table = BlockTable(
+        setting,
+        environment,
+        variants[0].config.model.name,
+        backbone_of(variants[0]),
+        float(np.median([np.median(total) for total in totals])),
+        float(shares_NS[:, -1].mean()),
+        {a: {key: float(np.mean(v)) for key, v in row.items()} for a, row in cells.items()},
+        others_load=round(max(0.0, float(np.mean([t.load for t in processes]))), 3),
+        max_load=variants[0].config.speed.max_load,
+    )
+    compared = []
+    for mixed, timings, total in zip(held_out, processes, totals, strict=True):
+        for variant, milliseconds in zip(mixed, timings.totals_ms, strict=True):
+            prediction = table.predict(variant)
+            assert prediction is not None
+            measured = float(np.median(np.asarray(milliseconds) / total))
+            compared.append(HeldOut(variant.label, prediction.relative_latency, measured))
+    return replace(table, held_out=tuple(compared))
+
+
+def _shares(timings: SegmentTimings) -> np.ndarray:
+    """Median over rounds of every segment's share of the baseline's pass: ``(N, S)``."""
+    segments_NRS = np.asarray(timings.segments_ms)
+    baseline_R = segments_NRS[0].sum(axis=1)
+    shares: np.ndarray = np.median(segments_NRS / baseline_R[None, :, None], axis=1)
+    return shares
+
+
+def table_path(root: Path, variant: Variant, setting: Mapping[str, Any]) -> Path:
+    """Name the file of a table, below the directory of the runs."""
+    name = f"{variant.config.model.name}-{backbone_of(variant)}_{name_setting(setting)}"
+    return root / DIRECTORY / f"{name}.json"
+
+
+def save_table(path: Path, table: BlockTable) -> BlockTable:
+    """Write a table; what a file that is there knows besides stays in it.
+
+    Returns:
+        The table as it now is.
+    """
+    with files.locked(path):
+        if path.exists():
+            known = read_table(path).cells
+            merged = {site: {**known.get(site, {}), **row} for site, row in table.cells.items()}
+            table = replace(table, cells=merged)
+        content = {**vars(table), "held_out": [vars(held) for held in table.held_out]}
+        files.write_json(path, {"schema_version": SCHEMA_VERSION, **content})
+    return table
+
+
+def read_table(path: Path) -> BlockTable:
+    """Read a table.
+
+    Raises:
+        PfstudyError: It is none, or damaged, or of an unknown schema.
+    """
+    content = files.read_json(path)
+    if content.pop("schema_version", None) != SCHEMA_VERSION:
+        raise PfstudyError(f"{path} is no block table that this version reads.")
+    try:
+        held_out = tuple(HeldOut(**held) for held in content.pop("held_out"))
+        return BlockTable(**content, held_out=held_out)
+    except (KeyError, TypeError):
+        raise PfstudyError(f"{path} is damaged: it is no block table.") from None
+
+
+def find_table(root: Path, variant: Variant, place: Mapping[str, str]) -> BlockTable | None:
+    """Find the table of a variant's backbone in its setting.
+
+    Args:
+        root: Directory of the run directories.
+        variant: The variant.
+        place: Where it must be from: ``host``, and ``device`` where that is known.
+    """
+    wanted = {**setting_of(variant.config.speed), **place}
+    name = f"{variant.config.model.name}-{backbone_of(variant)}_*.json"
+    for path in sorted((root / DIRECTORY).glob(name)):
+        table = read_table(path)
+        if all(table.setting.get(key) == value for key, value in wanted.items()):
+            return table
+    return None
+
+
+def draw_mixed(
+    variants: Sequence[Variant], number: int, generator: np.random.Generator
+) -> list[Variant]:
+    """Draw networks that have at every site what one of some networks has there."""
+    from pfstudy.variant import make_variant
+
+    drawn = []
+    for _ in range(number):
+        chosen = generator.integers(len(variants), size=len(variants[0].config.sites))
+        sites = tuple(variants[who].config.sites[place] for place, who in enumerate(chosen))
+        config = replace(variants[0].config, sites=sites)
+        fingerprint = str(variants[0].canonical["data"]["fingerprint"])
+        drawn.append(make_variant(config, fingerprint))
+    return drawn
+
+
+def list_operations(tables: Iterable[Mapping[str, float]]) -> list[str]:
+    """Everything that stands at some site, the backbone's own first."""
+    return list(dict.fromkeys([ORIGINAL, *(key for row in tables for key in row)]))
