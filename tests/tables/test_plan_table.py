@@ -101,8 +101,21 @@ def a_row(
 DONE = a_row("conv", "done", trial=None, latency_is_estimate=False)
 
 
+SETTING = {
+    "device": "Some CPU",
+    "batch_size": 1,
+    "layout": "contiguous",
+    "dtype": "float32",
+    "backend": "eager",
+    "passes": "forward",
+    "cache": "warm",
+    "cuda_graph": False,
+    "num_threads": 1,
+}
+
+
 def a_plan(*rows: PlannedVariant, **changes: Any) -> Plan:
-    plan = Plan("mine", rows, (), (), 2, 1, 12_000.0, 6.6)
+    plan = Plan("mine", rows, (), (), 2, 1, 12_000.0, 6.6, SETTING)
     return replace(plan, **changes)
 
 

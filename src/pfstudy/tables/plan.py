@@ -214,8 +214,8 @@ def _remarks(plan: Plan) -> list[str]:
     if predicted:
         off = max(p.high / p.relative_latency - 1 for p in predicted)
         within = f", within {100 * off:.1f} % in 95 of 100 cases" if off else ""
-        number = _count(len(predicted), "variant")
-        lines.append(f"Predicted from the block table: the latency of {number}{within}.")
+        rows = _count(len(predicted), "variant")
+        lines.append(f"Predicted from the block table: the latency of {rows}{within}.")
     if any(row.trial for row in plan.variants):
         lines.append(f"{_ESTIMATED}: estimated from a moment of training, or of the forward pass.")
         if plan.devices_per_run > 1:
