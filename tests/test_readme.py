@@ -49,6 +49,7 @@ def walk(
     return run
 
 
+@pytest.mark.slow
 def test_bring_your_own_backbone(walk: Callable[[str], tuple[Path, str]]) -> None:
     directory, printed = walk("Bring your own backbone")
     assert re.search(r"original \(dwconv\) .* 1\.00x .* \+0\.00", printed)

@@ -160,6 +160,7 @@ def survivor(sweeps: Sweeps, tmp_path_factory: pytest.TempPathFactory) -> Surviv
     return Survivor(sweep, again, ranks, records, orphans, kept, states)
 
 
+@pytest.mark.slow
 class TestOneOfEachKind:
     def test_everything_is_done_once(self, survivor: Survivor) -> None:
         assert survivor.again.parent.returncode == 0, survivor.again.output

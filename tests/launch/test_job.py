@@ -160,6 +160,7 @@ def ranks(commands: Commands) -> Given:
     return commands.give("ranks", *LOCAL, *TWO_TASKS, "block.spatial=identity", "seeds=2")
 
 
+@pytest.mark.slow
 class TestTwoTasks:
     def test_are_the_ranks_of_every_run(self, ranks: Given) -> None:
         assert ranks.done.returncode == 0, ranks.done.stderr

@@ -48,6 +48,7 @@ def failing(
     return {name: (directories[name], done[name]) for name in commands}
 
 
+@pytest.mark.slow
 class TestForeignLauncher:
     """Hydra's own launchers keep what a job raised to themselves."""
 
@@ -280,6 +281,7 @@ def records_below(directory: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in directory.glob("*/seed*/record.json")}
 
 
+@pytest.mark.slow
 class TestFullDisk:
     def test_one_clear_sentence_and_exit_code_2(self, full_disk: FullDisk) -> None:
         assert full_disk.full.parent.returncode == 2
