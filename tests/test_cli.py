@@ -379,3 +379,51 @@ class TestBrokenPipe:
         process.stdout.close()
         assert process.stderr.read().decode() == ""
         assert process.wait(120) == 0
+
+
+SPEED_MISTAKES = [
+    pytest.param(["block.spatial=maxpol"], "'maxpol'", id="operation"),
+    pytest.param(["speed.layout=nhwc"], "speed.layout", id="layout"),
+    pytest.param(["speed.backend=tensorrt"], "speed.backend", id="backend"),
+    pytest.param(["speed.device=cpu", "speed.cuda_graph=true"], "needs a GPU", id="graph"),
+    pytest.param(["speed.fallback=true"], "speed.backend=eager does not", id="fallback"),
+    pytest.param(["speed.max_processes=2"], "the least number, is 5", id="processes"),
+    pytest.param(["--by-layer"], "nothing is substituted here", id="nothing substituted"),
+    pytest.param(
+        ["--by-layer", "-m", "model=resnet18,resnet_digits", "block.spatial=maxpool"],
+        "of one backbone",
+        id="two backbones",
+    ),
+    pytest.param(
+        ["--by-layer", "-m", "block.spatial=maxpool", "speed.batch_size=1,8"],
+        "of one setting",
+        id="two settings",
+    ),
+    pytest.param(
+        ["--by-layer", "block.spatial=maxpool", "speed.passes=forward_backward"],
+        "speed.passes=forward alone",
+        id="backward",
+    ),
+    pytest.param(["predict", "block.spatial=maxpool"], "there is no block table", id="no table"),
+    pytest.param(["table", "--seconds=0"], "--seconds must be more than 0", id="no time"),
+    pytest.param(["compare", "a.json", "b.json"], "a.json cannot be read", id="no file"),
+    pytest.param(["take", "a.json"], "a.json cannot be read", id="nothing to take"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), SPEED_MISTAKES)
+def test_a_mistake_about_speed_is_one_sentence(
+    call: Callable[..., Ended], tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    ended = call("speed", *arguments)
+    assert (ended.code, ended.out) == (2, "")
+    (sentence,) = ended.err.splitlines()
+    assert expected in sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_results_file_is_said(call: Callable[..., Ended], tmp_path: Path) -> None:
+    files.write_json(tmp_path / "a.json", {"schema_version": 1, "networks": [{"model": "x"}]})
+    ended = call("speed", "compare", "a.json", "a.json")
+    assert ended.code == 2
+    assert ended.err == "pfstudy: a.json is damaged: it is no results file of pfstudy speed.\n"

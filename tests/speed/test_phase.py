@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from configs import variant_of
-from pfstudy import store
+from pfstudy import files, store
 from pfstudy.speed import phase
+from pfstudy.speed.summary import Timings
 from pfstudy.variant import Variant
 
 PLACE = {"host": "here", "device": "Some CPU", "device_kind": "cpu"}
@@ -24,18 +25,38 @@ class FakeMeasure:
     Args:
         factors: One for every network.
         between: By how much, relatively, processes differ.
+        loads: Cores that others use in each process; the last one goes on.
+        fell_back: Indices of the networks that do not compile, in the second process alone.
     """
 
-    def __init__(self, factors: Sequence[float], between: float = 0.0) -> None:
+    def __init__(
+        self,
+        factors: Sequence[float],
+        between: float = 0.0,
+        loads: Sequence[float] = (0.0,),
+        fell_back: Sequence[int] = (),
+    ) -> None:
         self.factors = factors
         self.between = between
+        self.loads = loads
+        self.fell_back = fell_back
         self.generator = np.random.default_rng(0)
         self.calls: list[list[str]] = []
+        self.thorough: list[bool] = []
 
-    def __call__(self, networks: Sequence[Variant]) -> list[list[float]]:
+    def __call__(self, networks: Sequence[Variant], thorough: bool) -> Timings:
+        number = len(self.calls)
         self.calls.append([network.label for network in networks])
+        self.thorough.append(thorough)
         shifts = np.exp(self.generator.normal(0, self.between, len(self.factors)))
-        return [[2.0 * f * s] * 4 for f, s in zip(self.factors, shifts, strict=True)]
+        nothing = [None] * len(self.factors)
+        return Timings(
+            [[2.0 * f * s] * 4 for f, s in zip(self.factors, shifts, strict=True)],
+            load=self.loads[min(number, len(self.loads) - 1)],
+            peak_memory_bytes=[round(1000 * f) for f in self.factors] if thorough else nothing,
+            energy_j=[3 * f for f in self.factors] if thorough else nothing,
+            fell_back=self.fell_back if number == 1 else (),
+        )
 
 
 def portion(*settings: str) -> list[list[Variant]]:
@@ -99,6 +120,41 @@ def test_the_result_is_relative_to_the_baseline() -> None:
     assert maxpool["throughput_images_per_s"] == pytest.approx(4 / 1.5e-3)
     assert maxpool["device"] == "Some CPU"
     assert maxpool["batch_size"] == 4
+
+
+def test_memory_and_energy_are_found_out_in_the_first_process() -> None:
+    fake = FakeMeasure([1.0, 0.75])
+    baseline, maxpool = measure(fake)
+    assert fake.thorough == [True, False, False, False, False]
+    assert (baseline["peak_memory_bytes"], maxpool["peak_memory_bytes"]) == (1000, 750)
+    assert (baseline["energy_j"], maxpool["energy_j"]) == (3, 2.25)
+
+
+def test_a_network_that_falls_back_in_any_process_is_marked() -> None:
+    baseline, maxpool = measure(FakeMeasure([1.0, 0.75], fell_back=[1]), "speed.backend=compile")
+    assert (baseline["fell_back"], maxpool["fell_back"]) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("loads", "settings", "expected", "busy"),
+    [
+        pytest.param([0.0], [], 0.0, False, id="alone"),
+        pytest.param([1.0, 0.0], [], 0.2, True, id="others in one process"),
+        pytest.param([1.0, 0.0], ["speed.max_load=0.3"], 0.2, False, id="as much as may be"),
+        pytest.param([0.1], [], 0.1, False, id="just as much as may be"),
+        pytest.param([-0.04], [], 0.0, False, id="below zero by chance"),
+    ],
+)
+def test_what_others_used_is_averaged_over_processes(
+    loads: list[float], settings: list[str], expected: float, busy: bool
+) -> None:
+    for result in measure(FakeMeasure([1.0, 0.75], loads=loads), *settings):
+        assert result["others_load"] == expected
+        assert phase.was_busy(result) is busy
+
+
+def test_a_measurement_that_knows_of_no_load_was_not_busy() -> None:
+    assert not phase.was_busy({"latency_ms": 1.0})
 
 
 @pytest.mark.parametrize(
@@ -165,7 +221,12 @@ def test_a_measurement_of_another_place_is_not_taken(tmp_path: Path, change: Any
 
 def test_a_measurement_of_another_setting_is_not_taken(tmp_path: Path) -> None:
     variant = saved(tmp_path)
-    for change in ({"batch_size": 2}, {"num_threads": 2}):
+    changes: list[dict[str, Any]] = [
+        *({"batch_size": 2}, {"num_threads": 2}, {"layout": "channels_last"}),
+        *({"dtype": "bfloat16"}, {"backend": "compile"}, {"passes": "forward_backward"}),
+        *({"cache": "cold"}, {"cuda_graph": True}),
+    ]
+    for change in changes:
         speed = replace(variant.config.speed, **change)
         other = replace(variant, config=replace(variant.config, speed=speed))
         assert phase.find_measured(other, PLACE) is None
@@ -193,3 +254,50 @@ def test_measurements_of_several_settings_stand_side_by_side(tmp_path: Path) -> 
     assert len(store.read_speeds(store.variant_directory(one))) == 2
     found = [phase.find_measured(variant, PLACE) for variant in (one, other)]
     assert [measured and measured["batch_size"] for measured in found] == [1, 8]
+
+
+OLD_KEYS = ("batch_size", "layout", "dtype", "backend", "num_threads")
+OLD_FIGURES = ("latency_ms", "baseline_latency_ms", "relative_latency")
+
+
+def old_measurement() -> dict[str, Any]:
+    """As it was written before there were passes, caches and CUDA graphs."""
+    _, result = measure(FakeMeasure([1.0, 0.5]))
+    return {key: result[key] for key in (*PLACE, *OLD_KEYS, *OLD_FIGURES)}
+
+
+def test_a_measurement_from_before_some_settings_is_found(tmp_path: Path) -> None:
+    variant = variant_of(MAXPOOL)
+    variant = replace(variant, config=replace(variant.config, runs_dir=str(tmp_path)))
+    phase.save(variant, old_measurement())
+    assert phase.find_measured(variant, PLACE) == old_measurement()
+
+
+def test_a_measurement_anew_replaces_the_file_from_before_some_settings(tmp_path: Path) -> None:
+    directory = store.variant_directory(saved(tmp_path))
+    (path,) = (directory / "speed").iterdir()
+    files.write_json(path, old_measurement())
+    saved(tmp_path)
+    assert list((directory / "speed").iterdir()) == [path]
+    assert "passes" in files.read_json(path)
+
+
+USUAL_NAME = "some-cpu_here_float32_contiguous_b1_t1_eager"
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        pytest.param({}, USUAL_NAME, id="usual"),
+        pytest.param({"passes": "forward_backward"}, f"{USUAL_NAME}_forward_backward", id="passes"),
+        pytest.param({"cache": "cold"}, f"{USUAL_NAME}_cold", id="cold"),
+        pytest.param({"cuda_graph": True}, f"{USUAL_NAME}_graph", id="graph"),
+        pytest.param(
+            {"backend": "compile", "num_threads": 4, "batch_size": 8, "dtype": "bfloat16"},
+            "some-cpu_here_bfloat16_contiguous_b8_t4_compile",
+            id="others",
+        ),
+    ],
+)
+def test_a_file_is_named_after_what_is_unusual(change: dict[str, Any], name: str) -> None:
+    assert phase.name_setting(old_measurement() | change) == name

@@ -3,33 +3,39 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pfstudy.speed import summary
 from pfstudy.speed.summary import Ratio, paired_ratio, percentiles_ms
 
 TRUE_RATIO = 0.9
 NUM_PROCESSES = 10
+LEAST_PROCESSES = 5
 NUM_ROUNDS = 20
-NUM_STUDIES = 150
+NUM_STUDIES = 300
 
 
-def simulate(generator: np.random.Generator, between: float) -> tuple[np.ndarray, np.ndarray]:
+def simulate(
+    generator: np.random.Generator, between: float, num_processes: int = NUM_PROCESSES
+) -> tuple[np.ndarray, np.ndarray]:
     """Timings of a network and its baseline, ``[process][round]``.
 
     A process shifts the ratio by ``between`` (relative), a round by 1 %, and both networks share
     the drift of the machine.
     """
-    shape = (NUM_PROCESSES, NUM_ROUNDS)
+    shape = (num_processes, NUM_ROUNDS)
     drift = 2 * np.exp(generator.normal(0, 0.1, shape))
-    process = generator.normal(0, between, (NUM_PROCESSES, 1))
+    process = generator.normal(0, between, (num_processes, 1))
     rounds = generator.normal(0, 0.01, shape)
     return TRUE_RATIO * drift * np.exp(process + rounds), drift
 
 
-def coverage(between: float, as_one_process: bool) -> float:
+def coverage(
+    between: float, num_processes: int = NUM_PROCESSES, as_one_process: bool = False
+) -> float:
     """Share of simulated studies whose interval covers the true ratio."""
     generator = np.random.default_rng(7)
     covered = 0
     for _ in range(NUM_STUDIES):
-        latencies, baseline = simulate(generator, between)
+        latencies, baseline = simulate(generator, between, num_processes)
         if as_one_process:
             latencies, baseline = latencies.reshape(1, -1), baseline.reshape(1, -1)
         ratio = paired_ratio(latencies.tolist(), baseline.tolist())
@@ -37,10 +43,21 @@ def coverage(between: float, as_one_process: bool) -> float:
     return covered / NUM_STUDIES
 
 
+@pytest.mark.parametrize("num_processes", [LEAST_PROCESSES, NUM_PROCESSES])
 @pytest.mark.parametrize("between", [pytest.param(0.03, id="processes differ by 3 %"),
                                      pytest.param(0.0, id="processes are alike")])  # fmt: skip
-def test_the_interval_covers_the_true_ratio_95_times_in_100(between: float) -> None:
-    assert coverage(between, as_one_process=False) >= 0.92
+def test_the_interval_covers_the_true_ratio_95_times_in_100(
+    between: float, num_processes: int
+) -> None:
+    assert coverage(between, num_processes) >= 0.92
+
+
+def test_plain_percentiles_of_few_processes_would_be_too_narrow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Shows that the expansion is what makes up for the few processes."""
+    monkeypatch.setattr(summary, "_expanded_tail", lambda number: 0.025)
+    assert coverage(0.03, LEAST_PROCESSES) < 0.92
 
 
 def test_an_interval_over_rounds_alone_is_too_narrow() -> None:
