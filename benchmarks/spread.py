@@ -53,7 +53,8 @@ def serve(pipe: Connection, layout: str, batch_size: int, core: int | None) -> N
 
 def measure(layout: str, batch_size: int, core: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Ratios and times of the baseline in milliseconds, ``(processes, turns)``."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "timm", "pfstudy.speed.measure", "pfstudy.speed.step"])
     pipes, children = [], []
     for _ in range(NUM_PROCESSES):
         ours, theirs = context.Pipe()

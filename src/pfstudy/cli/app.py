@@ -33,6 +33,13 @@ The rest are commands. Those for long studies:
     pfstudy plan -m block.spatial=conv,maxpool seeds=3    what a sweep takes, what would fail
     pfstudy status --watch                                what is done, running, failed
     pfstudy resume                                        go on with what is not done
+
+Those for speed:
+
+\b
+    pfstudy speed -m block.spatial=conv,maxpool           measure, train nothing
+    pfstudy speed --by-layer block.spatial=maxpool        where the time goes
+    pfstudy speed table -m block.spatial=conv,maxpool     what stands where, for predictions
 """
 
 app = typer.Typer(

@@ -18,7 +18,7 @@ from pfstudy.network.surgery import build_network, image_shape
 from pfstudy.schema.config import Speed
 from pfstudy.speed.energy import energy_j, find_meter
 from pfstudy.speed.load import Load, gpu_utilization
-from pfstudy.speed.memory import limited_host_memory, peak_of
+from pfstudy.speed.memory import available_bytes, limited_host_memory, peak_of
 from pfstudy.speed.step import make_step
 from pfstudy.speed.summary import Timings
 from pfstudy.variant import Variant
@@ -26,6 +26,7 @@ from pfstudy.variant import Variant
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _USUAL_CACHE_BYTES = 32 * 2**20
 _TIMES_CACHE = 2
+_MARGIN = 0.9  # of memory, for what the libraries hold besides
 
 Report = Callable[[str, Mapping[str, Any]], None]
 Run = Callable[[], object]
@@ -124,12 +125,12 @@ class fitting:  # noqa: N801  # a context manager
         if error is None or not is_out_of_memory(error):
             return
         error.__traceback__ = None  # which holds what did not fit
-        asked = self.settings.batch_size
         largest = _largest_batch(self.variant, self.settings, self.device)
         place = "the GPU" if self.device.type == "cuda" else "memory"
-        cure = f"{largest} does" if largest else "not even one image does"
+        cure = f"about {largest} would" if largest else "not even one image would"
         raise PfstudyError(
-            f"{self.variant.label}: speed.batch_size={asked} does not fit into {place}; {cure}."
+            f"{self.variant.label}: speed.batch_size={self.settings.batch_size} does not fit into "
+            f"{place}; {cure}."
         ) from None
 
 
@@ -139,30 +140,22 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _largest_batch(variant: Variant, settings: Speed, device: torch.device) -> int:
-    """The largest batch that fits, to one part in eight; 0 if there is none."""
+    """About the largest batch that fits, by what one and two images take; 0 if there is none."""
+    try:
+        one, two = (_bytes_of_batch(variant, settings, device, size) for size in (1, 2))
+    except Exception as error:
+        if is_out_of_memory(error):
+            return 0
+        raise
+    left = _MARGIN * available_bytes(device) - (2 * one - two)
+    return min(settings.batch_size - 1, int(left / max(1, two - one)))
 
-    def fits(size: int) -> bool:
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-        try:
-            network = build_for_speed(variant, device)
-            images = draw_images(variant, size, device)
-            make_step(network, images, replace(settings, batch_size=size), variant.label)
-        except Exception as error:
-            if is_out_of_memory(error):
-                return False
-            raise
-        return True
 
-    size = settings.batch_size
-    while size and not fits(size):
-        size //= 2
-    step = size // 2
-    while step >= max(1, size // 8):
-        if size + step < settings.batch_size and fits(size + step):
-            size += step
-        step //= 2
-    return size
+def _bytes_of_batch(variant: Variant, settings: Speed, device: torch.device, size: int) -> int:
+    network = build_for_speed(variant, device)
+    images = draw_images(variant, size, device)
+    step = make_step(network, images, replace(settings, batch_size=size), variant.label)
+    return images.nbytes + peak_of(step.run, device)
 
 
 def time_rounds(

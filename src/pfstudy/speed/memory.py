@@ -64,7 +64,7 @@ def peak_of(step: Callable[[], object], device: torch.device) -> int:
 def limited_host_memory() -> Iterator[None]:
     """Let an allocation fail that the host has no memory for, instead of the process be killed."""
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = _status()["VmData"] + _available_bytes()
+    limit = _status()["VmData"] + _available_on_host()
     hard = before[1] if before[1] != resource.RLIM_INFINITY else limit
     resource.setrlimit(resource.RLIMIT_DATA, (min(limit, hard), before[1]))
     try:
@@ -73,8 +73,15 @@ def limited_host_memory() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-def _available_bytes() -> int:
-    """Memory that this process could still take."""
+def available_bytes(device: torch.device) -> int:
+    """Memory of a device that this process could still take."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return int(torch.cuda.mem_get_info(device)[0])
+    return _available_on_host()
+
+
+def _available_on_host() -> int:
     found = _read_table(Path("/proc/meminfo"))["MemAvailable"]
     with suppress(OSError, ValueError):
         most = int((_CGROUP / "memory.max").read_text())

@@ -91,8 +91,8 @@ def check_settings(settings: Speed, device_kind: str | None = None) -> None:
         for key, value in excluded.items():
             if getattr(settings, key) != value:
                 raise PfstudyError(
-                    f"speed.backend=onnxruntime has no speed.{key}={getattr(settings, key)}; "
-                    f"only {str(value).lower()}."
+                    f"speed.backend=onnxruntime has no speed.{key}="
+                    f"{str(getattr(settings, key)).lower()}; only {str(value).lower()}."
                 )
         if settings.dtype == "bfloat16":
             raise PfstudyError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ def make_step(network: nn.Module, images: torch.Tensor, settings: Speed, label: 
         return Step(_onnx_step(network, images, settings, label))
     plain = _plain_step(network, images, settings)
     if compiles(settings):
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         # every network is a recompilation of the same code to dynamo
         torch._dynamo.config.recompile_limit = _MOST_COMPILED
         mode = "max-autotune" if settings.backend == "compile_max_autotune" else "default"
@@ -116,8 +118,6 @@ def _graph_step(plain: Callable[[], object]) -> Callable[[], object]:
 def _onnx_step(
     network: nn.Module, images: torch.Tensor, settings: Speed, label: str
 ) -> Callable[[], object]:
-    import logging
-
     import onnxruntime
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -151,8 +151,8 @@ def draw_layers(layers: Layers, directory: Path) -> list[Path]:
     for ending in ("svg", "png"):
         path = directory / f"{files.file_name(name)}.{ending}"
         draft = path.with_name(f".{path.name}.{ending}")
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             chart.save(draft, format=ending, **({"ppi": 200} if ending == "png" else {}))
             draft.replace(path)
         except OSError as error:
