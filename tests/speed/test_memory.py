@@ -8,7 +8,7 @@ import torch
 
 from pfstudy.errors import is_about_memory
 from pfstudy.speed import memory
-from pfstudy.speed.memory import limited_host_memory, peak_of
+from pfstudy.speed.memory import available_bytes, limited_host_memory, peak_of
 
 CPU = torch.device("cpu")
 MEBI = 2**20
@@ -48,7 +48,7 @@ def test_what_the_step_was_given_is_not_counted() -> None:
 
 def test_too_large_an_allocation_is_an_error_about_memory() -> None:
     """Three times more than half of what is free: the kernel promises each of them."""
-    large = int(0.6 * memory._available_bytes())
+    large = int(0.6 * available_bytes(CPU))
     with pytest.raises(RuntimeError) as caught, limited_host_memory():
         [torch.empty(large, dtype=torch.uint8) for _ in range(3)]
     assert is_about_memory(str(caught.value))
@@ -87,5 +87,5 @@ def test_a_container_may_have_less_than_the_host(
     if most is not None:
         (tmp_path / "memory.max").write_text(f"{most}\n")
         (tmp_path / "memory.current").write_text("2000\n")
-    found = memory._available_bytes()
+    found = available_bytes(CPU)
     assert found == expected if expected != "host" else MEBI < found < 2**60

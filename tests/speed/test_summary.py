@@ -9,8 +9,8 @@ from pfstudy.speed.summary import Ratio, paired_ratio, percentiles_ms
 TRUE_RATIO = 0.9
 NUM_PROCESSES = 10
 LEAST_PROCESSES = 5
-NUM_ROUNDS = 20
-NUM_STUDIES = 300
+NUM_ROUNDS = 10
+NUM_STUDIES = 150
 
 
 def simulate(
@@ -56,8 +56,21 @@ def test_plain_percentiles_of_few_processes_would_be_too_narrow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Shows that the expansion is what makes up for the few processes."""
+    expanded = coverage(0.03, num_processes=4)
     monkeypatch.setattr(summary, "_expanded_tail", lambda number: 0.025)
-    assert coverage(0.03, LEAST_PROCESSES) < 0.92
+    assert coverage(0.03, num_processes=4) < expanded - 0.03
+
+
+@pytest.mark.parametrize(
+    ("number", "tail"),
+    [
+        pytest.param(5, 0.0010, id="few"),
+        pytest.param(10, 0.0086, id="some"),
+        pytest.param(10**6, 0.0250, id="many"),
+    ],
+)
+def test_the_fewer_the_processes_the_wider_the_interval(number: int, tail: float) -> None:
+    assert summary._expanded_tail(number) == pytest.approx(tail, abs=5e-5)
 
 
 def test_an_interval_over_rounds_alone_is_too_narrow() -> None:

@@ -69,6 +69,20 @@ def test_the_caption_explains_a_projection(record: Any) -> None:
     assert "(+1x1): a 1x1 convolution follows" in render.caption(rows)
 
 
+def test_figures_of_speed_are_marked_and_the_marks_explained(record: Any) -> None:
+    busy = {"others_load": 0.5, "max_load": 0.1}
+    rows = make_rows(
+        [record(speed=(2.0, 1.0)), record("maxpool", speed=(1.6, 0.8), **busy, fell_back=True)]
+    )
+    lines = render.markdown(rows).splitlines()
+    assert cells_of(lines[2])[3:5] == ["2.00", "1.00x"]
+    assert cells_of(lines[3])[3:5] == ["1.60*†", "1.25x*†"]
+    assert (
+        "*: measured while others used the machine. †: computed eagerly, as it does not compile."
+        in render.caption(rows)
+    )
+
+
 def test_csv_is_unrounded_under_the_keys_of_the_columns(rows: Rows) -> None:
     baseline, maxpool = csv.DictReader(io.StringIO(render.csv(rows)))
     assert (maxpool["variant"], maxpool["params"], maxpool["macs"]) == (

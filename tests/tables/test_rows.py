@@ -8,7 +8,7 @@ import pytest
 
 from pfstudy.errors import PfstudyError
 from pfstudy.tables.columns import COLUMNS
-from pfstudy.tables.rows import Rows, make_rows
+from pfstudy.tables.rows import Rows, choose_speed, make_rows, speed_mark
 
 
 def by_variant(rows: Rows, key: str) -> dict[str, Any]:
@@ -140,6 +140,86 @@ def test_latencies_of_several_settings_are_not_mixed(record: Any) -> None:
     )
     assert rows.speed["batch_size"] == 1
     assert math.isnan(by_variant(rows, "latency_ms")["dwconv"])
+
+
+@pytest.fixture
+def measured(record: Any) -> list[Any]:
+    """Records on two devices, and on one of them in two settings."""
+    return [
+        record(speed=(2.0, 1.0)),
+        record("maxpool", speed=(1.6, 0.8)),
+        record("avgpool", speed=(9.0, 0.9), batch_size=64),
+        record("dwconv", speed=(0.1, 0.7), device="NVIDIA A100-SXM4", host="there"),
+        record("identity"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "batch_size"),
+    [
+        pytest.param([], "Some CPU", 1, id="what most have"),
+        pytest.param(["device=a100"], "NVIDIA A100-SXM4", 1, id="part of a device's name"),
+        pytest.param(["host=ther"], "NVIDIA A100-SXM4", 1, id="part of a host's name"),
+        pytest.param(["batch_size=64"], "Some CPU", 64, id="batch size"),
+        pytest.param(["device=cpu", "dtype=FLOAT32"], "Some CPU", 1, id="several"),
+        pytest.param(["cuda_graph=false", "device=cpu"], "Some CPU", 1, id="older than the key"),
+    ],
+)
+def test_the_setting_of_speed_is_chosen(
+    measured: Any, wanted: list[str], device: str, batch_size: int
+) -> None:
+    found = choose_speed(measured, wanted)
+    assert (found["device"], found["batch_size"]) == (device, batch_size)
+    assert make_rows(measured, speed=found).speed == found
+
+
+def test_an_unknown_setting_of_speed_lists_the_choices(measured: Any) -> None:
+    with pytest.raises(PfstudyError) as caught:
+        choose_speed(measured, ["bach_size=64"])
+    assert str(caught.value) == (
+        "the setting of speed 'bach_size' does not exist; choose from: device, host, batch_size, "
+        "layout, dtype, backend, passes, cache, cuda_graph, num_threads. Did you mean 'batch_size'?"
+    )
+
+
+def test_a_setting_in_which_nothing_was_measured_lists_what_there_is(measured: Any) -> None:
+    with pytest.raises(PfstudyError) as caught:
+        choose_speed(measured, ["device=a100", "batch_size=64"])
+    assert str(caught.value) == (
+        "no speed was measured with device=a100 and batch_size=64; measured were: Some CPU, 1 "
+        "thread, batch 1, contiguous, float32, eager (host here); Some CPU, 1 thread, batch 64, "
+        "contiguous, float32, eager (host here); NVIDIA A100-SXM4, 1 thread, batch 1, contiguous, "
+        "float32, eager (host there)."
+    )
+
+
+@pytest.mark.parametrize("value", ["6", "640"])
+def test_only_names_may_be_given_in_part(measured: Any, value: str) -> None:
+    with pytest.raises(PfstudyError, match="no speed was measured"):
+        choose_speed(measured, [f"batch_size={value}"])
+
+
+def test_without_any_measurement_there_is_nothing_to_choose(record: Any) -> None:
+    with pytest.raises(PfstudyError, match=r"device=cpu; measured were: none\.$"):
+        choose_speed([record()], ["device=cpu"])
+
+
+@pytest.mark.parametrize(
+    ("measured", "mark"),
+    [
+        pytest.param({}, "", id="of old"),
+        pytest.param({"others_load": 0.1, "max_load": 0.1, "fell_back": False}, "", id="fine"),
+        pytest.param({"others_load": 0.2, "max_load": 0.1}, "*", id="busy"),
+        pytest.param({"fell_back": True}, "†", id="fell back"),
+        pytest.param({"others_load": 0.2, "max_load": 0.1, "fell_back": True}, "*†", id="both"),
+    ],
+)
+def test_a_figure_that_is_not_what_it_seems_is_marked(
+    record: Any, measured: dict[str, Any], mark: str
+) -> None:
+    assert speed_mark(measured) == mark
+    rows = make_rows([record(speed=(2.0, 1.0), **measured), record("maxpool")])
+    assert by_variant(rows, "speed_mark") == {"original (conv)": mark, "maxpool": ""}
 
 
 def test_runs_that_were_not_measured_have_no_speed(record: Any) -> None:

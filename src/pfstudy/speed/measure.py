@@ -141,14 +141,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _largest_batch(variant: Variant, settings: Speed, device: torch.device) -> int:
     """About the largest batch that fits, by what one and two images take; 0 if there is none."""
-    try:
-        one, two = (_bytes_of_batch(variant, settings, device, size) for size in (1, 2))
-    except Exception as error:
-        if is_out_of_memory(error):
-            return 0
-        raise
+    taken = []
+    for size in (1, 2):
+        try:
+            taken.append(_bytes_of_batch(variant, settings, device, size))
+        except Exception as error:
+            if is_out_of_memory(error):
+                return min(settings.batch_size - 1, size - 1)
+            raise
+    one, two = taken
     left = _MARGIN * available_bytes(device) - (2 * one - two)
-    return min(settings.batch_size - 1, int(left / max(1, two - one)))
+    return min(settings.batch_size - 1, max(1, int(left / max(1, two - one))))
 
 
 def _bytes_of_batch(variant: Variant, settings: Speed, device: torch.device, size: int) -> int:

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from rich.console import Console
+
+from configs import variant_of
+from pfstudy import lease
+from pfstudy.errors import ChildFailedError
+from pfstudy.launch import measure
+from pfstudy.launch.display import Display
+from pfstudy.launch.measure import measure_speed, pinned_cores
+from pfstudy.launch.pool import Pool
+from pfstudy.launch.slots import available_cores
+from pfstudy.schema.config import Speed
+from pfstudy.speed.summary import Timings
+from pfstudy.tasks import Device
+from pfstudy.variant import Variant
+
+CPU = Device("cpu", "cpu", "Some CPU")
+PLACE = {"host": "here", "device": "Some CPU", "device_kind": "cpu"}
+OPERATIONS = ("maxpool", "avgpool", "identity")
+
+
+class FakePool:
+    """Stands for fresh processes, in which some networks cannot be measured.
+
+    Args:
+        bad: Labels of networks that no process survives.
+        load: Cores that others use.
+    """
+
+    def __init__(self, *bad: str, load: float = 0.0) -> None:
+        self.bad = frozenset(bad)
+        self.load = load
+        self.calls: list[list[str]] = []
+        self.cores: list[Sequence[int]] = []
+
+    def call(
+        self,
+        function: str,
+        networks: Sequence[Variant],
+        settings: Speed,
+        on_gpu: bool,
+        counted: Sequence[int],
+        thorough: bool,
+        *,
+        environment: Mapping[str, str],
+        cores: Sequence[int],
+    ) -> Timings:
+        assert function == "pfstudy.speed.measure:measure_in_process"
+        assert not lease.is_free(environment["CUDA_VISIBLE_DEVICES"] or "cpu")
+        assert tuple(counted) == available_cores()
+        labels = [network.label for network in networks]
+        self.calls.append(labels)
+        self.cores.append(cores)
+        if found := [label for label in labels if label in self.bad]:
+            raise ChildFailedError(f"{found[0]}: its process was killed by SIGKILL")
+        nothing = [None] * len(networks)
+        rounds = [[1.0] * settings.num_rounds for _ in networks]
+        return Timings(rounds, self.load, nothing, nothing, ())
+
+
+class Outcome:
+    """What became of measuring some variants with some pool.
+
+    Args:
+        pool: The pool.
+        variants: The variants.
+        device: Where to measure.
+    """
+
+    def __init__(self, pool: FakePool, variants: Sequence[Variant], device: Device = CPU) -> None:
+        self.pool = pool
+        self.kept: dict[str, Mapping[str, Any]] = {}
+        said = io.StringIO()
+        self.problems = measure_speed(
+            cast(Pool, pool),
+            Display(Console(file=said, width=300)),
+            device,
+            PLACE,
+            variants,
+            lambda variant, measured: self.kept.update({variant.label: measured}),
+        )
+        self.said = said.getvalue()
+
+
+def several(*operations: str) -> list[Variant]:
+    return [variant_of(f"block.spatial={operation}") for operation in operations]
+
+
+def test_networks_are_measured_together_beside_the_baseline() -> None:
+    outcome = Outcome(FakePool(), several(*OPERATIONS))
+    assert outcome.pool.calls == [["original", *OPERATIONS]] * 5
+    assert list(outcome.kept) == ["original", *OPERATIONS]
+    assert outcome.problems == {}
+    assert {measured["host"] for measured in outcome.kept.values()} == {"here"}
+    assert lease.is_free("cpu")
+
+
+def test_what_is_measured_is_said() -> None:
+    lines = [line.strip() for line in Outcome(FakePool(), several("maxpool")).said.splitlines()]
+    assert lines[0] == (
+        "speed  1 network beside the baseline, 1 thread, batch 1, contiguous, float32, eager"
+    )
+    assert lines[1].startswith("Some CPU, 5 processes, widest 95 % interval 0.0 % of its ratio, ")
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize("bad", OPERATIONS)
+def test_a_network_that_fails_stops_no_other(bad: str) -> None:
+    outcome = Outcome(FakePool(bad), several(*OPERATIONS))
+    assert outcome.problems == {bad: f"{bad}: its process was killed by SIGKILL"}
+    assert set(outcome.kept) == {"original", *OPERATIONS} - {bad}
+    assert outcome.pool.calls[0] == ["original", *OPERATIONS]
+    assert all(len(labels) == 2 for labels in outcome.pool.calls[1:])
+    assert f"speed could not be measured: {bad}: its process was killed" in outcome.said
+    assert lease.is_free("cpu")
+
+
+def test_all_that_fail_are_named() -> None:
+    outcome = Outcome(FakePool("maxpool", "identity"), several(*OPERATIONS))
+    assert set(outcome.problems) == {"maxpool", "identity"}
+    assert set(outcome.kept) == {"original", "avgpool"}
+
+
+def test_a_baseline_that_fails_fails_all() -> None:
+    outcome = Outcome(FakePool("original"), several(*OPERATIONS))
+    assert set(outcome.problems) == set(OPERATIONS)
+    assert outcome.kept == {}
+
+
+def test_a_baseline_alone_that_fails_is_named() -> None:
+    outcome = Outcome(FakePool("original"), [variant_of()])
+    assert set(outcome.problems) == {"original"}
+    assert outcome.pool.calls == [["original"]]
+
+
+def test_a_setting_that_cannot_be_measured_costs_no_process() -> None:
+    refused = variant_of("block.spatial=maxpool", "speed.cuda_graph=true")
+    outcome = Outcome(FakePool(), [refused, *several("avgpool")])
+    assert "speed.cuda_graph=true needs a GPU" in outcome.problems["maxpool"]
+    assert {tuple(labels) for labels in outcome.pool.calls} == {("original", "avgpool")}
+
+
+def test_an_error_that_is_no_users_is_not_hidden() -> None:
+    class Broken(FakePool):
+        def call(self, *arguments: Any, **options: Any) -> Timings:
+            raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        Outcome(Broken(), several("maxpool"))
+    assert lease.is_free("cpu")
+
+
+def test_figures_of_a_busy_machine_are_marked() -> None:
+    outcome = Outcome(FakePool(load=0.25), several("maxpool"))
+    assert "others used 0.25 cores meanwhile; the figures are marked" in outcome.said
+    assert outcome.kept["maxpool"]["others_load"] == 0.25
+
+
+def test_threads_are_pinned_on_the_cpu_alone() -> None:
+    assert {*Outcome(FakePool(), several("maxpool")).pool.cores} == {
+        pinned_cores(available_cores(), 1)
+    }
+    gpu = Device("gpu", "GPU-a", "Some GPU")
+    assert {*Outcome(FakePool(), several("maxpool"), gpu).pool.cores} == {()}
+
+
+@pytest.fixture
+def siblings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pretended processor: write which cores share one physical core."""
+    monkeypatch.setattr(measure, "_SIBLINGS", str(tmp_path / "{core}"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("shared", "cores", "num_threads", "expected"),
+    [
+        pytest.param({}, (0, 1, 2, 3), 1, (3,), id="not told"),
+        pytest.param({}, (0, 1, 2, 3), 2, (2, 3), id="two threads"),
+        pytest.param({}, (0, 1), 4, (0, 1), id="too few cores"),
+        pytest.param({0: "0-1", 1: "0-1", 2: "2-3", 3: "2-3"}, (0, 1, 2, 3), 1, (2,), id="pairs"),
+        pytest.param({0: "0-1", 1: "0-1", 2: "2-3", 3: "2-3"}, (0, 1, 2, 3), 2, (0, 2), id="both"),
+        pytest.param(
+            {0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}, (0, 1, 2, 3), 2, (0, 1), id="far apart"
+        ),
+        pytest.param(
+            {0: "0-1", 1: "0-1", 2: "2-3", 3: "2-3"}, (0, 1, 2, 3), 3, (1, 2, 3), id="more threads"
+        ),
+        pytest.param(
+            {1: "0-1", 2: "2-3", 3: "2-3"}, (1, 2, 3), 2, (1, 2), id="the other is not ours"
+        ),
+    ],
+)
+def test_threads_have_physical_cores_of_their_own(
+    siblings: Path,
+    shared: Mapping[int, str],
+    cores: tuple[int, ...],
+    num_threads: int,
+    expected: tuple[int, ...],
+) -> None:
+    for core, text in shared.items():
+        (siblings / str(core)).write_text(f"{text}\n")
+    assert pinned_cores(cores, num_threads) == expected
