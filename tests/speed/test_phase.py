@@ -142,7 +142,6 @@ def test_a_network_that_falls_back_in_any_process_is_marked() -> None:
         pytest.param([1.0, 0.0], [], 0.2, True, id="others in one process"),
         pytest.param([1.0, 0.0], ["speed.max_load=0.3"], 0.2, False, id="as much as may be"),
         pytest.param([0.1], [], 0.1, False, id="just as much as may be"),
-        pytest.param([-0.04], [], 0.0, False, id="below zero by chance"),
     ],
 )
 def test_what_others_used_is_averaged_over_processes(

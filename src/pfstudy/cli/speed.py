@@ -96,7 +96,7 @@ def show_speed(configs: Sequence[Any], *, again: bool = False, as_json: bool = F
             listed = ", ".join(map(str, measured.files))
             console.print(f"written: {listed}", soft_wrap=True, style="dim")
     if measured.problems:
-        sentences = "; ".join(measured.problems.values())
+        sentences = "; ".join(dict.fromkeys(measured.problems.values()))
         if not measured.networks:
             raise PfstudyError(sentences)
         raise RunsFailedError(f"{len(measured.problems)} not measured: {sentences}")

@@ -60,12 +60,15 @@ def measure_speed(
                 _measure_portion(pool, display, device, place, portion, keep)
             except PfstudyError as error:
                 first, *others = portion
-                if len(others) > 1:  # one of them fails; the others need not
+                is_baselines = str(error).startswith(f"{first[0].label}: ")
+                if len(others) > 1 and not is_baselines:  # one of them fails; the others need not
                     portions[:0] = [[first, other] for other in others]
                     continue
-                failed = (others or [first])[0][0]
-                problems[failed.label] = str(error)
                 display.note(f"speed could not be measured: {error}")
+                for failed, *_ in others or [first]:
+                    known = failed.label in problems
+                    setting = f" ({describe_setting(setting_of(settings))})" if known else ""
+                    problems[f"{failed.label}{setting}"] = str(error)
     return problems
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 _STAT = Path("/proc/stat")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_LEAST_TICKS = 2
 _BUSY = (0, 1, 2, 5, 6, 7)  # user, nice, system, irq, softirq, steal
 
 
@@ -28,11 +29,11 @@ class Load:
     def of_others(self) -> float:
         """Number of cores that others have used on average; 0 where the kernel does not tell.
 
-        Less than 0 by chance: the kernel counts the cores' time in ticks, and ours exactly.
+        The kernel counts the cores' time in ticks and ours exactly, so a few ticks mean nothing.
         """
         elapsed = time.monotonic() - self._began
         others = self._busy_s() - self._busy - (_own_s() - self._own)
-        return others / elapsed if self._busy else 0.0
+        return others / elapsed if self._busy and others > _LEAST_TICKS / _TICKS_PER_S else 0.0
 
     def _busy_s(self) -> float:
         """Time that the cores were not idle; what a hypervisor took away counts, too."""

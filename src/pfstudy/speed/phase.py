@@ -101,7 +101,7 @@ def measure_portion(
         "num_processes": len(done),
         "num_rounds": settings.num_rounds,
         "stopped_by": stopped_by,
-        "others_load": round(max(0.0, statistics.mean(each.load for each in done)), 3),
+        "others_load": round(statistics.mean(each.load for each in done), 3),
         "max_load": settings.max_load,
     }
     return [

@@ -18,7 +18,12 @@ from pfstudy.variant import SCHEMA_VERSION, Variant, architecture_of, digest
 
 DIRECTORY = "speed"
 
-_OF_A_NETWORK = ("latency_ms", "relative_latency", "relative_latency_low", "relative_latency_high")
+_NUMBERS = (
+    *("latency_ms", "latency_p10_ms", "latency_p90_ms", "throughput_images_per_s"),
+    *("relative_latency", "relative_latency_low", "relative_latency_high"),
+    *("baseline_latency_ms", "num_processes", "batch_size", "num_threads"),
+)
+_TEXTS = ("device", "host", "layout", "dtype", "backend", "stopped_by")
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,9 @@ def read_results(path: Path) -> Results:
     try:
         networks = tuple(Network(**network) for network in content["networks"])
         for network in networks:
-            if any(not isinstance(network.measured[key], int | float) for key in _OF_A_NETWORK):
-                raise ValueError
+            for kind, keys in ((int | float, _NUMBERS), (str, _TEXTS)):
+                if not all(isinstance(network.measured[key], kind) for key in keys):
+                    raise ValueError
         return Results(content["setting"], content["environment"], networks)
     except (KeyError, TypeError, ValueError):
         raise PfstudyError(f"{path} is damaged: it is no results file of pfstudy speed.") from None

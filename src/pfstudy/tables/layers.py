@@ -233,7 +233,8 @@ def _caption(layers: Layers) -> str:
         f"In all, MACs {_times(whole, 'macs')}, bytes {_times(whole, 'num_bytes')}, time "
         f"{whole.ratio:.2f}x."
     ]
-    slow = [p for p in layers.places if p.after.macs < p.before.macs and p.ratio > _FASTER]
+    blocks = [place for place in layers.places if place.address != REST]
+    slow = [p for p in blocks if p.after.macs < p.before.macs and p.ratio > _FASTER]
     if slow:
         parts.append(f"Fewer MACs, but not faster: {_name_places(slow)}.")
     return " ".join(parts)
