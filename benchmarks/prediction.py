@@ -30,7 +30,7 @@ def main() -> None:
     from pfstudy.launch.measure import measure_speed
     from pfstudy.launch.pool import PRELOAD, Pool
     from pfstudy.launch.speed import check_networks
-    from pfstudy.speed.blocktable import draw_mixed, list_operations, read_table, what_stands
+    from pfstudy.speed.blocktable import draw_mixed, list_operations, read_table
     from pfstudy.variant import make_variant
 
     common = ("model=resnet50", "data=imagenet", "data.path=none")
@@ -82,7 +82,7 @@ def main() -> None:
             print(f"within the table's interval: {np.mean(np.abs(off) <= 100 * error):.0%}")
         print(f"Spearman {spearmanr(guess, truth).statistic:.3f} (asked: 0.97), "
               f"Kendall {kendalltau(guess, truth).statistic:.3f}")  # fmt: skip
-        keys = list_operations([what_stands(variant) for variant in uniform])
+        keys = list_operations(table.cells.values())
         choices = np.random.default_rng(0).integers(len(keys), size=(2**20, len(table.sites)))
         started = time.perf_counter()
         table.predict_many(choices, keys)

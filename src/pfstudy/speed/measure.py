@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def set_up(settings: Speed, on_gpu: bool) -> torch.device:
     return torch.device("cuda" if on_gpu else "cpu")
 
 
-def memory_that_ends(device: torch.device) -> Any:
+def memory_that_ends(device: torch.device) -> AbstractContextManager[None]:
     """A context in which too large a batch is an error, and nobody is killed."""
     return nullcontext() if device.type == "cuda" else limited_host_memory()
 
@@ -112,26 +112,27 @@ def draw_images(variant: Variant, batch_size: int, device: torch.device) -> torc
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
 
 
-class fitting:  # noqa: N801  # a context manager
-    """Turns an error about memory into a sentence with the largest batch that fits."""
+@contextmanager
+def fitting(variant: Variant, settings: Speed, device: torch.device) -> Iterator[None]:
+    """Turn an error about memory into a sentence with about the largest batch that fits.
 
-    def __init__(self, variant: Variant, settings: Speed, device: torch.device) -> None:
-        self.variant, self.settings, self.device = variant, settings, device
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or not is_out_of_memory(error):
-            return
-        error.__traceback__ = None  # which holds what did not fit
-        largest = _largest_batch(self.variant, self.settings, self.device)
-        place = "the GPU" if self.device.type == "cuda" else "memory"
-        cure = f"about {largest} would" if largest else "not even one image would"
-        raise PfstudyError(
-            f"{self.variant.label}: speed.batch_size={self.settings.batch_size} does not fit into "
-            f"{place}; {cure}."
-        ) from None
+    Raises:
+        PfstudyError: The batch does not fit.
+    """
+    try:
+        yield
+        return
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # here, where the error no longer holds what did not fit
+    largest = _largest_batch(variant, settings, device)
+    place = "the GPU" if device.type == "cuda" else "memory"
+    cure = f"about {largest} would" if largest else "not even one image would"
+    raise PfstudyError(
+        f"{variant.label}: speed.batch_size={settings.batch_size} does not fit into {place}; "
+        f"{cure}."
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
