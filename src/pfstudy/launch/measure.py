@@ -138,7 +138,8 @@ def _measure_portion(
         return timings
 
     def progress(number: int, widest: float) -> None:
-        display.bar(_BAR, number, settings.max_processes, _width(widest))
+        figures = _width(widest) if number > 1 else ""
+        display.bar(_BAR, number, settings.max_processes, figures)
 
     started = time.monotonic()
     display.bar(_BAR, 0, settings.max_processes)

@@ -19,7 +19,7 @@ from pfstudy.errors import PfstudyError
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.speed.phase import name_setting
 from pfstudy.speed.setting import setting_of
-from pfstudy.speed.summary import SegmentTimings
+from pfstudy.speed.summary import SegmentTimings, trimmed_mean
 from pfstudy.variant import SCHEMA_VERSION, Variant, architecture_of, digest
 
 DIRECTORY = "speed/tables"
@@ -194,17 +194,15 @@ def make_table(
         for variant, milliseconds in zip(mixed, timings.totals_ms, strict=True):
             prediction = table.predict(variant)
             assert prediction is not None
-            measured = float(np.median(np.asarray(milliseconds) / total))
+            measured = float(trimmed_mean(np.asarray(milliseconds) / total))
             compared.append(HeldOut(variant.label, prediction.relative_latency, measured))
     return replace(table, held_out=tuple(compared))
 
 
 def _shares(timings: SegmentTimings) -> np.ndarray:
-    """Median over rounds of every segment's share of the baseline's pass: ``(N, S)``."""
-    segments_NRS = np.asarray(timings.segments_ms)
-    baseline_R = segments_NRS[0].sum(axis=1)
-    shares: np.ndarray = np.median(segments_NRS / baseline_R[None, :, None], axis=1)
-    return shares
+    """Typical share of every segment in the baseline's pass of the same round: ``(N, S)``."""
+    segments_NSR = np.moveaxis(np.asarray(timings.segments_ms), 1, 2)
+    return trimmed_mean(segments_NSR / segments_NSR[0].sum(axis=0))
 
 
 def table_path(root: Path, variant: Variant, setting: Mapping[str, Any]) -> Path:
