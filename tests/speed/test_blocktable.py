@@ -15,6 +15,7 @@ from configs import variant_of
 from measurements import ENVIRONMENT, SETTING
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.operations import ORIGINAL
+from pfstudy.speed import blocktable
 from pfstudy.speed.blocktable import (
     BlockTable,
     HeldOut,
@@ -44,6 +45,13 @@ COSTS = {
 REST = 1.0
 WHOLE = sum(COSTS[ORIGINAL]) + REST
 NUM_ROUNDS = 5
+
+
+@pytest.fixture(autouse=True)
+def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The torch of the tables is the one that is installed."""
+    versions: Mapping[str, str] = ENVIRONMENT["versions"]
+    monkeypatch.setattr(blocktable, "package_version", versions.get)
 
 
 def network(stands: Sequence[str], variant: Variant = BASELINE) -> Variant:
@@ -189,14 +197,14 @@ def test_what_others_used_is_averaged_over_processes() -> None:
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     table = table_of(off=[0.01, 0.02])
-    path = table_path(tmp_path, BASELINE, SETTING)
+    path = table_path(tmp_path, BASELINE, SETTING, ENVIRONMENT)
     assert path.relative_to(tmp_path).parts[:2] == ("speed", "tables")
     assert save_table(path, table) == table
     assert read_table(path) == table
 
 
 def test_operations_that_are_measured_later_join_the_others(tmp_path: Path) -> None:
-    path = table_path(tmp_path, BASELINE, SETTING)
+    path = table_path(tmp_path, BASELINE, SETTING, ENVIRONMENT)
     save_table(path, first_table())
     merged = save_table(path, second_table())
     assert read_table(path) == merged
@@ -223,7 +231,7 @@ def second_table() -> BlockTable:
 
 
 def test_what_is_measured_again_is_replaced(tmp_path: Path) -> None:
-    path = table_path(tmp_path, BASELINE, SETTING)
+    path = table_path(tmp_path, BASELINE, SETTING, ENVIRONMENT)
     save_table(path, first_table())
     merged = save_table(path, second_table())
     assert {a: row[ORIGINAL] for a, row in merged.cells.items()} == {
@@ -234,7 +242,7 @@ def test_what_is_measured_again_is_replaced(tmp_path: Path) -> None:
 class TestFindTable:
     @pytest.fixture
     def root(self, tmp_path: Path) -> Path:
-        save_table(table_path(tmp_path, BASELINE, SETTING), table_of())
+        save_table(table_path(tmp_path, BASELINE, SETTING, ENVIRONMENT), table_of())
         return tmp_path
 
     @pytest.mark.parametrize(
@@ -269,11 +277,15 @@ class TestFindTable:
         speed = replace(BASELINE.config.speed, **change)
         other = replace(BASELINE, config=replace(BASELINE.config, speed=speed))
         assert find_table(root, other, {"host": "here"}) is None
-        save_table(table_path(root, BASELINE, SETTING | change), table_of(**change))
+        save_table(table_path(root, BASELINE, SETTING | change, ENVIRONMENT), table_of(**change))
         found = find_table(root, other, {"host": "here"})
         assert found is not None
         assert found.setting == SETTING | change
         assert find_table(root, BASELINE, {"host": "here"}) == table_of()
+
+    def test_of_another_torch(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(blocktable, "package_version", lambda name: "2.9.1")
+        assert find_table(root, BASELINE, {"host": "here"}) is None
 
     def test_of_other_images(self, root: Path) -> None:
         data = replace(BASELINE.config.data, image_size=16)
@@ -284,6 +296,15 @@ class TestFindTable:
     def test_of_another_recipe_and_dataset(self, root: Path) -> None:
         config = replace(BASELINE.config, recipe=replace(BASELINE.config.recipe, lr=3.0))
         assert find_table(root, make_variant(config, "other content"), {}) == table_of()
+
+
+def test_an_operation_of_the_users_is_known_by_its_source() -> None:
+    variant = network(["maxpool", ORIGINAL, ORIGINAL, ORIGINAL])
+    (layer,) = variant.canonical["sites"]
+    sites = {layer: {**variant.canonical["sites"][layer], "source": "0123456789abcdef"}}
+    own = replace(variant, canonical={**variant.canonical, "sites": sites})
+    assert list(what_stands(own).values()) == ["maxpool@01234567", *[ORIGINAL] * 3]
+    assert own.operations == variant.operations
 
 
 @pytest.mark.parametrize(
@@ -303,7 +324,7 @@ class TestFindTable:
     ],
 )
 def test_a_damaged_table_is_named(tmp_path: Path, content: Any, sentence: str) -> None:
-    path = table_path(tmp_path, BASELINE, SETTING)
+    path = table_path(tmp_path, BASELINE, SETTING, ENVIRONMENT)
     path.parent.mkdir(parents=True)
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(PfstudyError, match=sentence) as caught:

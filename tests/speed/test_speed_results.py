@@ -155,7 +155,7 @@ class TestTakeResults:
         ]
         prepare("block.spatial=maxpool", "seed=1")  # of the first variant
         avgpool = prepare("block.spatial=avgpool")
-        taken = take_results(results_of(maxpool=0.8, identity=0.5), tmp_path / "runs")
+        taken = take_results(results_of(maxpool=0.8, identity=0.5).networks, tmp_path / "runs")
         assert list(taken) == ["resnet_digits maxpool"]
         assert {path.parent.parent for path in taken["resnet_digits maxpool"]} == set(maxpool)
         assert len(taken["resnet_digits maxpool"]) == 2
@@ -165,19 +165,19 @@ class TestTakeResults:
     def test_are_found_afterwards(self, tmp_path: Path, make_run: Callable[..., store.Run]) -> None:
         run = make_run("block.spatial=maxpool")
         store.prepare(run)
-        take_results(results_of(maxpool=0.8), tmp_path / "runs")
+        take_results(results_of(maxpool=0.8).networks, tmp_path / "runs")
         assert find_measured(run.variant, {"device": "Some CPU"}) == measurement(0.8)
 
     def test_replace_those_of_the_same_setting_alone(self, tmp_path: Path, prepare: Any) -> None:
         directory = prepare("block.spatial=maxpool")
         for results in (results_of(maxpool=0.8), results_of("Another CPU", maxpool=0.7)):
-            take_results(results, tmp_path / "runs")
-        take_results(results_of(maxpool=0.6), tmp_path / "runs")
+            take_results(results.networks, tmp_path / "runs")
+        take_results(results_of(maxpool=0.6).networks, tmp_path / "runs")
         found = {m["device"]: m["relative_latency"] for m in store.read_speeds(directory)}
         assert found == {"Some CPU": 0.6, "Another CPU": 0.7}
 
     def test_without_runs_write_nothing(self, tmp_path: Path) -> None:
-        assert take_results(results_of(maxpool=0.8), tmp_path / "runs") == {}
+        assert take_results(results_of(maxpool=0.8).networks, tmp_path / "runs") == {}
         assert list(tmp_path.iterdir()) == []
 
 

@@ -94,7 +94,8 @@ def show_speed(configs: Sequence[Any], *, again: bool = False, as_json: bool = F
             console.print(table)
         if measured.files:
             listed = ", ".join(map(str, measured.files))
-            console.print(f"written: {listed}", soft_wrap=True, style="dim")
+            beside = f"; beside the records of {measured.taken} variants" if measured.taken else ""
+            console.print(f"written: {listed}{beside}", soft_wrap=True, style="dim")
     if measured.problems:
         sentences = "; ".join(dict.fromkeys(measured.problems.values()))
         if not measured.networks:
@@ -193,7 +194,7 @@ def take(
     if not runs.is_dir():
         raise PfstudyError(f"there is no directory {runs}; --runs says where the runs are.")
     for path, found in read:
-        written = take_results(found, runs)
+        written = take_results(found.networks, runs)
         number = sum(map(len, written.values()))
         left = [n.name for n in found.networks if n.name not in written]
         print(f"{path.name}: {len(written)} networks taken, beside {number} variants in {runs}")

@@ -40,6 +40,7 @@ _NUM_PROCESSES = 3
 _HELD_OUT = 6
 _HELD_OUT_COMPILED = 3
 _SEED = 0
+_BAR = "processes"
 
 
 @dataclass
@@ -79,37 +80,38 @@ class _Session:
         number, on_gpu = len(held_out), self.device.kind == "gpu"
         found: list[SegmentTimings] = []
         for mixed in held_out:
-            done, total = len(found), len(self.variants) + len(mixed)
-            built: list[str] = []
-
-            def progress(
-                kind: str,
-                details: Mapping[str, Any],
-                done: int = done,
-                built: list[str] = built,
-                total: int = total,
-            ) -> None:
-                if kind == "built":
-                    built.append(str(details["label"]))
-                what = f"{len(built)} of {total} networks built" if len(built) < total else ""
-                rounds = f"round {details['number']}" if kind == "round" else what
-                self.display.bar("processes", done, number, rounds)
-
-            self.display.bar("processes", done, number)
-            found.append(
-                self.call(
-                    "time_segments",
-                    list(self.variants),
-                    list(mixed),
-                    settings,
-                    on_gpu,
-                    available_cores(),
-                    seconds,
-                    on_report=progress,
-                )
+            num_networks = len(self.variants) + len(mixed)
+            progress = _Progress(self.display, len(found), number, num_networks)
+            timings = self.call(
+                "time_segments",
+                list(self.variants),
+                list(mixed),
+                settings,
+                on_gpu,
+                available_cores(),
+                seconds,
+                on_report=progress,
             )
-        self.display.drop_bar("processes")
+            found.append(timings)
+        self.display.drop_bar(_BAR)
         return found
+
+
+class _Progress:
+    """Shows how far a process is, of how many."""
+
+    def __init__(self, display: Display, done: int, total: int, num_networks: int) -> None:
+        self._display, self._done, self._total = display, done, total
+        self._num_built, self._num_networks = 0, num_networks
+        self._display.bar(_BAR, done, total)
+
+    def __call__(self, kind: str, details: Mapping[str, Any]) -> None:
+        if kind == "built":
+            self._num_built += 1
+            figures = f"{self._num_built} of {self._num_networks} networks built"
+        else:
+            figures = f"round {details['number']}"
+        self._display.bar(_BAR, self._done, self._total, figures)
 
 
 def make_block_table(configs: Sequence[Config], seconds: float) -> tuple[BlockTable, Path]:
@@ -139,8 +141,9 @@ def make_block_table(configs: Sequence[Config], seconds: float) -> tuple[BlockTa
         session = _open(pool, display, variants, f"{len(variants)} networks")
         with _hold(session):
             processes = session.time(held_out, seconds / _NUM_PROCESSES)
-        table = make_table(variants, held_out, processes, session.setting, describe_environment())
-        path = table_path(root, variants[0], session.setting)
+        environment = describe_environment()
+        table = make_table(variants, held_out, processes, session.setting, environment)
+        path = table_path(root, variants[0], session.setting, environment)
         table = save_table(path, table)
         display.note(f"done in {time.monotonic() - started:.1f} s")
     return table, path

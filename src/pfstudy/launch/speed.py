@@ -87,11 +87,9 @@ def measure_networks(configs: Sequence[Config], *, again: bool = False) -> Measu
             if todo:
                 problems |= measure_speed(pool, display, device, place, todo, keep)
     asked = [found[_key(variant)] for variant in variants if _key(variant) in found]
-    taken = 0
-    for network in asked:
-        single = results.Results({}, {}, (network,))
-        taken += sum(map(len, results.take_results(single, root).values()))
-    return Measured(tuple(asked), tuple(paths), taken, problems)
+    taken = results.take_results(asked, root)
+    beside = {path.parent for written in taken.values() for path in written}
+    return Measured(tuple(asked), tuple(paths), len(beside), problems)
 
 
 def list_networks(configs: Sequence[Config]) -> list[Variant]:

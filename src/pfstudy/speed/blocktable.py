@@ -15,15 +15,17 @@ import numpy as np
 from scipy.special import stdtrit
 
 from pfstudy import files
+from pfstudy.environment import package_version
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.speed.phase import name_setting
 from pfstudy.speed.setting import setting_of
 from pfstudy.speed.summary import SegmentTimings, trimmed_mean
-from pfstudy.variant import SCHEMA_VERSION, Variant, architecture_of, digest
+from pfstudy.variant import SCHEMA_VERSION, Variant, architecture_of, digest, make_variant
 
 DIRECTORY = "speed/tables"
 _LEAST_ERRORS = 3
+_SOURCE_LENGTH = 8
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,12 @@ class BlockTable:
 
 def what_stands(variant: Variant) -> dict[str, str]:
     """What stands at every site, by its address, as far as time depends on it."""
-    return {address: str(operation) for address, operation in variant.operations.items()}
+    stands = dict(variant.operations)
+    for substitution in variant.substitutions:
+        source = variant.canonical["sites"][substitution.layer].get("source")
+        if source:  # of the user's own operation, which may have changed
+            stands[substitution.address] += f"@{source[:_SOURCE_LENGTH]}"
+    return stands
 
 
 def backbone_of(variant: Variant) -> str:
@@ -205,10 +212,12 @@ def _shares(timings: SegmentTimings) -> np.ndarray:
     return trimmed_mean(segments_NSR / segments_NSR[0].sum(axis=0))
 
 
-def table_path(root: Path, variant: Variant, setting: Mapping[str, Any]) -> Path:
+def table_path(
+    root: Path, variant: Variant, setting: Mapping[str, Any], environment: Mapping[str, Any]
+) -> Path:
     """Name the file of a table, below the directory of the runs."""
     name = f"{variant.config.model.name}-{backbone_of(variant)}_{name_setting(setting)}"
-    return root / DIRECTORY / f"{name}.json"
+    return root / DIRECTORY / f"{name}_torch{environment['versions']['torch']}.json"
 
 
 def save_table(path: Path, table: BlockTable) -> BlockTable:
@@ -244,7 +253,7 @@ def read_table(path: Path) -> BlockTable:
 
 
 def find_table(root: Path, variant: Variant, place: Mapping[str, str]) -> BlockTable | None:
-    """Find the table of a variant's backbone in its setting.
+    """Find the table of a variant's backbone in its setting, of the torch that is installed.
 
     Args:
         root: Directory of the run directories.
@@ -252,7 +261,8 @@ def find_table(root: Path, variant: Variant, place: Mapping[str, str]) -> BlockT
         place: Where it must be from: ``host``, and ``device`` where that is known.
     """
     wanted = {**setting_of(variant.config.speed), **place}
-    name = f"{variant.config.model.name}-{backbone_of(variant)}_*.json"
+    torch_version = package_version("torch")
+    name = f"{variant.config.model.name}-{backbone_of(variant)}_*_torch{torch_version}.json"
     for path in sorted((root / DIRECTORY).glob(name)):
         table = read_table(path)
         if all(table.setting.get(key) == value for key, value in wanted.items()):
@@ -264,8 +274,6 @@ def draw_mixed(
     variants: Sequence[Variant], number: int, generator: np.random.Generator
 ) -> list[Variant]:
     """Draw networks that have at every site what one of some networks has there."""
-    from pfstudy.variant import make_variant
-
     drawn = []
     for _ in range(number):
         chosen = generator.integers(len(variants), size=len(variants[0].config.sites))

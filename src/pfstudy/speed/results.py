@@ -137,13 +137,13 @@ def read_results(path: Path) -> Results:
         raise PfstudyError(f"{path} is damaged: it is no results file of pfstudy speed.") from None
 
 
-def take_results(results: Results, root: Path) -> dict[str, list[Path]]:
+def take_results(networks: Iterable[Network], root: Path) -> dict[str, list[Path]]:
     """Put measurements beside the records of the variants that have the same networks.
 
     A measurement of the same device, host and setting that is there already is replaced.
 
     Args:
-        results: From this or another machine.
+        networks: Measured on this or another machine.
         root: Directory of the run directories.
 
     Returns:
@@ -155,14 +155,12 @@ def take_results(results: Results, root: Path) -> dict[str, list[Path]]:
         places = directories.setdefault(digest(architecture_of(canonical)), [])
         if path.parent.parent not in places:
             places.append(path.parent.parent)
-    return {
-        network.name: [
-            write_measurement(place, network.measured)
-            for place in directories[network.architecture_hash]
-        ]
-        for network in results.networks
-        if network.architecture_hash in directories
-    }
+    written: dict[str, list[Path]] = {}
+    for network in networks:
+        for place in directories.get(network.architecture_hash, ()):
+            path = write_measurement(place, network.measured)
+            written.setdefault(network.name, []).append(path)
+    return written
 
 
 def _as_data(results: Results) -> dict[str, Any]:
