@@ -47,8 +47,8 @@ def main() -> None:
         table = read_table(next(Path("runs/speed/tables").glob("*.json")))
         error = table.relative_error
         print(f"its own 95 % interval: +-{100 * error:.1f} %" if error else "no interval")
-        rounds = ("speed.num_rounds=8", "speed.num_warmup=2", "speed.num_processes=3")
-        ends = ("speed.max_processes=3", "speed.max_seconds=600")
+        rounds = ("speed.num_rounds=36", "speed.num_warmup=2", "speed.num_processes=3")
+        ends = ("speed.max_processes=3", "speed.max_seconds=6000")
         overrides = [*common, *setting, *rounds, *ends]
         uniform = [
             make_variant(compose([*overrides, f"block.spatial={operation}"]), "none")
