@@ -17,7 +17,10 @@ import pytest
 
 from pfstudy.schema.config import Config
 
-QUICK_SPEED = ("speed.num_processes=2", "speed.max_processes=2", "speed.num_rounds=3")
+QUICK_SPEED = (
+    *("speed.num_processes=2", "speed.max_processes=2", "speed.num_rounds=3"),
+    "speed.max_load=99",  # other tests run meanwhile
+)
 
 Pfstudy = Callable[..., subprocess.CompletedProcess[str]]
 PfstudyTogether = Callable[

@@ -78,6 +78,7 @@ def preempted(commands: Commands, failing: Given) -> dict[str, Any]:
     return {"given": given, "before": before, "attempts": attempts, "again": again, **outputs}
 
 
+@pytest.mark.slow
 class TestLocalExecutor:
     def test_jobs_are_one_study_with_one_table(self, preempted: Mapping[str, Any]) -> None:
         done = preempted["given"].done

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import Pfstudy, PfstudyTogether
 from pfstudy import files
 
 Ended = subprocess.CompletedProcess[str]
+Pfstudy = Callable[..., Ended]
+PfstudyTogether = Callable[[Mapping[str, tuple[Path, Sequence[str]]]], dict[str, Ended]]
 
 FEW = ("speed.num_processes=2", "speed.max_processes=2", "speed.num_rounds=5", "speed.max_load=99")
 BRIEF = (*FEW[:2], "speed.max_seconds=1")

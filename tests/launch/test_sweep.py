@@ -66,6 +66,14 @@ RECORD_KEYS = {
 }
 SPEED_KEYS = {
     "schema_version",
+    "passes",
+    "cache",
+    "cuda_graph",
+    "others_load",
+    "max_load",
+    "peak_memory_bytes",
+    "energy_j",
+    "fell_back",
     "device",
     "device_kind",
     "host",

@@ -18,9 +18,9 @@ import pytest
 from configs import variant_of
 from pfstudy import files, ledger, store
 from pfstudy.launch.display import Display
+from pfstudy.launch.measure import measure_speed
 from pfstudy.launch.pool import Pool
-from pfstudy.launch.sweep import _Sweep
-from pfstudy.store import Run
+from pfstudy.speed import phase
 from pfstudy.tasks import Device
 from trouble import SMALL, set_pace, write_module
 from under_way import PATIENCE_S, Sweep, Sweeps, wait_until
@@ -121,7 +121,6 @@ def test_a_measuring_process_that_dies_costs_the_measurement_alone(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variant = variant_of("block.spatial=maxpool", f"runs_dir={tmp_path / 'runs'}")
-    run = Run(variant, 0, tmp_path / "runs" / "maxpool" / "seed0")
     with Display() as display, Pool(("pfstudy.launch.pool",)) as pool:
         start = pool.start
 
@@ -130,8 +129,8 @@ def test_a_measuring_process_that_dies_costs_the_measurement_alone(
             return start("os:abort")  # abort takes no report, so it cannot even start
 
         monkeypatch.setattr(pool, "start", die)
-        sweep = _Sweep(display, tmp_path / "runs", "study", [run])
-        sweep._measure(pool, Device("cpu", "cpu", "Some CPU"), [variant])
+        device = Device("cpu", "cpu", "Some CPU")
+        measure_speed(pool, display, device, {}, [variant], phase.save)
     assert "speed could not be measured" in capfd.readouterr().err
     assert store.read_speeds(store.variant_directory(variant)) == []
 

@@ -36,6 +36,7 @@ ROW_KEYS = {
     "params",
     "macs",
     "latency_ms",
+    "prediction",
     "latency_is_estimate",
     "peak_memory_bytes",
     "seconds_per_step",
@@ -260,7 +261,7 @@ class TestData:
         duplicates = (Duplicate("maxpool", ("maxpool", "maxpool")),)
         dropped = ((a_row("avgpool"), "sites <= 3"),)
         data = as_data(a_plan(a_row(), duplicates=duplicates, dropped=dropped))
-        assert set(data) == {"study", "rows", "totals", "duplicates", "dropped"}
+        assert set(data) == {"study", "speed_setting", "rows", "totals", "duplicates", "dropped"}
         assert set(data["rows"][0]) == ROW_KEYS
         assert set(data["rows"][0]["runs"][0]) == RUN_KEYS
         assert set(data["totals"]) == TOTAL_KEYS

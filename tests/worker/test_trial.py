@@ -20,6 +20,7 @@ from pfstudy.launch.pool import PRELOAD, Pool
 from pfstudy.module import Batch, Classifier
 from pfstudy.network.surgery import build_network
 from pfstudy.schema.config import Config, Study
+from pfstudy.speed.summary import Timings
 from pfstudy.variant import Variant, make_variant
 from pfstudy.worker.findings import Trial, Wanted
 from pfstudy.worker.trial import _Clock, examine, find_misfits, try_training
@@ -146,8 +147,9 @@ class TestExamine:
         monkeypatch.setattr(
             pfstudy.worker.trial,
             "measure_in_process",
-            lambda variants, settings, on_gpu, report: (
-                asked.append((settings, on_gpu)) or [[2.0, 3.0, 4.0]]
+            lambda variants, settings, on_gpu, cores, thorough, report: (
+                asked.append((settings, on_gpu))
+                or Timings([[2.0, 3.0, 4.0]], 0.0, [None], [None], [])
             ),
         )
         variant = variant_of(ON_CPU, "speed.batch_size=7")
