@@ -20,7 +20,7 @@ demo: install  ## Sweep five operations on real images and print the table; abou
 	$(BIN)/pfstudy -m block.spatial=conv,maxpool,avgpool,dwconv,identity
 
 test: install  ## Run the test suite
-	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: install  ## Run the long proofs
 	$(BIN)/python -m pytest -m slow
