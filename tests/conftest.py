@@ -55,6 +55,28 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _operations_stay_as_they_are() -> Iterator[None]:
+    """What a module has imported of a user's operations is none of the next one's business."""
+    from pfstudy.schema import imports, operations
+
+    known, places = dict(operations.OPERATIONS), dict(operations.REGISTERED_IN)
+    before, search_path = set(sys.modules), list(sys.path)
+    yield
+    new = {name: place for name, place in operations.REGISTERED_IN.items() if name not in places}
+    files = {str(Path(place)) for place in new.values()}
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) in files:
+            del sys.modules[name]
+    if new:
+        operations.OPERATIONS.clear()
+        operations.OPERATIONS.update(known)
+        operations.REGISTERED_IN.clear()
+        operations.REGISTERED_IN.update(places)
+        sys.path[:] = search_path
+        imports._import.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def executable() -> str:
     """The console script of the environment that runs the tests."""

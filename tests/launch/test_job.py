@@ -104,6 +104,7 @@ class TestLocalExecutor:
         failing.wait_until_nothing_is_left()
 
 
+@pytest.mark.slow
 class TestPreempted:
     """A job of one task gets SIGUSR2 in the middle of training."""
 
@@ -130,6 +131,7 @@ class TestPreempted:
         assert not are_equal(mine, preempted["given"].weights("identity"))
 
 
+@pytest.mark.slow
 class TestAgain:
     def test_trains_nothing(self, preempted: Mapping[str, Any]) -> None:
         assert preempted["again"].returncode == 0, preempted["again"].stderr
@@ -139,6 +141,7 @@ class TestAgain:
         assert preempted["again"].stdout == preempted["given"].done.stdout
 
 
+@pytest.mark.slow
 class TestFailingJob:
     def test_exit_code_and_sentence(self, failing: Given) -> None:
         assert failing.done.returncode == 1
