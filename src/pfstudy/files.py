@@ -82,6 +82,26 @@ def write_text(path: Path, text: str, *, durable: bool = False, once: bool = Fal
 
 
 @contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file beside where it belongs, and put it there when it is whole.
+
+    Raises:
+        DiskError: It cannot be written.
+    """
+    draft = draft_of(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield draft
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+@contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Keep other processes of ours from changing files of a directory meanwhile.
 

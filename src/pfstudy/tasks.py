@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,11 @@ def visible_devices(devices: Iterable[Device]) -> dict[str, str]:
     """Variables that make a process see these devices alone."""
     gpus = dict.fromkeys(device.id for device in devices if device.kind == "gpu")
     return {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+
+
+def place_of(device: Device) -> dict[str, str]:
+    """What a measurement says of where it was taken: host, device and kind of device."""
+    return {"host": platform.node(), "device": device.name, "device_kind": device.kind}
 
 
 def gpu_id(uuid: object) -> str:

@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from pfstudy.launch import display as module
-from pfstudy.launch.display import Display, duration
+from pfstudy.launch.display import Display
+from pfstudy.words import duration
 
 ROW = {"epoch": 2, "num_epochs": 5, "val_top1_percent": 91.25}
 

@@ -19,9 +19,9 @@ from pfstudy.speed import blocktable
 from pfstudy.speed.blocktable import (
     BlockTable,
     HeldOut,
+    TableFinder,
     backbone_of,
     draw_mixed,
-    find_table,
     list_operations,
     make_table,
     read_table,
@@ -180,6 +180,42 @@ def test_mixed_networks_show_how_far_the_table_is_off() -> None:
     assert found.high == pytest.approx(found.relative_latency * (1 + expected))
 
 
+@pytest.mark.parametrize(
+    ("measured_error", "predicted_error", "expected"),
+    [
+        pytest.param(0.0, 0.0, 0.05, id="of the table"),
+        pytest.param(0.03, 0.0, 0.04, id="partly of what it is judged by"),
+        pytest.param(0.2, 0.01, 0.01, id="at least its own noise"),
+    ],
+)
+def test_the_interval_is_of_the_table_not_of_what_it_is_judged_by(
+    measured_error: float, predicted_error: float, expected: float
+) -> None:
+    held = HeldOut("mixed", 1.05, 1.0, predicted_error, measured_error)
+    table = replace(table_of(), held_out=(held,) * 4)
+    assert table.relative_error == pytest.approx(expected * stats.t.ppf(0.975, 4))
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.08])
+def test_what_noise_makes_of_figures_is_estimated(noise: float) -> None:
+    """The errors that are said are about those that are seen over many tables."""
+    found = []
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        clean = timings(UNIFORM, MIXED, seed)
+        segments = np.asarray(clean.segments_ms)
+        totals = np.asarray(clean.totals_ms)
+        segments *= generator.normal(1, noise, segments.shape[:2])[..., None]
+        totals *= generator.normal(1, noise, totals.shape)
+        process = replace(clean, segments_ms=segments.tolist(), totals_ms=totals.tolist())
+        table = make_table(UNIFORM, [MIXED], [process], SETTING, ENVIRONMENT)
+        found.append(table.held_out[0])
+    for which in ("predicted", "measured"):
+        seen = np.std([getattr(held, which) for held in found], ddof=1)
+        said = np.mean([getattr(held, f"{which}_error") for held in found]) * found[0].measured
+        assert 0.5 < said / seen < 1.6
+
+
 @pytest.mark.parametrize(("number", "is_known"), [(0, False), (2, False), (3, True)])
 def test_too_few_mixed_networks_show_nothing(number: int, is_known: bool) -> None:
     held_out = tuple(HeldOut("mixed", 1.0, 1.01 + 0.01 * index) for index in range(number))
@@ -254,13 +290,13 @@ class TestFindTable:
         ],
     )
     def test_of_a_place(self, root: Path, place: Mapping[str, str]) -> None:
-        assert find_table(root, MIXED[0], place) == table_of()
+        assert TableFinder(root).find(MIXED[0], place) == table_of()
 
     @pytest.mark.parametrize(
         "place", [{"host": "elsewhere"}, {"host": "here", "device": "Another CPU"}]
     )
     def test_of_another_place(self, root: Path, place: Mapping[str, str]) -> None:
-        assert find_table(root, MIXED[0], place) is None
+        assert TableFinder(root).find(MIXED[0], place) is None
 
     @pytest.mark.parametrize(
         "change",
@@ -276,26 +312,26 @@ class TestFindTable:
     def test_of_another_setting(self, root: Path, change: dict[str, Any]) -> None:
         speed = replace(BASELINE.config.speed, **change)
         other = replace(BASELINE, config=replace(BASELINE.config, speed=speed))
-        assert find_table(root, other, {"host": "here"}) is None
+        assert TableFinder(root).find(other, {"host": "here"}) is None
         save_table(table_path(root, BASELINE, SETTING | change, ENVIRONMENT), table_of(**change))
-        found = find_table(root, other, {"host": "here"})
+        found = TableFinder(root).find(other, {"host": "here"})
         assert found is not None
         assert found.setting == SETTING | change
-        assert find_table(root, BASELINE, {"host": "here"}) == table_of()
+        assert TableFinder(root).find(BASELINE, {"host": "here"}) == table_of()
 
     def test_of_another_torch(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(blocktable, "package_version", lambda name: "2.9.1")
-        assert find_table(root, BASELINE, {"host": "here"}) is None
+        assert TableFinder(root).find(BASELINE, {"host": "here"}) is None
 
     def test_of_other_images(self, root: Path) -> None:
         data = replace(BASELINE.config.data, image_size=16)
         other = make_variant(replace(BASELINE.config, data=data), "content")
         assert backbone_of(other) != backbone_of(BASELINE)
-        assert find_table(root, other, {"host": "here"}) is None
+        assert TableFinder(root).find(other, {"host": "here"}) is None
 
     def test_of_another_recipe_and_dataset(self, root: Path) -> None:
         config = replace(BASELINE.config, recipe=replace(BASELINE.config.recipe, lr=3.0))
-        assert find_table(root, make_variant(config, "other content"), {}) == table_of()
+        assert TableFinder(root).find(make_variant(config, "other content"), {}) == table_of()
 
 
 def test_an_operation_of_the_users_is_known_by_its_source() -> None:
@@ -328,7 +364,7 @@ def test_a_damaged_table_is_named(tmp_path: Path, content: Any, sentence: str) -
     path.parent.mkdir(parents=True)
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(PfstudyError, match=sentence) as caught:
-        find_table(tmp_path, BASELINE, {})
+        TableFinder(tmp_path).find(BASELINE, {})
     assert str(caught.value).startswith(str(path))
 
 

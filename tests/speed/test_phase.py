@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from configs import variant_of
 from pfstudy import files, store
 from pfstudy.speed import phase
+from pfstudy.speed.setting import expected_place
 from pfstudy.speed.summary import Timings
 from pfstudy.variant import Variant
 
@@ -247,7 +249,8 @@ def test_a_measurement_of_another_setting_is_not_taken(tmp_path: Path) -> None:
 def test_the_kind_of_device_is_known_where_a_config_names_it(
     settings: list[str], expected: dict[str, str]
 ) -> None:
-    assert phase.expected_device(variant_of(*settings).config) == expected
+    found = expected_place(variant_of(*settings).config)
+    assert found == {"host": platform.node(), **expected}
 
 
 def test_measurements_of_several_settings_stand_side_by_side(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pfstudy.speed.results import (
     add_results,
     agree,
     compare_results,
-    find_result,
+    find_results,
     network_of,
     read_results,
     results_path,
@@ -71,12 +71,12 @@ def test_results_join_those_that_are_there(tmp_path: Path) -> None:
 
 def test_a_network_is_found_by_what_it_is(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    assert find_result(path, VARIANTS["maxpool"]) is None
+    assert find_results(path) == {}
     add_results(path, networks(maxpool=0.8), ENVIRONMENT)
-    found = find_result(path, variant_of("block.spatial=maxpool", "recipe.lr=0.3"))
-    assert found is not None
-    assert found.measured == measurement(0.8)
-    assert find_result(path, VARIANTS["avgpool"]) is None
+    found = find_results(path)
+    same = variant_of("block.spatial=maxpool", "recipe.lr=0.3")
+    assert found[same.architecture_hash].measured == measurement(0.8)
+    assert VARIANTS["avgpool"].architecture_hash not in found
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pfstudy.speed import summary
-from pfstudy.speed.summary import Ratio, paired_ratio, percentiles_ms, trimmed_mean
+from pfstudy.speed.summary import Ratio, paired_ratio, percentiles_ms, trimmed_error, trimmed_mean
 
 TRUE_RATIO = 0.9
 NUM_PROCESSES = 10
@@ -114,3 +115,10 @@ def test_the_width_is_relative_to_the_value() -> None:
 def test_percentiles_are_medians_over_processes() -> None:
     latencies = np.array([np.arange(11.0), np.arange(11.0) + 100, np.arange(11.0) + 10])
     assert percentiles_ms(latencies.tolist()) == (15, 11, 19)
+
+
+@pytest.mark.parametrize("number", [5, 10, 35])
+def test_the_error_of_a_trimmed_mean_is_that_of_winsorized_values(number: int) -> None:
+    values = np.random.default_rng(number).lognormal(size=(2, number))
+    expected = [stats.mstats.trimmed_stde(row, (0.2, 0.2)) for row in values]
+    assert trimmed_error(values) == pytest.approx(expected)

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from configs import variant_of
+from measurements import SETTING
 from pfstudy.launch.planned import Duplicate, Plan, PlannedRun, PlannedVariant
 from pfstudy.tables.plan import as_data, describe_problems, render, state_of
 from pfstudy.worker.findings import Trial
@@ -100,19 +101,6 @@ def a_row(
 
 
 DONE = a_row("conv", "done", trial=None, latency_is_estimate=False)
-
-
-SETTING = {
-    "device": "Some CPU",
-    "batch_size": 1,
-    "layout": "contiguous",
-    "dtype": "float32",
-    "backend": "eager",
-    "passes": "forward",
-    "cache": "warm",
-    "cuda_graph": False,
-    "num_threads": 1,
-}
 
 
 def a_plan(*rows: PlannedVariant, **changes: Any) -> Plan:

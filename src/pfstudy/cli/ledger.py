@@ -16,6 +16,7 @@ from pfstudy.cli.app import AsJson, app, make_console
 from pfstudy.cli.overrides import compose_only
 from pfstudy.cli.results import OfStudy
 from pfstudy.errors import PfstudyError
+from pfstudy.words import counted
 
 if TYPE_CHECKING:
     from pfstudy.inventory import Description
@@ -134,7 +135,7 @@ def prune(
     if as_json:
         print(json.dumps({"deleted": list(map(str, deleted)), "bytes": num_bytes}, indent=1))
     elif deleted:
-        make_console().print(f"deleted {_count(len(deleted), 'file')}, {_size(num_bytes)}")
+        make_console().print(f"deleted {counted(len(deleted), 'file')}, {_size(num_bytes)}")
 
 
 @app.command()
@@ -230,12 +231,12 @@ def _show_verdicts(
 def _show_pruning(plan: Pruning, keep: str) -> None:
     console = make_console()
     if plan.unfinished:
-        console.print(f"{_count(len(plan.unfinished), 'run')} not done: left alone")
+        console.print(f"{counted(len(plan.unfinished), 'run')} not done: left alone")
     if plan.keeping_other:
         other = "last" if keep == "best" else "best"
         listed = ", ".join(map(str, plan.keeping_other))
         console.print(
-            f"{_count(len(plan.keeping_other), 'run')} without {keep}.safetensors: kept are the "
+            f"{counted(len(plan.keeping_other), 'run')} without {keep}.safetensors: kept are the "
             f"{other} weights ({listed})",
             soft_wrap=True,
             markup=False,
@@ -257,10 +258,6 @@ def _ask(question: str, *, yes: bool, as_json: bool) -> None:
     if as_json or not sys.stdin.isatty():
         raise PfstudyError("nobody can be asked here; give --yes to do it.")
     typer.confirm(question, abort=True)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _from_here(path: Path) -> Path:

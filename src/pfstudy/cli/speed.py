@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -13,6 +13,9 @@ from typer.core import TyperGroup
 from pfstudy.cli.app import AsJson, app, make_console
 from pfstudy.cli.overrides import compose_only
 from pfstudy.errors import PfstudyError, RunsFailedError
+
+if TYPE_CHECKING:
+    from pfstudy.schema.config import Config
 
 _NO_FOLDER = "++data.path=none"  # images are drawn at random
 _HYDRAS = {"ignore_unknown_options": True, "allow_extra_args": True}
@@ -61,7 +64,7 @@ def measure(
     as_json: AsJson = False,
 ) -> None:
     """Measure networks beside the unsubstituted backbone; this is the default."""
-    configs = compose_only([*(overrides or []), _NO_FOLDER])
+    configs = _compose(overrides)
     if not configs:
         return
     if by_layer:
@@ -70,7 +73,7 @@ def measure(
         show_speed(configs, again=again, as_json=as_json)
 
 
-def show_speed(configs: Sequence[Any], *, again: bool = False, as_json: bool = False) -> None:
+def show_speed(configs: Sequence[Config], *, again: bool = False, as_json: bool = False) -> None:
     """Measure networks and print a table for every device.
 
     Args:
@@ -103,7 +106,7 @@ def show_speed(configs: Sequence[Any], *, again: bool = False, as_json: bool = F
         raise RunsFailedError(f"{len(measured.problems)} not measured: {sentences}")
 
 
-def _show_layers(configs: Sequence[Any], as_json: bool) -> None:
+def _show_layers(configs: Sequence[Config], as_json: bool) -> None:
     from pfstudy.launch.inside import explain_layers
     from pfstudy.tables.layers import draw_layers, layers_data, layers_table
 
@@ -123,7 +126,7 @@ def table(
     overrides: Overrides = None,
     seconds: Annotated[
         float, typer.Option(help="For how long to measure, besides building the networks.")
-    ] = 30.0,
+    ] = 34.0,
     as_json: AsJson = False,
 ) -> None:
     r"""Measure every operation at every site once, for predicting any mixture of them.
@@ -134,7 +137,7 @@ def table(
     """
     if seconds <= 0:
         raise PfstudyError(f"--seconds must be more than 0, but got {seconds:g}.")
-    configs = compose_only([*(overrides or []), _NO_FOLDER])
+    configs = _compose(overrides)
     if not configs:
         return
     from pfstudy.launch.inside import make_block_table
@@ -152,7 +155,7 @@ def table(
 @speed.command(context_settings=_HYDRAS)
 def predict(overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Predict the speed of networks from the block table of their backbone; measures nothing."""
-    configs = compose_only([*(overrides or []), _NO_FOLDER])
+    configs = _compose(overrides)
     if not configs:
         return
     from pfstudy.launch.inside import predict_speed
@@ -163,6 +166,10 @@ def predict(overrides: Overrides = None, as_json: AsJson = False) -> None:
         print(json.dumps(prediction_data(predicted), indent=1))
     else:
         make_console().print(prediction_table(predicted))
+
+
+def _compose(overrides: Sequence[str] | None) -> Sequence[Config]:
+    return compose_only([*(overrides or []), _NO_FOLDER])
 
 
 @speed.command()

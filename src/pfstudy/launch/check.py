@@ -47,12 +47,9 @@ def check_variants(
     wanted_devices = variants[0].config.trainer.devices
     num_ranks = len(devices) if wanted_devices == "auto" else wanted_devices
     for variant in left:
-        config = variant.config
-        key = backbone_key(config)
-        if key not in backbones:
-            backbones[key] = check_backbone(config)
+        config, key = variant.config, backbone_key(variant.config)
+        number = _check_network(variant, backbones)
         try:
-            number = check_substitutions(backbones[key], variant.substitutions)
             check_batch_size(config.recipe.batch_size, count_images(config.data), num_ranks)
             if config.pretrained and key not in loaded:
                 build_backbone(config.model, config.data, pretrained=True)
@@ -94,14 +91,27 @@ def check_networks(
     devices = {name: _devices("speed.device", name)[0] for name in names}
     backbones: dict[str, Backbone] = {}
     for variant in variants:
-        key = backbone_key(variant.config)
-        try:
-            if key not in backbones:
-                backbones[key] = check_backbone(variant.config)
-            check_substitutions(backbones[key], variant.substitutions)
-        except PfstudyError as error:
-            raise PfstudyError(f"{variant.label}: {error}") from None
+        _check_network(variant, backbones)
     return devices
+
+
+def _check_network(variant: Variant, backbones: dict[str, Backbone]) -> int:
+    """Check that a network can be built.
+
+    Args:
+        variant: The network.
+        backbones: Those that have been checked; this one's becomes one of them.
+
+    Returns:
+        Number of sites where a 1x1 convolution follows the operation.
+    """
+    key = backbone_key(variant.config)
+    if key not in backbones:
+        backbones[key] = check_backbone(variant.config)
+    try:
+        return check_substitutions(backbones[key], variant.substitutions)
+    except PfstudyError as error:
+        raise PfstudyError(f"{variant.label}: {error}") from None
 
 
 def _drop(variants: Sequence[Variant], constraints: Sequence[Constraint]) -> dict[str, str]:

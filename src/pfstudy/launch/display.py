@@ -14,6 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pfstudy.words import duration
+
 _BAR_WIDTH = 24
 
 
@@ -148,18 +150,3 @@ class Display:
             each = (time.monotonic() - self._began) / self._num_ended
             ended += f", about {duration(each * (self._num_runs - self._num_ended))} left"
         return Group(table, Text(ended))
-
-
-def duration(seconds: float | None) -> str:
-    """Write a time for people: ``42 s``, ``3 min``, ``1 h 20 min``, ``2 d 3 h``."""
-    if seconds is None:
-        return ""
-    minutes = seconds / 60
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    if minutes < 99.5:
-        return f"{minutes:.0f} min"
-    hours = minutes / 60
-    if hours < 48:
-        return f"{int(hours)} h {int(minutes % 60):02} min"
-    return f"{int(hours // 24)} d {int(hours % 24)} h"

@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pfstudy import lease, store
+from pfstudy import store
 from pfstudy.environment import describe_environment
 from pfstudy.errors import PfstudyError
 from pfstudy.launch.display import Display
-from pfstudy.launch.measure import pinned_cores
+from pfstudy.launch.measure import BAR, call_pinned, hold
 from pfstudy.launch.pool import PRELOAD, Pool
 from pfstudy.launch.slots import available_cores
-from pfstudy.launch.speed import check_networks, device_name, list_networks
+from pfstudy.launch.speed import check_networks, list_networks
 from pfstudy.schema.config import Config
 from pfstudy.speed.blocktable import (
     BlockTable,
+    TableFinder,
     draw_mixed,
-    find_table,
     make_table,
     save_table,
     table_path,
 )
 from pfstudy.speed.layers import Layers, put_together
-from pfstudy.speed.phase import expected_device
-from pfstudy.speed.setting import check_segments, describe_setting, setting_of
+from pfstudy.speed.setting import (
+    check_segments,
+    describe_setting,
+    device_name,
+    expected_place,
+    setting_of,
+)
 from pfstudy.speed.summary import Ceilings, SegmentTimings
-from pfstudy.tasks import Device, visible_devices
+from pfstudy.tasks import Device, place_of
 from pfstudy.variant import Variant
 
-_NUM_PROCESSES = 3
-_HELD_OUT = 6
-_HELD_OUT_COMPILED = 3
+_NUM_PROCESSES = 2
+_HELD_OUT = 2  # for each process
 _SEED = 0
-_BAR = "processes"
 
 
 @dataclass
@@ -55,24 +56,13 @@ class _Session:
     @property
     def setting(self) -> dict[str, Any]:
         """Device, host and setting."""
-        place = {
-            "host": platform.node(),
-            "device": self.device.name,
-            "device_kind": self.device.kind,
-        }
-        return {**place, **setting_of(self.variants[0].config.speed)}
+        return {**place_of(self.device), **setting_of(self.variants[0].config.speed)}
 
     def call(self, function: str, *arguments: Any, **options: Any) -> Any:
         """Run a function in a fresh process whose threads are pinned."""
-        on_gpu = self.device.kind == "gpu"
         threads = self.variants[0].config.speed.num_threads
-        return self.pool.call(
-            f"pfstudy.speed.inside:{function}",
-            *arguments,
-            environment=visible_devices([self.device]),
-            cores=() if on_gpu else pinned_cores(available_cores(), threads),
-            **options,
-        )
+        path = f"pfstudy.speed.inside:{function}"
+        return call_pinned(self.pool, self.device, threads, path, *arguments, **options)
 
     def time(self, held_out: Sequence[Sequence[Variant]], seconds: float) -> list[SegmentTimings]:
         """Time segments in fresh processes, one for each set of held-out networks."""
@@ -93,7 +83,7 @@ class _Session:
                 on_report=progress,
             )
             found.append(timings)
-        self.display.drop_bar(_BAR)
+        self.display.drop_bar(BAR)
         return found
 
 
@@ -103,7 +93,7 @@ class _Progress:
     def __init__(self, display: Display, done: int, total: int, num_networks: int) -> None:
         self._display, self._done, self._total = display, done, total
         self._num_built, self._num_networks = 0, num_networks
-        self._display.bar(_BAR, done, total)
+        self._display.bar(BAR, done, total)
 
     def __call__(self, kind: str, details: Mapping[str, Any]) -> None:
         if kind == "built":
@@ -111,7 +101,7 @@ class _Progress:
             figures = f"{self._num_built} of {self._num_networks} networks built"
         else:
             figures = f"round {details['number']}"
-        self._display.bar(_BAR, self._done, self._total, figures)
+        self._display.bar(BAR, self._done, self._total, figures)
 
 
 def make_block_table(configs: Sequence[Config], seconds: float) -> tuple[BlockTable, Path]:
@@ -132,14 +122,12 @@ def make_block_table(configs: Sequence[Config], seconds: float) -> tuple[BlockTa
     root = Path(configs[0].runs_dir)
     store.check_writable(root)
     generator = np.random.default_rng(_SEED)
-    is_compiled = configs[0].speed.backend != "eager"
-    each = (_HELD_OUT_COMPILED if is_compiled else _HELD_OUT) // _NUM_PROCESSES
-    held_out = [draw_mixed(variants, each, generator) for _ in range(_NUM_PROCESSES)]
+    held_out = [draw_mixed(variants, _HELD_OUT, generator) for _ in range(_NUM_PROCESSES)]
     if len(variants) == 1:
         held_out = [[] for _ in range(_NUM_PROCESSES)]
     with Display() as display, Pool(PRELOAD, configs[0].launcher.stop_seconds) as pool:
         session = _open(pool, display, variants, f"{len(variants)} networks")
-        with _hold(session):
+        with hold(display, session.device):
             processes = session.time(held_out, seconds / _NUM_PROCESSES)
         environment = describe_environment()
         table = make_table(variants, held_out, processes, session.setting, environment)
@@ -168,7 +156,7 @@ def explain_layers(configs: Sequence[Config]) -> list[Layers]:
         session = _open(pool, display, variants, f"{len(variants)} networks, by layer")
         settings = variants[0].config.speed
         costs = session.call("cost_of_segments", list(variants))
-        with _hold(session):
+        with hold(display, session.device):
             on_gpu = session.device.kind == "gpu"
             ceilings: Ceilings = session.call("find_ceilings", settings, on_gpu)
             number = settings.num_processes
@@ -183,9 +171,9 @@ def predict_speed(configs: Sequence[Config]) -> list[tuple[Variant, BlockTable]]
         PfstudyError: There is none for one of them, or it lacks an operation.
     """
     found = []
+    tables = TableFinder(Path(configs[0].runs_dir))
     for variant in list_networks(configs):
-        place = {"host": platform.node(), **expected_device(variant.config)}
-        table = find_table(Path(variant.config.runs_dir), variant, place)
+        table = tables.find(variant, expected_place(variant.config))
         if table is None:
             raise PfstudyError(
                 f"there is no block table of {variant.config.model.name} in this setting "
@@ -224,10 +212,3 @@ def _open(pool: Pool, display: Display, variants: Sequence[Variant], what: str) 
     session = _Session(pool, display, device, variants)
     display.phase("speed", f"{what}, {describe_setting(session.setting)}")
     return session
-
-
-def _hold(session: _Session) -> AbstractContextManager[None]:
-    return lease.measuring(
-        session.device.id,
-        on_wait=lambda: session.display.note("waiting for other runs on this device to end"),
-    )

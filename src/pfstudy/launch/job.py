@@ -26,7 +26,6 @@ from pfstudy.errors import DivergedError, PfstudyError, first_line
 from pfstudy.launch.display import Display
 from pfstudy.launch.sweep import (
     SweepResult,
-    counted,
     default_study_name,
     list_runs,
     name_runs,
@@ -37,6 +36,7 @@ from pfstudy.schema.config import Config
 from pfstudy.speed import phase
 from pfstudy.tasks import Task
 from pfstudy.variant import make_variant
+from pfstudy.words import counted
 
 _LOOK_ELSEWHERE_S = 3.0
 _ENDED_WITHIN_S = 600.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from pfstudy.speed.setting import check_settings, describe_setting, setting_of
 from pfstudy.speed.summary import Timings
 from pfstudy.tasks import Device, visible_devices
 from pfstudy.variant import Variant
+from pfstudy.words import counted
+
+BAR = "processes"
+"""The bar that shows how many processes have measured."""
 
 Keep = Callable[[Variant, Mapping[str, Any]], object]
 
 _SIBLINGS = "/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list"
-_BAR = "processes"
 
 
 def measure_speed(
@@ -50,7 +54,7 @@ def measure_speed(
     portions = phase.group_for_measuring(variants)
     problems: dict[str, str] = {}
     settings = None
-    with lease.measuring(device.id, on_wait=lambda: _note_waiting(display)):
+    with hold(display, device):
         while portions:
             portion = portions.pop(0)
             if settings != portion[0][0].config.speed:
@@ -70,6 +74,26 @@ def measure_speed(
                     setting = f" ({describe_setting(setting_of(settings))})" if known else ""
                     problems[f"{failed.label}{setting}"] = str(error)
     return problems
+
+
+def hold(display: Display, device: Device) -> AbstractContextManager[None]:
+    """Keep other runs of ours off a device, as soon as those that use it have ended."""
+    waiting = "waiting for other runs on this device to end"
+    return lease.measuring(device.id, on_wait=lambda: display.note(waiting))
+
+
+def call_pinned(
+    pool: Pool, device: Device, num_threads: int, function: str, *arguments: Any, **options: Any
+) -> Any:
+    """Run a function in a fresh process that sees one device, its threads on cores of their own."""
+    on_gpu = device.kind == "gpu"
+    return pool.call(
+        function,
+        *arguments,
+        environment=visible_devices([device]),
+        cores=() if on_gpu else pinned_cores(available_cores(), num_threads),
+        **options,
+    )
 
 
 def pinned_cores(cores: Sequence[int], num_threads: int) -> tuple[int, ...]:
@@ -94,10 +118,6 @@ def _siblings(core: int) -> set[int]:
     return found
 
 
-def _note_waiting(display: Display) -> None:
-    display.note("waiting for other runs on this device to end")
-
-
 def _announce(
     display: Display,
     settings: Speed,
@@ -106,8 +126,7 @@ def _announce(
 ) -> None:
     alike = [portion, *(other for other in others if other[0][0].config.speed == settings)]
     number = sum(len(each) - 1 for each in alike)
-    beside = f"{number} network{'' if number == 1 else 's'} beside the baseline"
-    what = beside if number else "the baseline"
+    what = f"{counted(number, 'network')} beside the baseline" if number else "the baseline"
     display.phase("speed", f"{what}, {describe_setting(setting_of(settings))}")
 
 
@@ -121,32 +140,24 @@ def _measure_portion(
 ) -> None:
     settings = portion[0][0].config.speed
     check_settings(settings, device.kind)
-    on_gpu, cores = device.kind == "gpu", available_cores()
-    pinned = () if on_gpu else pinned_cores(cores, settings.num_threads)
+    on_gpu = device.kind == "gpu"
 
     def measure(networks: Sequence[Variant], thorough: bool) -> Timings:
-        timings: Timings = pool.call(
-            "pfstudy.speed.measure:measure_in_process",
-            list(networks),
-            settings,
-            on_gpu,
-            cores,
-            thorough,
-            environment=visible_devices([device]),
-            cores=pinned,
-        )
+        function = "pfstudy.speed.measure:measure_in_process"
+        arguments = (list(networks), settings, on_gpu, available_cores(), thorough)
+        timings: Timings = call_pinned(pool, device, settings.num_threads, function, *arguments)
         return timings
 
     def progress(number: int, widest: float) -> None:
         figures = _width(widest) if number > 1 else ""
-        display.bar(_BAR, number, settings.max_processes, figures)
+        display.bar(BAR, number, settings.max_processes, figures)
 
     started = time.monotonic()
-    display.bar(_BAR, 0, settings.max_processes)
+    display.bar(BAR, 0, settings.max_processes)
     try:
         results = phase.measure_portion(portion, measure, progress, place)
     finally:
-        display.drop_bar(_BAR)
+        display.drop_bar(BAR)
     for shared, result in zip(portion, results, strict=True):
         for variant in shared:
             keep(variant, result)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,6 @@ from pfstudy.launch.pool import PRELOAD, Pool
 from pfstudy.launch.sweep import (
     Prepared,
     choose_slots,
-    counted,
     list_variants,
     prepare_sweep,
     why_unchanged,
@@ -36,10 +34,11 @@ from pfstudy.launch.sweep import (
 from pfstudy.launch.trials import NOWHERE, Candidate, Trials, Tried
 from pfstudy.schema.config import Config
 from pfstudy.speed import phase
-from pfstudy.speed.blocktable import BlockTable, Prediction, find_table
-from pfstudy.speed.setting import setting_of
-from pfstudy.tasks import Checked, Device, Slot
+from pfstudy.speed.blocktable import Prediction, TableFinder
+from pfstudy.speed.setting import expected_place, setting_of
+from pfstudy.tasks import Checked, Device, Slot, place_of
 from pfstudy.variant import Variant, flatten, label_of, varying_settings
+from pfstudy.words import counted
 from pfstudy.worker.findings import Trial
 
 _NORM_ACT = {"auto": "", "keep": "+norm", "drop": "-norm"}
@@ -69,13 +68,13 @@ class _Planner:
         self.prepared = prepared
         self.seconds = seconds
         self.config = prepared.runs[0].variant.config
-        self.place = {"host": platform.node(), **phase.expected_device(self.config)}
+        self.place = expected_place(self.config)
         self.variants = list_variants(prepared.runs)
         self.planned = {run.directory: read_run(run) for run in prepared.runs}
         self.problems: dict[str, str] = {}
         self.dropped: dict[str, str] = {}
         self.tried: dict[str, Tried] = {}
-        self.tables: dict[str, BlockTable | None] = {}
+        self.tables = TableFinder(prepared.root)
         self.slots: Sequence[Slot] = ()
 
     def make(self) -> Plan:
@@ -123,7 +122,7 @@ class _Planner:
             self.display.note(f"{label}: a 1x1 convolution follows it at {sites}")
         self.display.note(f"done in {time.monotonic() - started:.1f} s")
         device = checked.speed_device
-        self.place |= {"device": device.name, "device_kind": device.kind}
+        self.place = place_of(device)
         return checked.devices, device
 
     def _check_fitting(self, pool: Pool) -> Checked:
@@ -171,10 +170,7 @@ class _Planner:
 
     def _predict(self, variant: Variant) -> Prediction | None:
         """What the block table of the variant's backbone says, if there is one."""
-        key = variant.baseline_hash
-        if key not in self.tables:
-            self.tables[key] = find_table(self.prepared.root, variant, self.place)
-        table = self.tables[key]
+        table = self.tables.find(variant, self.place)
         return None if table is None else table.predict(variant)
 
     def _assemble(self) -> Plan:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ from pfstudy.launch.measure import measure_speed
 from pfstudy.launch.pool import PRELOAD, Pool
 from pfstudy.schema.config import Config
 from pfstudy.speed import results
-from pfstudy.speed.phase import expected_device
 from pfstudy.speed.results import Network
-from pfstudy.speed.setting import check_settings, setting_of
-from pfstudy.tasks import Device
+from pfstudy.speed.setting import check_settings, device_name, expected_place, setting_of
+from pfstudy.tasks import Device, place_of
 from pfstudy.variant import Variant, make_variant
 
 _NO_DATA = "none"
@@ -58,11 +57,12 @@ def measure_networks(configs: Sequence[Config], *, again: bool = False) -> Measu
     environment = describe_environment()
     found: dict[tuple[str, str], Network] = {}
     paths: dict[Path, None] = {}
+    known_in = cache(results.find_results)
     problems: dict[str, str] = {}
     with Display() as display, Pool(PRELOAD, configs[0].launcher.stop_seconds) as pool:
         devices = check_networks(pool, display, variants)
         for name, device in devices.items():
-            place = {"host": platform.node(), "device": device.name, "device_kind": device.kind}
+            place = place_of(device)
             here = [variant for variant in variants if device_name(variant.config) == name]
 
             def keep(variant: Variant, measured: Mapping[str, Any]) -> None:
@@ -76,7 +76,7 @@ def measure_networks(configs: Sequence[Config], *, again: bool = False) -> Measu
             for variant in here:
                 expected = {**place, **setting_of(variant.config.speed)}
                 path = results.results_path(root, expected, environment)
-                known = None if again else results.find_result(path, variant)
+                known = None if again else known_in(path).get(variant.architecture_hash)
                 if known is None:
                     todo.append(variant)
                 else:
@@ -100,7 +100,7 @@ def list_networks(configs: Sequence[Config]) -> list[Variant]:
     """
     found: dict[tuple[str, str], Variant] = {}
     for config in configs:
-        check_settings(config.speed, expected_device(config).get("device_kind"))
+        check_settings(config.speed, expected_place(config).get("device_kind"))
         variant = make_variant(config, _NO_DATA).without_weights()
         found.setdefault(_key(variant), variant)
     return list(found.values())
@@ -123,12 +123,6 @@ def check_networks(pool: Pool, display: Display, variants: Sequence[Variant]) ->
     display.drop_bar("importing")
     display.note(f"done in {time.monotonic() - started:.1f} s")
     return found
-
-
-def device_name(config: Config) -> str:
-    """What a config says of the device to measure on: ``auto``, ``cpu`` or ``gpu``."""
-    wanted = config.speed.device
-    return config.trainer.accelerator if wanted == "auto" else wanted
 
 
 def _key(variant: Variant) -> tuple[str, str]:

@@ -6,7 +6,6 @@ The parent computes nothing: everything that needs torch happens in fresh proces
 from __future__ import annotations
 
 import hashlib
-import platform
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,9 +28,10 @@ from pfstudy.schema.config import Config
 from pfstudy.schema.designs import parse_constraints
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.speed import phase
-from pfstudy.speed.setting import check_settings
-from pfstudy.tasks import Checked, Device, Slot, Task
+from pfstudy.speed.setting import check_settings, expected_place
+from pfstudy.tasks import Checked, Device, Slot, Task, place_of
 from pfstudy.variant import Variant, make_variant
+from pfstudy.words import counted
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class _Sweep:
         self.root = root
         self.study = study
         self.config = runs[0].variant.config
-        self.place = {"host": platform.node(), **phase.expected_device(self.config)}
+        self.place = expected_place(self.config)
         self.failed: dict[str, str] = {}
         self._take(runs)
 
@@ -224,7 +224,7 @@ class _Sweep:
                 store.prepare(run)
             store.add_to_study(self.root, self.study, self.runs)
             device = checked.speed_device
-            self.place |= {"device": device.name, "device_kind": device.kind}
+            self.place = place_of(device)
             unmeasured = self.unmeasured()
             if unmeasured and not patient and not lease.is_free(device.id):
                 self.display.note("speed is not measured: other runs use the device")
@@ -345,9 +345,3 @@ def _why_unchanged(variant: Variant) -> str | None:
     if any(site.kernel_size or site.norm_act != "auto" for site in sites):
         return "kernel_size and norm_act change nothing where no operation is substituted"
     return None
-
-
-def counted(number: int, noun: str) -> str:
-    """Write a number of things: ``1 run``, ``2 runs``."""
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{number} {noun if number == 1 else plural}"

@@ -12,11 +12,12 @@ from typing import Any
 
 from pfstudy import files, ledger, store
 from pfstudy.errors import DiskError, is_about_memory
-from pfstudy.launch.display import Display, duration
+from pfstudy.launch.display import Display
 from pfstudy.launch.failures import count_oom_kills, log_tail
 from pfstudy.launch.pool import Child, Event, Pool
 from pfstudy.schema.config import Launcher
 from pfstudy.tasks import Slot, Task, visible_devices
+from pfstudy.words import duration
 
 _TICK_S = 1.0
 _LOOK_ELSEWHERE_S = 3.0

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 
-from pfstudy.launch.display import Display, duration
+from pfstudy.launch.display import Display
 from pfstudy.launch.failures import count_oom_kills
 from pfstudy.launch.pool import Event, Pool
 from pfstudy.launch.slots import available_cores
 from pfstudy.schema.config import Launcher
 from pfstudy.tasks import Device, Slot, visible_devices
 from pfstudy.variant import Variant
+from pfstudy.words import duration
 from pfstudy.worker.findings import Findings, Wanted
 
 NOWHERE = Path(os.devnull)

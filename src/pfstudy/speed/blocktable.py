@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pfstudy.errors import PfstudyError
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.speed.phase import name_setting
 from pfstudy.speed.setting import setting_of
-from pfstudy.speed.summary import SegmentTimings, trimmed_mean
+from pfstudy.speed.summary import SegmentTimings, trimmed_error, trimmed_mean
 from pfstudy.variant import SCHEMA_VERSION, Variant, architecture_of, digest, make_variant
 
 DIRECTORY = "speed/tables"
@@ -53,11 +54,16 @@ class HeldOut:
         label: What is substituted.
         predicted: Time relative to the unsubstituted backbone, from the table.
         measured: The same, as it was measured.
+        predicted_error: Standard error of the prediction, relative: what the noise of the rounds
+            makes of it.
+        measured_error: That of the measurement.
     """
 
     label: str
     predicted: float
     measured: float
+    predicted_error: float = 0.0
+    measured_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,12 +106,21 @@ class BlockTable:
 
     @property
     def relative_error(self) -> float | None:
-        """Half the width of a prediction's 95 % interval; ``None`` if nothing was compared."""
-        errors = [held.predicted / held.measured - 1 for held in self.held_out]
-        if len(errors) < _LEAST_ERRORS:
+        """Half the width of a prediction's 95 % interval; ``None`` if nothing was compared.
+
+        By how much predictions are off, without what the measurements that they are compared with
+        are off, and at least what the noise of the rounds makes of a prediction.
+        """
+        number = len(self.held_out)
+        if number < _LEAST_ERRORS:
             return None
-        spread = float(np.sqrt(np.mean(np.square(errors))))
-        return spread * float(stdtrit(len(errors), 0.975))
+        off = [held.predicted / held.measured - 1 for held in self.held_out]
+        noise, own = (
+            np.mean(np.square([getattr(held, f"{which}_error") for held in self.held_out]))
+            for which in ("measured", "predicted")
+        )
+        spread = float(np.sqrt(max(np.mean(np.square(off)) - noise, own)))
+        return spread * float(stdtrit(number, 0.975))
 
     def predict(self, variant: Variant) -> Prediction | None:
         """Predict the time of a network; ``None`` if the table lacks what stands at a site."""
@@ -178,8 +193,8 @@ def make_table(
         setting: Device, host and setting.
         environment: As `pfstudy.environment.describe_environment` gives it.
     """
-    shares_PNS = np.array([_shares(timings) for timings in processes])
-    shares_NS = np.median(shares_PNS, axis=0)
+    rounds = [_shares(timings) for timings in processes]
+    shares_NS = np.median([trimmed_mean(shares_NSR) for shares_NSR in rounds], axis=0)
     cells: dict[str, dict[str, list[float]]] = {}
     for variant, shares_S in zip(variants, shares_NS, strict=True):
         for share, (address, key) in zip(shares_S[:-1], what_stands(variant).items(), strict=True):
@@ -201,15 +216,38 @@ def make_table(
         for variant, milliseconds in zip(mixed, timings.totals_ms, strict=True):
             prediction = table.predict(variant)
             assert prediction is not None
-            measured = float(trimmed_mean(np.asarray(milliseconds) / total))
-            compared.append(HeldOut(variant.label, prediction.relative_latency, measured))
+            ratios_R = np.asarray(milliseconds) / total
+            measured = float(trimmed_mean(ratios_R))
+            parts = _parts(variants, variant)
+            sums = [shares_NSR[parts, np.arange(len(parts))].sum(axis=0) for shares_NSR in rounds]
+            error = np.sqrt(np.mean([trimmed_error(sum_R) ** 2 for sum_R in sums]) / len(sums))
+            compared.append(
+                HeldOut(
+                    variant.label,
+                    prediction.relative_latency,
+                    measured,
+                    float(error) / prediction.relative_latency,
+                    float(trimmed_error(ratios_R)) / measured,
+                )
+            )
     return replace(table, held_out=tuple(compared))
 
 
 def _shares(timings: SegmentTimings) -> np.ndarray:
-    """Typical share of every segment in the baseline's pass of the same round: ``(N, S)``."""
+    """Share of every segment in the baseline's pass of the same round: ``(N, S, R)``."""
     segments_NSR = np.moveaxis(np.asarray(timings.segments_ms), 1, 2)
-    return trimmed_mean(segments_NSR / segments_NSR[0].sum(axis=0))
+    shares_NSR: np.ndarray = segments_NSR / segments_NSR[0].sum(axis=0)
+    return shares_NSR
+
+
+def _parts(variants: Sequence[Variant], mixed: Variant) -> list[int]:
+    """Which of the variants has what a mixed network has, for every segment."""
+    stands = [what_stands(variant) for variant in variants]
+    has = [
+        next(index for index, keys in enumerate(stands) if keys[address] == key)
+        for address, key in what_stands(mixed).items()
+    ]
+    return [*has, 0]  # the rest is everyone's
 
 
 def table_path(
@@ -252,22 +290,35 @@ def read_table(path: Path) -> BlockTable:
         raise PfstudyError(f"{path} is damaged: it is no block table.") from None
 
 
-def find_table(root: Path, variant: Variant, place: Mapping[str, str]) -> BlockTable | None:
-    """Find the table of a variant's backbone in its setting, of the torch that is installed.
+class TableFinder:
+    """Finds block tables, of the torch that is installed; reads each file once.
 
     Args:
         root: Directory of the run directories.
-        variant: The variant.
-        place: Where it must be from: ``host``, and ``device`` where that is known.
     """
-    wanted = {**setting_of(variant.config.speed), **place}
-    torch_version = package_version("torch")
-    name = f"{variant.config.model.name}-{backbone_of(variant)}_*_torch{torch_version}.json"
-    for path in sorted((root / DIRECTORY).glob(name)):
-        table = read_table(path)
-        if all(table.setting.get(key) == value for key, value in wanted.items()):
-            return table
-    return None
+
+    def __init__(self, root: Path) -> None:
+        self._directory = root / DIRECTORY
+        self._read = cache(read_table)
+        self._torch = package_version("torch")
+
+    def find(self, variant: Variant, place: Mapping[str, str]) -> BlockTable | None:
+        """Find the table of a variant's backbone in its setting.
+
+        Args:
+            variant: The variant.
+            place: Where it must be from: ``host``, and ``device`` where that is known.
+
+        Raises:
+            PfstudyError: A table is damaged.
+        """
+        wanted = {**setting_of(variant.config.speed), **place}
+        name = f"{variant.config.model.name}-{backbone_of(variant)}_*_torch{self._torch}.json"
+        for path in sorted(self._directory.glob(name)):
+            table = self._read(path)
+            if all(table.setting.get(key) == value for key, value in wanted.items()):
+                return table
+        return None
 
 
 def draw_mixed(

@@ -133,8 +133,8 @@ def cost_of_segments(variants: Sequence[Variant], report: Report) -> list[list[d
         report: Not used.
 
     Returns:
-        For every network and segment, the rest included: ``params``, ``macs``, ``activations``
-        and ``memory_traffic_bytes``.
+        For every network and segment, the rest included: ``macs``, ``activations`` and
+        ``memory_traffic_bytes``.
     """
     del report
     found = []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pfstudy import files, store
-from pfstudy.schema.config import Config, Speed
+from pfstudy.schema.config import Speed
 from pfstudy.speed.setting import complete_setting, setting_of
 from pfstudy.speed.summary import Ratio, Timings, paired_ratio, percentiles_ms
 from pfstudy.variant import SCHEMA_VERSION, Variant
@@ -18,12 +18,6 @@ MOST_TOGETHER = 8
 """Most variants that are timed beside the baseline in one process."""
 
 Measure = Callable[[Sequence[Variant], bool], Timings]
-
-
-def expected_device(config: Config) -> dict[str, str]:
-    """What a config alone says of the device that speed is measured on: its kind, or nothing."""
-    wanted = config.speed.device if config.speed.device != "auto" else config.trainer.accelerator
-    return {} if wanted == "auto" else {"device_kind": wanted}
 
 
 def find_measured(variant: Variant, place: Mapping[str, str]) -> dict[str, Any] | None:

@@ -90,12 +90,10 @@ def results_path(root: Path, measured: Mapping[str, Any], environment: Mapping[s
     return root / DIRECTORY / f"{name}_torch{environment['versions']['torch']}.json"
 
 
-def find_result(path: Path, variant: Variant) -> Network | None:
-    """Find the measurement of a variant's network in a results file, if both are there."""
-    if not path.exists():
-        return None
-    known = {network.architecture_hash: network for network in read_results(path).networks}
-    return known.get(variant.architecture_hash)
+def find_results(path: Path) -> dict[str, Network]:
+    """The networks of a results file by their identity; empty if there is no such file."""
+    networks = read_results(path).networks if path.exists() else ()
+    return {network.architecture_hash: network for network in networks}
 
 
 def add_results(path: Path, networks: Iterable[Network], environment: Mapping[str, Any]) -> Results:
@@ -105,8 +103,7 @@ def add_results(path: Path, networks: Iterable[Network], environment: Mapping[st
     """
     found = {network.architecture_hash: network for network in networks}
     with files.locked(path):
-        known = read_results(path).networks if path.exists() else ()
-        merged = {network.architecture_hash: network for network in known} | found
+        merged = find_results(path) | found
         first = next(iter(merged.values()))
         results = Results(complete_setting(first.measured), environment, tuple(merged.values()))
         files.write_json(path, _as_data(results))

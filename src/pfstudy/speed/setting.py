@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
 from pfstudy.errors import PfstudyError
-from pfstudy.schema.config import Speed
+from pfstudy.schema.config import Config, Speed
 
 KEYS = (
     *("batch_size", "layout", "dtype", "backend", "passes"),
@@ -33,6 +34,18 @@ def complete_setting(measured: Mapping[str, Any]) -> dict[str, Any]:
     Keys that came later have, in older measurements, the value that was the only one then.
     """
     return {key: measured.get(key, _WHERE_MISSING.get(key)) for key in (*PLACE, *KEYS)}
+
+
+def device_name(config: Config) -> str:
+    """What a config says of the device to measure on: ``auto``, ``cpu`` or ``gpu``."""
+    wanted = config.speed.device
+    return config.trainer.accelerator if wanted == "auto" else wanted
+
+
+def expected_place(config: Config) -> dict[str, str]:
+    """What a config alone says of where speed is measured: the host, and the kind of device."""
+    kind = device_name(config)
+    return {"host": platform.node()} | ({} if kind == "auto" else {"device_kind": kind})
 
 
 def compiles(settings: Speed) -> bool:

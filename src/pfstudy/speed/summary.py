@@ -117,6 +117,16 @@ def trimmed_mean(values: np.ndarray) -> np.ndarray:
     return mean
 
 
+def trimmed_error(values: np.ndarray) -> np.ndarray:
+    """Standard error of `trimmed_mean` over the last axis (Tukey and McLaughlin 1963)."""
+    number, cut = values.shape[-1], int(_TRIMMED * values.shape[-1])
+    ordered = np.sort(values, axis=-1)
+    ends = ordered[..., cut, None], ordered[..., number - cut - 1, None]
+    spread = np.clip(ordered, *ends).std(axis=-1, ddof=1)
+    error: np.ndarray = spread / ((1 - 2 * cut / number) * np.sqrt(number))
+    return error
+
+
 def _expanded_tail(number: int) -> float:
     """Share of bootstrap draws to leave out at each end, for a sample of some size."""
     quantile = stdtrit(number - 1, (1 - _CONFIDENCE) / 2)

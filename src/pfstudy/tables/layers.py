@@ -150,13 +150,8 @@ def draw_layers(layers: Layers, directory: Path) -> list[Path]:
     paths = []
     for ending in ("svg", "png"):
         path = directory / f"{files.file_name(name)}.{ending}"
-        draft = path.with_name(f".{path.name}.{ending}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(path) as draft:
             chart.save(draft, format=ending, **({"ppi": 200} if ending == "png" else {}))
-            draft.replace(path)
-        except OSError as error:
-            raise files.cannot_write(path, error) from None
         paths.append(path)
     return paths
 

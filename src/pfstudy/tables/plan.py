@@ -13,10 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from pfstudy.launch.display import duration
 from pfstudy.launch.planned import NEW, Plan, PlannedRun, PlannedVariant
 from pfstudy.speed.setting import describe_setting
 from pfstudy.tables.columns import COLUMNS, setting_columns
+from pfstudy.words import counted, duration
 
 _COLUMNS = {column.key: column for column in COLUMNS}
 _MOST_NAMES = 10
@@ -172,11 +172,11 @@ def _totals(plan: Plan) -> str:
     done, left, num_runs = _done(plan), _left(plan), len(_runs(plan))
     took = f"took {duration(sum(run.seconds or 0.0 for run in done))}"
     if len(done) == num_runs:
-        return f"{_count(num_runs, 'run')}, all done: {took}."
+        return f"{counted(num_runs, 'run')}, all done: {took}."
     counts = Counter(run.state for run in _runs(plan))
-    parts = [f"{_count(num_runs, 'run')}: {len(left)} to train"]
+    parts = [f"{counted(num_runs, 'run')}: {len(left)} to train"]
     if left:
-        slots = _count(plan.num_slots, "slot")
+        slots = counted(plan.num_slots, "slot")
         if plan.devices_per_run > 1:
             slots += f" of {plan.devices_per_run} devices"
         hours = f"{plan.device_hours:.2g} device-hours"
@@ -192,7 +192,7 @@ def _remarks(plan: Plan) -> list[str]:
     lines = []
     num_failing = sum(row.problem is not None for row in plan.variants)
     if num_failing:
-        lines.append(f"Not counted: {_count(num_failing, 'variant')} that would fail.")
+        lines.append(f"Not counted: {counted(num_failing, 'variant')} that would fail.")
     if plan.duplicates:
         number = sum(len(duplicate.asked) - 1 for duplicate in plan.duplicates)
         verb = "coincides" if number == 1 else "coincide"
@@ -202,19 +202,19 @@ def _remarks(plan: Plan) -> list[str]:
             how = f"asked for {len(duplicate.asked)} times"
             how += f", as {' and '.join(asked)}" if len(asked) > 1 else ""
             texts.append(f"{duplicate.name} ({how})")
-        lines.append(f"{_count(number, 'variant')} {verb} with others: {_some(texts)}.")
+        lines.append(f"{counted(number, 'variant')} {verb} with others: {_some(texts)}.")
     by_constraint: dict[str, list[str]] = {}
     for row, constraint in plan.dropped:
         by_constraint.setdefault(constraint, []).append(row.name)
     for constraint, names in by_constraint.items():
-        lines.append(f"{constraint} drops {_count(len(names), 'variant')}: {_some(names)}.")
+        lines.append(f"{constraint} drops {counted(len(names), 'variant')}: {_some(names)}.")
     if any(row.latency_ms is not None for row in plan.variants):
         lines.append(f"Latency: {describe_setting(plan.setting)}.")
     predicted = [row.prediction for row in plan.variants if row.prediction]
     if predicted:
         off = max(p.high / p.relative_latency - 1 for p in predicted)
         within = f", within {100 * off:.1f} % in 95 of 100 cases" if off else ""
-        rows = _count(len(predicted), "variant")
+        rows = counted(len(predicted), "variant")
         lines.append(f"Predicted from the block table: the latency of {rows}{within}.")
     if any(row.trial for row in plan.variants):
         lines.append(f"{_ESTIMATED}: estimated from a moment of training, or of the forward pass.")
@@ -244,7 +244,3 @@ def _some(texts: Sequence[str]) -> str:
     shown = ", ".join(texts[:_MOST_NAMES])
     more = len(texts) - _MOST_NAMES
     return f"{shown} and {more} more" if more > 0 else shown
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

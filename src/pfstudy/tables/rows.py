@@ -108,7 +108,11 @@ def choose_speed(records: Iterable[Mapping[str, Any]], wanted: Sequence[str]) ->
             f"no speed was measured with {' and '.join(wanted)}; measured were: "
             f"{'; '.join(known) or 'none'}."
         )
-    setting: dict[str, Any] = json.loads(Counter(map(json.dumps, fitting)).most_common(1)[0][0])
+    return _most_common(fitting)
+
+
+def _most_common(settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    setting: dict[str, Any] = json.loads(Counter(map(json.dumps, settings)).most_common(1)[0][0])
     return setting
 
 
@@ -171,11 +175,7 @@ def _common_complete_setting(
     """The setting, device included, in which most records are measured."""
     found = [complete_setting(measured) for record in records for measured in record["speed"]]
     fitting = [s for s in found if all(s.get(key) == value for key, value in wanted.items())]
-    counter = Counter(map(json.dumps, fitting or found))
-    if not counter:
-        return {}
-    setting: dict[str, Any] = json.loads(counter.most_common(1)[0][0])
-    return setting
+    return _most_common(fitting or found) if found else {}
 
 
 def _name(record: Mapping[str, Any]) -> str:

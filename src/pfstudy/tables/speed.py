@@ -152,12 +152,11 @@ def comparison_data(compared: Comparison) -> dict[str, Any]:
 def prediction_table(predicted: Sequence[tuple[Variant, BlockTable]]) -> Table:
     """Write predicted times for the terminal."""
     rows = [(variant, table, _predict(variant, table)) for variant, table in predicted]
-    tables = {id(table): table for _, table, _ in rows}
-    captions = [describe_setting(complete_setting(table.setting)) for table in tables.values()]
+    settings = dict.fromkeys(describe_setting(complete_setting(t.setting)) for _, t, _ in rows)
     written = Table(
         box=box.SIMPLE_HEAD,
         caption=escape(
-            f"{'; '.join(dict.fromkeys(captions))}. Predicted from block tables, with the interval "
+            f"{'; '.join(settings)}. Predicted from block tables, with the interval "
             "that mixed networks measured beside them gave."
         ),
         caption_justify="left",

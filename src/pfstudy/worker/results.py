@@ -16,7 +16,7 @@ from torch import nn
 
 from pfstudy import store
 from pfstudy.complexity import MACS_CONVENTION
-from pfstudy.files import cannot_write, draft_of
+from pfstudy.files import replacing
 from pfstudy.tasks import Task
 from pfstudy.variant import SCHEMA_VERSION, Variant
 
@@ -31,19 +31,13 @@ def save_weights(network: nn.Module, path: Path) -> None:
         DiskError: They cannot be written.
     """
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    draft = draft_of(path)
-    try:
-        path.parent.mkdir(exist_ok=True)
-        save_file(state, draft)
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise cannot_write(path, error) from None
-    except SafetensorError as error:  # its own for what the disk refuses
-        draft.unlink(missing_ok=True)
-        number = re.search(r"os error (\d+)", str(error))
-        reason = os.strerror(int(number[1])) if number else str(error)
-        raise cannot_write(path, OSError(0, reason)) from None
+    with replacing(path) as draft:
+        try:
+            save_file(state, draft)
+        except SafetensorError as error:  # its own for what the disk refuses
+            number = re.search(r"os error (\d+)", str(error))
+            reason = os.strerror(int(number[1])) if number else str(error)
+            raise OSError(0, reason) from None
 
 
 def save_predictions(directory: Path, logits_NK: torch.Tensor, labels_N: torch.Tensor) -> None:
@@ -54,18 +48,12 @@ def save_predictions(directory: Path, logits_NK: torch.Tensor, labels_N: torch.T
     """
     path = directory / "predictions.npz"
     labels = labels_N.cpu().numpy()
-    draft = draft_of(path)
-    try:
-        with draft.open("wb") as file:
-            if logits_NK.numel() <= _MOST_LOGITS:
-                np.savez(file, labels=labels, logits=logits_NK.cpu().numpy())
-            else:
-                top = logits_NK.topk(min(_NUM_TOP, logits_NK.shape[1])).indices
-                np.savez(file, labels=labels, top5=top.cpu().numpy().astype(np.int32))
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise cannot_write(path, error) from None
+    with replacing(path) as draft, draft.open("wb") as file:
+        if logits_NK.numel() <= _MOST_LOGITS:
+            np.savez(file, labels=labels, logits=logits_NK.cpu().numpy())
+        else:
+            top = logits_NK.topk(min(_NUM_TOP, logits_NK.shape[1])).indices
+            np.savez(file, labels=labels, top5=top.cpu().numpy().astype(np.int32))
 
 
 def in_order(parts: list[torch.Tensor]) -> torch.Tensor:
