@@ -64,9 +64,8 @@ def main() -> None:
 
         with Display() as display, Pool(PRELOAD) as pool:
             (device,) = check_networks(pool, display, mixed).values()
-            place = {"host": "here", "device": device.name, "device_kind": device.kind}
             started = time.perf_counter()
-            problems = measure_speed(pool, display, device, place, mixed, keep)
+            problems = measure_speed(pool, display, device, mixed, keep)
             assert not problems, problems
         print(f"{len(mixed)} mixed networks measured in {time.perf_counter() - started:.0f} s, "
               f"others' load {np.mean(busy):.2f} cores")  # fmt: skip

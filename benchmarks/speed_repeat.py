@@ -21,7 +21,8 @@ from typing import Any
 from _measuring import machine
 
 SEQUENTIAL = {1: (10, 40), 8: (3, 10)}  # passes to warm up, passes; timm's are the first
-ROUNDS = {1: (3, 12), 8: (1, 5)}
+ROUNDS = {1: (3, 60), 8: (1, 10)}  # to warm up, and the most that are timed
+SECONDS = {1: 60, 8: 100}
 NETWORK = ("model=resnet50", "data=imagenet", "block.spatial=maxpool")
 
 
@@ -34,7 +35,7 @@ def invoke(batch_size: int, layout: str, extra: list[str]) -> dict[str, Any]:
                 *(str(Path(sys.executable).with_name("pfstudy")), "speed", "--json", *NETWORK),
                 *(f"speed.batch_size={batch_size}", f"speed.layout={layout}"),
                 *(f"speed.num_warmup={warmup}", f"speed.num_rounds={rounds}"),
-                *("speed.max_seconds=60", *extra),
+                *(f"speed.max_seconds={SECONDS[batch_size]}", *extra),
             ],
             cwd=directory,
             capture_output=True,

@@ -15,6 +15,7 @@ SETTING: dict[str, Any] = {
     "cache": "warm",
     "cuda_graph": False,
     "num_threads": 1,
+    "version": "torch2.9.0",
 }
 NAMED = "Some CPU, 1 thread, batch 1, contiguous, float32, eager"
 """The setting, as a caption names it."""

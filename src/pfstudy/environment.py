@@ -8,7 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("pfstudy", "torch", "lightning", "timm", "torchmetrics", "wandb", "hydra-core")
+_PACKAGES = (
+    *("pfstudy", "torch", "lightning", "timm", "torchmetrics", "wandb", "hydra-core"),
+    *("triton", "onnxruntime", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13"),
+)
 
 
 def describe_environment() -> dict[str, Any]:
@@ -18,7 +21,7 @@ def describe_environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "cpu_model": cpu_model(),
-        "versions": {name: package_version(name) for name in _PACKAGES},
+        "versions": {n: v for n in _PACKAGES if (v := package_version(n)) is not None},
         "git": _git(),
     }
 

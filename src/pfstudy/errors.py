@@ -5,6 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_ABOUT_MEMORY = (
+    "out of memory",  # torch on a GPU, CUDA
+    "can't allocate memory",  # torch on the CPU
+    "failed to allocate memory",  # ONNX Runtime
+    "bad_alloc",  # C++
+    "alloc_failed",  # cuBLAS, cuDNN
+    "allocation_failed",  # cuDNN, too
+    "memoryerror",  # the kind of Python's own, which says nothing
+)
+
 
 class PfstudyError(ValueError):
     """A user's mistake: says what was expected, what came and what to do. Exit code 2."""
@@ -28,7 +38,13 @@ class RunsFailedError(PfstudyError):
 
 def is_about_memory(text: str) -> bool:
     """Whether an error that libraries word in their own ways says that memory ran out."""
-    return "out of memory" in text.lower() or "can't allocate memory" in text
+    lowered = text.lower()
+    return any(words in lowered for words in _ABOUT_MEMORY)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left; Python's own may say nothing."""
+    return isinstance(error, MemoryError) or is_about_memory(str(error))
 
 
 def first_line(error: Exception) -> str:

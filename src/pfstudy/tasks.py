@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ class Device:
 
     Attributes:
         kind: ``cpu`` or ``gpu``.
-        id: ``cpu``, or the UUID of the GPU, as ``CUDA_VISIBLE_DEVICES`` takes it.
+        id: ``cpu``, or the UUID of the GPU or of its part, as ``CUDA_VISIBLE_DEVICES`` takes it.
         name: Name of the processor.
     """
 
@@ -50,9 +51,20 @@ def place_of(device: Device) -> dict[str, str]:
     return {"host": platform.node(), "device": device.name, "device_kind": device.kind}
 
 
-def gpu_id(uuid: object) -> str:
-    """Id of a GPU, by which it is leased and made visible, from the UUID that torch gives."""
-    return f"GPU-{uuid}"
+def gpu_id(uuid: object, index: int = 0) -> str:
+    """Id of a GPU, by which it is leased and made visible.
+
+    Args:
+        uuid: As torch gives it.
+        index: Which one it is of those that this process sees.
+
+    Returns:
+        For a part of a GPU (MIG), which no id made of the UUID would name, what
+        ``CUDA_VISIBLE_DEVICES`` calls it.
+    """
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    name = names[index].strip() if index < len(names) else ""
+    return name if name.startswith("MIG-") else f"GPU-{uuid}"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from configs import variant_of
 from pfstudy import lease
-from pfstudy.errors import ChildFailedError
+from pfstudy.errors import ChildFailedError, PfstudyError
 from pfstudy.launch import measure
 from pfstudy.launch.display import Display
 from pfstudy.launch.measure import measure_speed, pinned_cores
@@ -22,7 +23,6 @@ from pfstudy.tasks import Device
 from pfstudy.variant import Variant
 
 CPU = Device("cpu", "cpu", "Some CPU")
-PLACE = {"host": "here", "device": "Some CPU", "device_kind": "cpu"}
 OPERATIONS = ("maxpool", "avgpool", "identity")
 
 
@@ -48,6 +48,7 @@ class FakePool:
         on_gpu: bool,
         counted: Sequence[int],
         thorough: bool,
+        seconds: float,
         *,
         environment: Mapping[str, str],
         cores: Sequence[int],
@@ -55,6 +56,7 @@ class FakePool:
         assert function == "pfstudy.speed.measure:measure_in_process"
         assert not lease.is_free(environment["CUDA_VISIBLE_DEVICES"] or "cpu")
         assert tuple(counted) == available_cores()
+        assert 0 < seconds <= settings.max_seconds
         labels = [network.label for network in networks]
         self.calls.append(labels)
         self.cores.append(cores)
@@ -82,7 +84,6 @@ class Outcome:
             cast(Pool, pool),
             Display(Console(file=said, width=300)),
             device,
-            PLACE,
             variants,
             lambda variant, measured: self.kept.update({variant.label: measured}),
         )
@@ -98,7 +99,9 @@ def test_networks_are_measured_together_beside_the_baseline() -> None:
     assert outcome.pool.calls == [["original", *OPERATIONS]] * 5
     assert list(outcome.kept) == ["original", *OPERATIONS]
     assert outcome.problems == {}
-    assert {measured["host"] for measured in outcome.kept.values()} == {"here"}
+    for measured in outcome.kept.values():
+        assert (measured["host"], measured["device"]) == (platform.node(), "Some CPU")
+        assert measured["environment"]["versions"]["torch"] in measured["version"]
     assert lease.is_free("cpu")
 
 
@@ -134,6 +137,17 @@ def test_a_baseline_that_fails_fails_all() -> None:
     assert outcome.kept == {}
 
 
+def test_a_baseline_that_does_not_compile_is_not_tried_again() -> None:
+    class NotCompiling(FakePool):
+        def call(self, *arguments: Any, **options: Any) -> Timings:
+            self.calls.append([])
+            raise PfstudyError("original cannot be compiled.")
+
+    outcome = Outcome(NotCompiling(), several(*OPERATIONS))
+    assert len(outcome.pool.calls) == 1
+    assert set(outcome.problems) == set(OPERATIONS)
+
+
 def test_a_baseline_alone_that_fails_is_named() -> None:
     outcome = Outcome(FakePool("original"), [variant_of()])
     assert set(outcome.problems) == {"original"}
@@ -145,6 +159,22 @@ def test_a_setting_that_cannot_be_measured_costs_no_process() -> None:
     outcome = Outcome(FakePool(), [refused, *several("avgpool")])
     assert "speed.cuda_graph=true needs a GPU" in outcome.problems["maxpool"]
     assert {tuple(labels) for labels in outcome.pool.calls} == {("original", "avgpool")}
+    assert outcome.said.count("speed could not be measured") == 1
+
+
+def test_more_threads_than_cores_are_refused() -> None:
+    outcome = Outcome(FakePool(), [variant_of("speed.num_threads=4096")])
+    assert "speed.num_threads is 4096, but this process may use " in outcome.problems["original"]
+    assert outcome.pool.calls == []
+
+
+def test_what_becomes_of_a_figure_is_no_failure_of_measuring() -> None:
+    def lose(variant: Variant, measured: Mapping[str, Any]) -> None:
+        raise PfstudyError("the disk is full.")
+
+    with pytest.raises(PfstudyError, match="the disk is full"):
+        measure_speed(cast(Pool, FakePool()), Display(), CPU, several("maxpool"), lose)
+    assert lease.is_free("cpu")
 
 
 def test_an_error_that_is_no_users_is_not_hidden() -> None:

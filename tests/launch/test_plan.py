@@ -24,6 +24,7 @@ from pfstudy.launch.planned import Plan, PlannedVariant, runs_per_device, schedu
 from pfstudy.launch.trials import Candidate, Tried
 from pfstudy.schema.config import Config, Study
 from pfstudy.speed import phase
+from pfstudy.speed.blocktable import BlockTable, backbone_of, save_table, table_path
 from pfstudy.tasks import Checked, Device, Slot
 from pfstudy.variant import Variant, make_variant
 from pfstudy.worker.findings import Findings, Trial
@@ -194,11 +195,46 @@ class TestWhatIsTried:
         measured = make_variant(configs[0], fingerprint(configs[0].data))
         place = {"host": platform.node(), "device": CPU.name, "device_kind": "cpu"}
         setting = phase.setting_of(configs[0].speed)
-        phase.save(measured, {**place, **setting, "latency_ms": 1.5})
+        figures = {"baseline_latency_ms": 1.5, "relative_latency": 1.0}
+        phase.save(measured, {**place, **setting, **figures})
         rows = rows_of(make_plan(configs))
         assert [c.times_latency for c in processes.tried] == [False, True]
         assert (rows["original"].latency_ms, rows["original"].latency_is_estimate) == (1.5, False)
         assert (rows["maxpool"].latency_ms, rows["maxpool"].latency_is_estimate) == (5.0, True)
+
+    def test_latencies_of_what_is_done_are_of_one_device(self, processes: FakeProcesses) -> None:
+        """Of the one that most were measured on, as no check says which it would be."""
+        configs = configs_of((), MAXPOOL, AVGPOOL)
+        setting = phase.setting_of(configs[0].speed)
+        times = {"Some CPU": (2.0, [0.5, 0.8]), "Some GPU": (0.1, [1.0])}
+        for device, (baseline_ms, ratios) in times.items():
+            place = {"host": platform.node(), "device": device, "device_kind": "cpu"}
+            for config, ratio in zip(configs[1:], ratios, strict=False):
+                variant = make_variant(config, fingerprint(config.data))
+                figures = {"baseline_latency_ms": baseline_ms, "relative_latency": ratio}
+                phase.save(variant, {**place, **setting, **figures})
+        for config in configs:
+            write_run(config, record=RECORD)
+        plan = make_plan(configs)
+        assert processes.checked == []
+        assert plan.setting["device"] == "Some CPU"
+        assert [row.latency_ms for row in plan.variants] == [None, 1.0, 1.6]
+
+    def test_predictions_for_what_is_done_name_their_device(self, processes: FakeProcesses) -> None:
+        configs = configs_of((), MAXPOOL)
+        variants = [make_variant(config, fingerprint(config.data)) for config in configs]
+        place = {"host": platform.node(), "device": "Some CPU", "device_kind": "cpu"}
+        setting = {**place, **phase.setting_of(configs[0].speed)}
+        cells = {site: {"original": 0.2, "maxpool": 0.1} for site in variants[0].operations}
+        backbone = backbone_of(variants[0])
+        table = BlockTable(setting, {}, "resnet_digits", backbone, 10.0, 0.2, cells)
+        save_table(table_path(Path("runs"), variants[0], setting), table)
+        for config in configs:
+            write_run(config, record=RECORD)
+        plan = make_plan(configs)
+        assert processes.checked == []
+        assert plan.setting["device"] == "Some CPU"
+        assert [row.latency_ms for row in plan.variants] == pytest.approx([10.0, 6.0])
 
     def test_no_latency_where_the_sweep_measures_none(self, processes: FakeProcesses) -> None:
         make_plan(configs_of(("speed=none",)))
@@ -514,8 +550,13 @@ class TestConsole:
         took = training["seconds"] + training["test_seconds"]
         assert (mine["state"], mine["seconds_per_run"]) == ("done", took)
         assert mine["seconds_per_run_is_estimate"] is False
-        (speed,) = store.read_speeds(own_sweep.run_dir("mine").parent)
-        assert (mine["latency_ms"], mine["latency_is_estimate"]) == (speed["latency_ms"], False)
+        speeds = {
+            label: store.read_speeds(own_sweep.run_dir(label).parent)[0]
+            for label in ("original", "mine")
+        }
+        expected = speeds["original"]["baseline_latency_ms"] * speeds["mine"]["relative_latency"]
+        assert mine["latency_ms"] == pytest.approx(expected)
+        assert mine["latency_is_estimate"] is False
         assert mine["peak_memory_bytes"] is None
         assert (maxpool["state"], maxpool["latency_is_estimate"]) == ("new", True)
         assert maxpool["peak_memory_bytes"] > 0

@@ -15,7 +15,7 @@ from configs import variant_of
 from measurements import ENVIRONMENT, SETTING
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.operations import ORIGINAL
-from pfstudy.speed import blocktable
+from pfstudy.speed import setting as setting_module
 from pfstudy.speed.blocktable import (
     BlockTable,
     HeldOut,
@@ -29,7 +29,13 @@ from pfstudy.speed.blocktable import (
     table_path,
     what_stands,
 )
-from pfstudy.speed.summary import SegmentTimings
+from pfstudy.speed.summary import (
+    SegmentTimings,
+    mean_load,
+    over_processes,
+    trimmed_error,
+    trimmed_mean,
+)
 from pfstudy.variant import Variant, make_variant
 
 BASELINE = variant_of()
@@ -51,7 +57,7 @@ NUM_ROUNDS = 5
 def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The torch of the tables is the one that is installed."""
     versions: Mapping[str, str] = ENVIRONMENT["versions"]
-    monkeypatch.setattr(blocktable, "package_version", versions.get)
+    monkeypatch.setattr(setting_module, "package_version", versions.get)
 
 
 def network(stands: Sequence[str], variant: Variant = BASELINE) -> Variant:
@@ -72,15 +78,17 @@ def timings(
     """What a process finds on a machine that gets faster and slower from round to round.
 
     Args:
-        variants: The networks that are cut.
-        held_out: Those that are not.
+        variants: The networks that are cut, the baseline first; marks make each slower by a tenth.
+        held_out: Those that are not, as the baseline is a second time.
         seed: Of the machine.
-        off: By how much, relatively, the times of whole networks are no sum.
+        off: By how much, relatively, the times of held-out networks are no sum.
     """
     drift = np.random.default_rng(seed).uniform(0.5, 20, NUM_ROUNDS)
-    segments = [(drift[:, None] * segments_of(v)).tolist() for v in variants]
-    totals = [(drift * sum(segments_of(v)) / (1 + off)).tolist() for v in held_out]
-    return SegmentTimings(segments, totals, load=0.3 * seed)
+    segments = [(1.1 * drift[:, None] * segments_of(v)).tolist() for v in variants]
+    totals = [drift * sum(segments_of(v)) / (1 + off) for v in held_out]
+    return SegmentTimings(
+        segments, [(drift * WHOLE).tolist(), *(t.tolist() for t in totals)], load=0.3 * seed
+    )
 
 
 UNIFORM = [network([operation] * 4) for operation in OPERATIONS]
@@ -118,8 +126,8 @@ def test_all_combinations_of_what_was_measured_are_predicted_exactly() -> None:
         assert found.latency_ms == pytest.approx(expected * table.baseline_latency_ms)
 
 
-def test_the_baseline_takes_what_it_took() -> None:
-    totals = [np.sum(timings(UNIFORM, [], seed).segments_ms[0], axis=1) for seed in range(2)]
+def test_the_baseline_takes_what_it_took_without_marks() -> None:
+    totals = [timings(UNIFORM, [], seed).totals_ms[0] for seed in range(2)]
     expected = float(np.median([np.median(total) for total in totals]))
     assert table_of().baseline_latency_ms == pytest.approx(expected)
 
@@ -223,7 +231,12 @@ def test_too_few_mixed_networks_show_nothing(number: int, is_known: bool) -> Non
     assert (table.relative_error is not None) == is_known
     found = table.predict(MIXED[0])
     assert found is not None
-    assert (found.low < found.high) == is_known
+    if is_known:
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low < found.relative_latency < found.high
+    else:
+        assert found.low is found.high is None
 
 
 def test_what_others_used_is_averaged_over_processes() -> None:
@@ -231,21 +244,63 @@ def test_what_others_used_is_averaged_over_processes() -> None:
     assert table_of().max_load == BASELINE.config.speed.max_load
 
 
+@pytest.mark.parametrize(
+    ("loads", "expected"),
+    [
+        pytest.param([0.1, 0.3], 0.2, id="known"),
+        pytest.param([None, 0.3], 0.3, id="known of one"),
+        pytest.param([None, None], None, id="not known"),
+        pytest.param([-0.1, 0.0], 0.0, id="rounded up to none"),
+    ],
+)
+def test_what_others_used_may_not_be_known(
+    loads: Sequence[float | None], expected: float | None
+) -> None:
+    found = mean_load(replace(timings(UNIFORM, [], 0), load=load) for load in loads)
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("between", "within"),
+    [pytest.param(0.0, 0.05, id="rounds"), pytest.param(0.05, 0.02, id="processes")],
+)
+def test_the_error_over_processes_is_about_what_is_seen(between: float, within: float) -> None:
+    """Of five processes with different numbers of rounds, many times over."""
+    found = []
+    for seed in range(300):
+        generator = np.random.default_rng(seed)
+        rounds = [
+            1 + generator.normal(0, between) + generator.normal(0, within, number)
+            for number in (10, 12, 14, 16, 18)
+        ]
+        found.append(over_processes(rounds))
+    values, errors = np.array(found).T
+    assert values.mean() == pytest.approx(1, abs=0.01)
+    assert 0.9 < errors.mean() / values.std(ddof=1) < 1.6
+
+
+def test_the_error_of_one_process_is_that_of_its_rounds() -> None:
+    rounds = np.random.default_rng(0).normal(1, 0.1, (3, 20))
+    value, error = over_processes([rounds])
+    assert value == pytest.approx(trimmed_mean(rounds))
+    assert error == pytest.approx(trimmed_error(rounds))
+
+
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     table = table_of(off=[0.01, 0.02])
-    path = table_path(tmp_path, BASELINE, SETTING, ENVIRONMENT)
+    path = table_path(tmp_path, BASELINE, SETTING)
     assert path.relative_to(tmp_path).parts[:2] == ("speed", "tables")
     assert save_table(path, table) == table
     assert read_table(path) == table
 
 
 def test_operations_that_are_measured_later_join_the_others(tmp_path: Path) -> None:
-    path = table_path(tmp_path, BASELINE, SETTING, ENVIRONMENT)
+    path = table_path(tmp_path, BASELINE, SETTING)
     save_table(path, first_table())
     merged = save_table(path, second_table())
     assert read_table(path) == merged
     assert all(list(row) == [ORIGINAL, "maxpool", "identity"] for row in merged.cells.values())
-    assert merged.held_out == second_table().held_out
+    assert merged.held_out == (*first_table().held_out, *second_table().held_out)
     assert merged.predict(network(["maxpool", "identity", ORIGINAL, "maxpool"])) is not None
 
 
@@ -258,7 +313,8 @@ def plain_table(operations: Sequence[str], scale: float = 1.0) -> BlockTable:
 
 
 def first_table() -> BlockTable:
-    return plain_table([ORIGINAL, "maxpool"])
+    held_out = (HeldOut("mixed before", 1.0, 0.98),)
+    return replace(plain_table([ORIGINAL, "maxpool"]), held_out=held_out)
 
 
 def second_table() -> BlockTable:
@@ -267,18 +323,32 @@ def second_table() -> BlockTable:
 
 
 def test_what_is_measured_again_is_replaced(tmp_path: Path) -> None:
-    path = table_path(tmp_path, BASELINE, SETTING, ENVIRONMENT)
-    save_table(path, first_table())
+    path = table_path(tmp_path, BASELINE, SETTING)
+    save_table(path, replace(first_table(), held_out=(HeldOut("mixed", 1.0, 0.9),)))
     merged = save_table(path, second_table())
+    assert merged.held_out == second_table().held_out
     assert {a: row[ORIGINAL] for a, row in merged.cells.items()} == {
         a: row[ORIGINAL] for a, row in second_table().cells.items()
     }
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [(0.3, 0.1, 0.3), (0.1, 0.3, 0.3), (None, 0.1, 0.1), (0.1, None, 0.1), (None, None, None)],
+)
+def test_what_others_used_is_not_forgotten(
+    tmp_path: Path, first: float | None, second: float | None, expected: float | None
+) -> None:
+    path = table_path(tmp_path, BASELINE, SETTING)
+    save_table(path, replace(first_table(), others_load=first))
+    assert save_table(path, replace(second_table(), others_load=second)).others_load == expected
+    assert read_table(path).others_load == expected
+
+
 class TestFindTable:
     @pytest.fixture
     def root(self, tmp_path: Path) -> Path:
-        save_table(table_path(tmp_path, BASELINE, SETTING, ENVIRONMENT), table_of())
+        save_table(table_path(tmp_path, BASELINE, SETTING), table_of())
         return tmp_path
 
     @pytest.mark.parametrize(
@@ -313,15 +383,28 @@ class TestFindTable:
         speed = replace(BASELINE.config.speed, **change)
         other = replace(BASELINE, config=replace(BASELINE.config, speed=speed))
         assert TableFinder(root).find(other, {"host": "here"}) is None
-        save_table(table_path(root, BASELINE, SETTING | change, ENVIRONMENT), table_of(**change))
+        save_table(table_path(root, BASELINE, SETTING | change), table_of(**change))
         found = TableFinder(root).find(other, {"host": "here"})
         assert found is not None
         assert found.setting == SETTING | change
         assert TableFinder(root).find(BASELINE, {"host": "here"}) == table_of()
 
     def test_of_another_torch(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(blocktable, "package_version", lambda name: "2.9.1")
+        monkeypatch.setattr(setting_module, "package_version", lambda name: "2.9.1")
         assert TableFinder(root).find(BASELINE, {"host": "here"}) is None
+
+    def test_of_several_devices_one_must_be_chosen(self, root: Path) -> None:
+        other = {"device": "Some GPU"}
+        save_table(table_path(root, BASELINE, SETTING | other), table_of(**other))
+        with pytest.raises(PfstudyError) as caught:
+            TableFinder(root).find(MIXED[0], {"host": "here"})
+        assert str(caught.value) == (
+            "there are block tables of resnet_digits of several devices: Some CPU, Some GPU; "
+            "choose with speed.device=cpu or speed.device=gpu, or remove from "
+            f"{root / 'speed' / 'tables'} what is not wanted."
+        )
+        found = TableFinder(root).find(MIXED[0], {"host": "here", **other})
+        assert found == table_of(**other)
 
     def test_of_other_images(self, root: Path) -> None:
         data = replace(BASELINE.config.data, image_size=16)
@@ -360,7 +443,7 @@ def test_an_operation_of_the_users_is_known_by_its_source() -> None:
     ],
 )
 def test_a_damaged_table_is_named(tmp_path: Path, content: Any, sentence: str) -> None:
-    path = table_path(tmp_path, BASELINE, SETTING, ENVIRONMENT)
+    path = table_path(tmp_path, BASELINE, SETTING)
     path.parent.mkdir(parents=True)
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(PfstudyError, match=sentence) as caught:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -108,3 +110,22 @@ def test_counters_that_cannot_be_read_are_no_meter(add: Add, content: str | None
     else:
         counter.write_text(content)
     assert find_meter(CPU) is None
+
+
+@pytest.mark.parametrize(
+    ("visible", "joules"),
+    [pytest.param("0", 2.5, id="a GPU"), pytest.param("MIG-a", None, id="a part of one")],
+)
+def test_a_gpu_counts_its_energy_as_a_whole(
+    monkeypatch: pytest.MonkeyPatch, visible: str, joules: float | None
+) -> None:
+    nvml = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID={"GPU-a": "first", "MIG-a": "first"}.__getitem__,
+        nvmlDeviceGetTotalEnergyConsumption={"first": 2500}.__getitem__,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="a"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    meter = find_meter(torch.device("cuda"))
+    assert (meter and meter()) == joules

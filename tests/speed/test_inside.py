@@ -24,16 +24,23 @@ def ignore(kind: str, details: Mapping[str, Any]) -> None:
     pass
 
 
-@pytest.mark.parametrize("held_out", [[], [MIXED]], ids=["alone", "beside a mixed network"])
-def test_segments_of_every_network_and_round(held_out: list[Any]) -> None:
+@pytest.mark.parametrize("whole", [[], [BASELINE, MIXED]], ids=["alone", "beside whole networks"])
+def test_segments_of_every_network_and_round(whole: list[Any]) -> None:
     told: list[str] = []
     found = time_segments(
-        [BASELINE, MAXPOOL], held_out, speed(), False, [0], 1e-9, lambda kind, _: told.append(kind)
+        [BASELINE, MAXPOOL], whole, speed(), False, [0], 1e-9, lambda kind, _: told.append(kind)
     )
     assert [[len(row) for row in rounds] for rounds in found.segments_ms] == [[5] * 3] * 2
-    assert [len(row) for row in found.totals_ms] == [3] * len(held_out)
+    assert [len(row) for row in found.totals_ms] == [3] * len(whole)
     assert all(ms > 0 for rounds in found.segments_ms for row in rounds for ms in row)
-    assert told == ["built"] * (2 + len(held_out)) + ["round"] * 4  # the first one warms up
+    assert told == ["built"] * (2 + len(whole)) + ["round"] * 4  # the first one warms up
+
+
+def test_whole_networks_have_no_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    marked: list[Any] = []
+    monkeypatch.setattr(inside, "mark_segments", lambda _, variant: marked.append(variant))
+    time_segments([BASELINE, MAXPOOL], [BASELINE, MIXED], speed(), False, [0], 1e-9, ignore)
+    assert marked == [BASELINE, MAXPOOL]
 
 
 def test_rounds_go_on_for_the_time_that_is_given() -> None:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from pfstudy.speed import load
-from pfstudy.speed.load import Load
+from pfstudy.speed.load import GpuLoad, Load
 
 WATCHED_S = 0.5
 BURNER = """
@@ -94,3 +95,29 @@ def test_a_kernel_that_does_not_tell_shows_no_load(
 ) -> None:
     monkeypatch.setattr(load, "_STAT", tmp_path / "gone")
     assert Load([0]).of_others() == 0
+
+
+@pytest.mark.parametrize(
+    ("percent", "expected"),
+    [
+        pytest.param([90, 30, 80, 10], 0.3, id="before"),
+        pytest.param([90, 0, 80, 20], 0.2, id="after"),
+    ],
+)
+def test_a_gpu_is_looked_at_when_our_own_work_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch, percent: list[int], expected: float
+) -> None:
+    """What is seen at once is our own."""
+    monkeypatch.setattr(load, "_PAUSE_S", 0)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "utilization", lambda: percent.pop(0))
+    assert GpuLoad().of_others() == expected
+
+
+def test_a_gpu_that_does_not_tell_has_an_unknown_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise ModuleNotFoundError("nvidia-ml-py does not seem to be installed")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "utilization", refuse)
+    assert GpuLoad().of_others() is None

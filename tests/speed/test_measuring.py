@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from configs import variant_of
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Speed
 from pfstudy.speed import measure
-from pfstudy.speed.measure import last_cache_bytes, measure_in_process, time_rounds
+from pfstudy.speed.measure import last_cache_bytes, measure_in_process, set_up, time_rounds
 from pfstudy.speed.step import Step
 from pfstudy.speed.summary import Timings
 
@@ -31,8 +33,8 @@ def ignore(kind: str, details: Mapping[str, Any]) -> None:
     pass
 
 
-def timings_of(settings: Speed, thorough: bool = False) -> Timings:
-    return measure_in_process(VARIANTS, settings, False, [0], thorough, ignore)
+def timings_of(settings: Speed, thorough: bool = False, seconds: float = math.inf) -> Timings:
+    return measure_in_process(VARIANTS, settings, False, [0], thorough, seconds, ignore)
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +59,30 @@ def test_a_row_for_every_network_and_a_column_for_every_round(changes: dict[str,
     assert found.fell_back == []
 
 
+def test_rounds_end_with_the_time_but_not_before_the_third() -> None:
+    assert [len(row) for row in timings_of(speed(), seconds=0).latencies_ms] == [3, 3, 3]
+    runs, settings = [lambda: None], speed()
+    assert [len(time_rounds(runs, n, settings, CPU, ends=0)[0]) for n in (2, 3, 9)] == [2, 3, 3]
+
+
+@pytest.fixture
+def _as_before() -> Iterator[None]:
+    matmul, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_float32_matmul_precision(matmul)
+    torch.backends.cudnn.allow_tf32 = cudnn
+
+
+@pytest.mark.usefixtures("_as_before")
+@pytest.mark.parametrize("dtype", ["tf32", "float32", "float16"])
+def test_matrices_and_convolutions_use_tf32_both_or_neither(dtype: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        set_up(speed(dtype=dtype), False)
+    allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    assert allowed == (dtype == "tf32", dtype == "tf32")
+
+
 def test_peak_memory_is_the_weights_and_what_a_pass_holds() -> None:
     found = timings_of(speed(batch_size=64), thorough=True).peak_memory_bytes
     half = timings_of(speed(batch_size=64, dtype="bfloat16"), thorough=True).peak_memory_bytes
@@ -68,6 +94,18 @@ def test_peak_memory_is_the_weights_and_what_a_pass_holds() -> None:
         assert smaller is not None
         assert weights + 2 * images < peak < weights + 20 * images
         assert smaller < 0.75 * peak
+
+
+def test_peak_memory_of_forward_and_backward_has_the_gradients() -> None:
+    settings = speed(batch_size=1, passes="forward_backward")  # maps are small beside the weights
+    forward = timings_of(speed(batch_size=1), thorough=True).peak_memory_bytes
+    backward = timings_of(settings, thorough=True).peak_memory_bytes
+    for variant, less, peak in zip(VARIANTS, forward, backward, strict=True):
+        network = measure.build_for_speed(variant, CPU)
+        gradients = sum(parameter.nbytes for parameter in network.parameters())
+        assert less is not None
+        assert peak is not None
+        assert less < 2 * gradients < peak
 
 
 def test_energy_is_measured_where_there_is_a_meter(monkeypatch: pytest.MonkeyPatch) -> None:

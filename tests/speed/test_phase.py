@@ -12,7 +12,7 @@ import pytest
 from configs import variant_of
 from pfstudy import files, store
 from pfstudy.speed import phase
-from pfstudy.speed.setting import expected_place
+from pfstudy.speed.setting import expected_place, setting_of
 from pfstudy.speed.summary import Timings
 from pfstudy.variant import Variant
 
@@ -35,7 +35,7 @@ class FakeMeasure:
         self,
         factors: Sequence[float],
         between: float = 0.0,
-        loads: Sequence[float] = (0.0,),
+        loads: Sequence[float | None] = (0.0,),
         fell_back: Sequence[int] = (),
     ) -> None:
         self.factors = factors
@@ -45,11 +45,13 @@ class FakeMeasure:
         self.generator = np.random.default_rng(0)
         self.calls: list[list[str]] = []
         self.thorough: list[bool] = []
+        self.seconds: list[float] = []
 
-    def __call__(self, networks: Sequence[Variant], thorough: bool) -> Timings:
+    def __call__(self, networks: Sequence[Variant], thorough: bool, seconds: float) -> Timings:
         number = len(self.calls)
         self.calls.append([network.label for network in networks])
         self.thorough.append(thorough)
+        self.seconds.append(seconds)
         shifts = np.exp(self.generator.normal(0, self.between, len(self.factors)))
         nothing = [None] * len(self.factors)
         return Timings(
@@ -147,10 +149,11 @@ def test_a_network_that_falls_back_in_any_process_is_marked() -> None:
         pytest.param([1.0, 0.0], [], 0.2, True, id="others in one process"),
         pytest.param([1.0, 0.0], ["speed.max_load=0.3"], 0.2, False, id="as much as may be"),
         pytest.param([0.1], [], 0.1, False, id="just as much as may be"),
+        pytest.param([None], [], None, False, id="not known"),
     ],
 )
 def test_what_others_used_is_averaged_over_processes(
-    loads: list[float], settings: list[str], expected: float, busy: bool
+    loads: list[float | None], settings: list[str], expected: float | None, busy: bool
 ) -> None:
     for result in measure(FakeMeasure([1.0, 0.75], loads=loads), *settings):
         assert result["others_load"] == expected
@@ -168,7 +171,7 @@ def test_a_measurement_that_knows_of_no_load_was_not_busy() -> None:
         pytest.param(["speed.num_processes=3"], 0.0, 3, "interval_width", id="least number"),
         pytest.param(["speed.interval_width=0.001"], 0.05, 10, "max_processes", id="never narrow"),
         pytest.param(["speed.max_processes=6"], 0.2, 6, "max_processes", id="the most"),
-        pytest.param(["speed.max_seconds=1e-9"], 0.2, 5, "max_seconds", id="no time"),
+        pytest.param(["speed.max_seconds=1e-9"], 0.2, 2, "max_seconds", id="no time"),
     ],
 )
 def test_measuring_stops(settings: list[str], between: float, number: int, reason: str) -> None:
@@ -176,6 +179,12 @@ def test_measuring_stops(settings: list[str], between: float, number: int, reaso
     for result in measure(fake, *settings):
         assert (result["num_processes"], result["stopped_by"]) == (number, reason)
     assert len(fake.calls) == number
+
+
+def test_the_time_is_shared_among_the_processes() -> None:
+    fake = FakeMeasure([1.0, 0.75], between=0.2)
+    measure(fake, "speed.max_seconds=1000", "speed.max_processes=7")
+    assert fake.seconds == pytest.approx([200, 250, 333, 500, 1000, 1000, 1000], rel=0.01)
 
 
 def test_measuring_goes_on_until_the_widest_interval_is_narrow() -> None:
@@ -274,8 +283,28 @@ def old_measurement() -> dict[str, Any]:
 def test_a_measurement_from_before_some_settings_is_found(tmp_path: Path) -> None:
     variant = variant_of(MAXPOOL)
     variant = replace(variant, config=replace(variant.config, runs_dir=str(tmp_path)))
-    phase.save(variant, old_measurement())
-    assert phase.find_measured(variant, PLACE) == old_measurement()
+    here = {"version": setting_of(variant.config.speed)["version"]}
+    phase.save(variant, old_measurement() | here)
+    assert phase.find_measured(variant, PLACE) == old_measurement() | here
+
+
+@pytest.mark.parametrize("version", [None, "torch1.0"])
+def test_a_measurement_with_another_library_is_not_taken(
+    tmp_path: Path, version: str | None
+) -> None:
+    variant = variant_of(MAXPOOL)
+    variant = replace(variant, config=replace(variant.config, runs_dir=str(tmp_path)))
+    phase.save(variant, old_measurement() | {"version": version})
+    assert phase.find_measured(variant, PLACE) is None
+
+
+def test_a_figure_that_fell_back_is_taken_where_that_is_allowed_alone(tmp_path: Path) -> None:
+    variant = saved(tmp_path, "speed.backend=compile", "speed.fallback=true")
+    (path,) = (store.variant_directory(variant) / "speed").iterdir()
+    files.write_json(path, files.read_json(path) | {"fell_back": True})
+    assert phase.find_measured(variant, PLACE) is not None
+    strict = replace(variant.config, speed=replace(variant.config.speed, fallback=False))
+    assert phase.find_measured(replace(variant, config=strict), PLACE) is None
 
 
 def test_a_measurement_anew_replaces_the_file_from_before_some_settings(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pfstudy.schema.config import Speed
 from pfstudy.speed import setting
 from pfstudy.speed.setting import (
     KEYS,
+    VERSION,
     check_segments,
     check_settings,
     complete_setting,
@@ -69,7 +70,7 @@ def test_a_setting_without_a_device_is_named_without() -> None:
 
 
 def test_a_setting_has_every_key_that_is_comparable() -> None:
-    assert set(setting_of(speed())) == set(KEYS)
+    assert set(setting_of(speed())) == {*KEYS, VERSION}
     measured = PLACE | setting_of(speed()) | {"latency_ms": 1.0}
     assert complete_setting(measured) == PLACE | setting_of(speed())
 
@@ -134,6 +135,11 @@ def test_what_can_be_measured_is_not_refused(
             {"cuda_graph": True},
             "speed.cuda_graph=true needs a GPU; this would measure the CPU.",
             id="graph on the CPU",
+        ),
+        pytest.param(
+            {"dtype": "tf32"},
+            "speed.dtype=tf32 needs a GPU; CPUs compute in float32 or bfloat16.",
+            id="tf32 on the CPU",
         ),
         pytest.param(
             {"fallback": True},
@@ -215,6 +221,20 @@ def test_a_pass_that_cannot_be_looked_into_is_refused(
     with pytest.raises(PfstudyError) as caught:
         check_segments(speed(**changes))
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        pytest.param({"fallback": True, "backend": "compile"}, "leave out", id="fallback"),
+        pytest.param({"backend": "compile_max_autotune"}, "replays CUDA graphs", id="graphs"),
+    ],
+)  # fmt: skip
+def test_a_pass_that_cannot_be_looked_into_on_a_gpu_is_refused(
+    changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(PfstudyError, match=sentence):
+        check_segments(speed(**changes), "gpu")
 
 
 @pytest.mark.parametrize("backend", ["eager", "compile", "compile_max_autotune"])

@@ -25,6 +25,7 @@ from pfstudy.speed.results import (
     results_path,
     take_results,
 )
+from pfstudy.speed.setting import setting_of
 
 LABELS = ("original", "maxpool", "avgpool", "identity")
 VARIANTS = {label: variant_of(f"block.spatial={label}") for label in LABELS}
@@ -93,7 +94,7 @@ def test_a_network_is_found_by_what_it_is(tmp_path: Path) -> None:
 def test_a_file_is_named_after_its_setting_and_torch(
     tmp_path: Path, change: dict[str, Any], name: str
 ) -> None:
-    path = results_path(tmp_path, measurement(**change), ENVIRONMENT)
+    path = results_path(tmp_path, measurement(**change))
     assert path == tmp_path / "speed" / f"{name}.json"
 
 
@@ -156,28 +157,38 @@ class TestTakeResults:
         prepare("block.spatial=maxpool", "seed=1")  # of the first variant
         avgpool = prepare("block.spatial=avgpool")
         taken = take_results(results_of(maxpool=0.8, identity=0.5).networks, tmp_path / "runs")
-        assert list(taken) == ["resnet_digits maxpool"]
-        assert {path.parent.parent for path in taken["resnet_digits maxpool"]} == set(maxpool)
-        assert len(taken["resnet_digits maxpool"]) == 2
+        assert list(taken.written) == ["resnet_digits maxpool"]
+        written = taken.written["resnet_digits maxpool"]
+        assert {path.parent.parent for path in written} == set(maxpool)
+        assert len(written) == 2
         assert [store.read_speeds(directory) for directory in maxpool] == [[measurement(0.8)]] * 2
         assert store.read_speeds(avgpool) == []
 
     def test_are_found_afterwards(self, tmp_path: Path, make_run: Callable[..., store.Run]) -> None:
         run = make_run("block.spatial=maxpool")
         store.prepare(run)
-        take_results(results_of(maxpool=0.8).networks, tmp_path / "runs")
-        assert find_measured(run.variant, {"device": "Some CPU"}) == measurement(0.8)
+        here = setting_of(run.variant.config.speed)["version"]
+        network = replace(*networks(maxpool=0.8), measured=measurement(0.8, version=here))
+        take_results([network], tmp_path / "runs")
+        assert find_measured(run.variant, {"device": "Some CPU"}) == network.measured
 
-    def test_replace_those_of_the_same_setting_alone(self, tmp_path: Path, prepare: Any) -> None:
+    @pytest.mark.parametrize("again", [False, True])
+    def test_replace_those_of_the_same_setting_if_asked(
+        self, tmp_path: Path, prepare: Any, again: bool
+    ) -> None:
         directory = prepare("block.spatial=maxpool")
         for results in (results_of(maxpool=0.8), results_of("Another CPU", maxpool=0.7)):
             take_results(results.networks, tmp_path / "runs")
-        take_results(results_of(maxpool=0.6).networks, tmp_path / "runs")
+        new = results_of(maxpool=0.6).networks
+        taken = take_results(new, tmp_path / "runs", replace=again)
         found = {m["device"]: m["relative_latency"] for m in store.read_speeds(directory)}
-        assert found == {"Some CPU": 0.6, "Another CPU": 0.7}
+        assert found == {"Some CPU": 0.6 if again else 0.8, "Another CPU": 0.7}
+        assert list(taken.written if again else taken.kept) == ["resnet_digits maxpool"]
+        assert list(take_results(results_of("Another CPU", maxpool=0.7).networks, tmp_path / "runs").same) == ["resnet_digits maxpool"]  # fmt: skip  # noqa: E501
 
     def test_without_runs_write_nothing(self, tmp_path: Path) -> None:
-        assert take_results(results_of(maxpool=0.8).networks, tmp_path / "runs") == {}
+        taken = take_results(results_of(maxpool=0.8).networks, tmp_path / "runs")
+        assert (taken.written, taken.kept, taken.same) == ({}, {}, {})
         assert list(tmp_path.iterdir()) == []
 
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import gc
 import inspect
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -54,14 +57,22 @@ def given_by(module: nn.Module) -> list[torch.Tensor]:
     return given
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        ("float32", torch.float32),
+        ("tf32", torch.float32),
+        ("bfloat16", torch.bfloat16),
+        ("float16", torch.float16),
+    ],
+)
 def test_images_and_weights_have_the_dtype(
-    network: nn.Module, images: torch.Tensor, dtype: str
+    network: nn.Module, images: torch.Tensor, dtype: str, expected: torch.dtype
 ) -> None:
     seen = seen_by(network.layer2)
     make_step(network, images, speed(dtype=dtype), "maxpool")
-    assert seen[0].dtype == getattr(torch, dtype)
-    assert {p.dtype for p in network.parameters()} == {getattr(torch, dtype)}
+    assert seen[0].dtype == expected
+    assert {p.dtype for p in network.parameters()} == {expected}
 
 
 @pytest.mark.parametrize(
@@ -92,17 +103,39 @@ def test_a_forward_pass_is_in_evaluation_mode_without_gradients(
     assert not step.fell_back
 
 
-def test_forward_and_backward_leave_the_gradients_of_one_pass(
+def test_forward_and_backward_compute_the_gradients_of_one_pass_and_leave_none(
     network: nn.Module, images: torch.Tensor
 ) -> None:
+    computed: list[dict[int, torch.Tensor]] = []
+    for parameter in network.parameters():
+
+        def copy(parameter: torch.Tensor) -> None:
+            assert parameter.grad is not None
+            computed[-1][id(parameter)] = parameter.grad.clone()
+
+        parameter.register_post_accumulate_grad_hook(copy)
+    computed.append({})
     step = make_step(network, images, speed(passes="forward_backward"), "maxpool")
     assert network.training
-    first = [p.grad.clone() for p in network.parameters() if p.grad is not None]
-    assert len(first) == len(list(network.parameters()))
-    assert any(gradient.abs().max() > 0 for gradient in first)
+    computed.append({})
     step.run()
-    for before, parameter in zip(first, network.parameters(), strict=True):
-        torch.testing.assert_close(parameter.grad, before)
+    first, second = computed
+    assert first.keys() == {id(parameter) for parameter in network.parameters()}
+    assert any(gradient.abs().max() > 0 for gradient in first.values())
+    torch.testing.assert_close(second, first)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_graph_keeps_what_it_reads(images: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("Stream", "stream", "current_stream", "CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    network = nn.Flatten()
+    run = make_step(network, images, speed(cuda_graph=True), "flat").run
+    kept = weakref.ref(network)
+    del network
+    gc.collect()
+    assert kept() is not None
+    run()
 
 
 class Compiled:
@@ -178,13 +211,20 @@ def test_a_network_that_does_not_compile_is_computed_eagerly_if_allowed(
     assert [tuple(out.shape) for out in given] == [(2, 10)] * 2
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB."), id="gpu"),
+        pytest.param(MemoryError(), id="python"),
+    ],
+)
 def test_a_compiler_without_memory_is_not_one_that_cannot(
-    network: nn.Module, images: torch.Tensor, compiled: Any
+    network: nn.Module, images: torch.Tensor, compiled: Any, error: Exception
 ) -> None:
-    compiled(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB."))
-    with pytest.raises(RuntimeError, match="out of memory") as caught:
+    compiled(error)
+    with pytest.raises(type(error)) as caught:
         make_step(network, images, speed(backend="compile", fallback=True), "maxpool")
-    assert not isinstance(caught.value, PfstudyError)
+    assert caught.value is error
 
 
 @needs_onnxruntime
@@ -199,6 +239,20 @@ def test_onnxruntime_computes_the_same_logits_of_the_images_that_are_bound(
         torch.testing.assert_close(bound_output(step), expected, rtol=1e-4, atol=1e-5)
         images.mul_(2)
         step.run()
+
+
+@needs_onnxruntime
+def test_a_provider_that_does_not_start_is_no_measurement_of_another(
+    network: nn.Module, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    session = MagicMock(**{"get_providers.return_value": ["AzureExecutionProvider"]})
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_: session)
+    monkeypatch.setattr(torch.onnx, "export", MagicMock())
+    with pytest.raises(PfstudyError, match=r": CPUExecutionProvider does not start here; install"):
+        make_step(network, images, speed(backend="onnxruntime"), "maxpool")
+    session.run_with_iobinding.assert_not_called()
 
 
 @needs_onnxruntime

@@ -11,8 +11,15 @@ import pytest
 from rich.console import Console
 
 from configs import variant_of
-from measurements import SETTING
-from pfstudy.launch.planned import Duplicate, Plan, PlannedRun, PlannedVariant
+from measurements import NAMED, SETTING
+from pfstudy.launch.planned import (
+    Duplicate,
+    Plan,
+    PlannedRun,
+    PlannedVariant,
+    reconcile_latencies,
+)
+from pfstudy.speed.blocktable import Prediction
 from pfstudy.tables.plan import as_data, describe_problems, render, state_of
 from pfstudy.worker.findings import Trial
 
@@ -39,6 +46,7 @@ ROW_KEYS = {
     "latency_ms",
     "prediction",
     "latency_is_estimate",
+    "speed_mark",
     "peak_memory_bytes",
     "seconds_per_step",
     "seconds_per_run",
@@ -117,6 +125,82 @@ def written(plan: Plan) -> list[str]:
 def row_of(plan: Plan, name: str) -> str:
     (found,) = [line for line in written(plan) if line.startswith(name)]
     return " ".join(found.split())
+
+
+class TestLatency:
+    @pytest.mark.parametrize(
+        ("measured", "mark", "remark"),
+        [
+            pytest.param({"others_load": 0.0, "max_load": 0.1}, "", "", id="fine"),
+            pytest.param(
+                {"others_load": 0.3, "max_load": 0.1},
+                "*",
+                " *: measured while others used the machine.",
+                id="busy",
+            ),
+            pytest.param(
+                {"fell_back": True},
+                "†",
+                " †: computed eagerly, as it does not compile.",
+                id="fell back",
+            ),
+            pytest.param(
+                {"others_load": None}, "", " How busy the device was is not known.", id="not known"
+            ),
+        ],
+    )
+    def test_what_is_not_what_it_seems_is_marked(
+        self, measured: Mapping[str, Any], mark: str, remark: str
+    ) -> None:
+        plan = a_plan(replace(DONE, latency_source=measured))
+        assert row_of(plan, "original") == f"original 0.0297 0.000748 0.469{mark} 42 s done"
+        assert f"Latency: {NAMED}.{remark}" in written(plan)
+        assert as_data(plan)["rows"][0]["speed_mark"] == mark
+
+    @pytest.mark.parametrize(
+        ("interval", "words"),
+        [
+            pytest.param((0.76, 0.84), " of 1 variant, within 5.0 % in 95 of 100 cases.", id=""),
+            pytest.param((None, None), " of 1 variant.", id="not known"),
+        ],
+    )
+    def test_how_sure_a_prediction_is(
+        self, interval: tuple[float | None, float | None], words: str
+    ) -> None:
+        plan = a_plan(a_row(prediction=Prediction(0.8, *interval, 4.0)))
+        assert f"Predicted from the block table: the latency{words}" in written(plan)
+        assert as_data(plan)["rows"][0]["prediction"]["low"] == interval[0]
+
+
+class TestReconciledLatencies:
+    MAXPOOL = a_row(latency_source={"baseline_latency_ms": 3.0, "relative_latency": 0.5})
+
+    def latencies(self, *rows: PlannedVariant) -> list[float | None]:
+        return [row.latency_ms for row in reconcile_latencies(rows)]
+
+    def test_are_referred_to_the_time_of_the_backbone(self) -> None:
+        """The backbone was measured when the machine was faster."""
+        backbone = {"baseline_latency_ms": 2.0, "relative_latency": 1.0}
+        predicted = a_row(
+            "avgpool",
+            latency_source={"baseline_latency_ms": 5.0},
+            prediction=Prediction(0.8, None, None, 4.0),
+        )
+        done = replace(DONE, latency_source=backbone)
+        measured = replace(self.MAXPOOL, latency_is_estimate=False)
+        assert self.latencies(measured, predicted, done) == pytest.approx([1.0, 1.6, 2.0])
+        assert self.latencies(predicted, measured) == pytest.approx([2.4, 1.5])
+        assert self.latencies(predicted) == pytest.approx([4.0])
+
+    def test_are_as_they_are_where_they_were_timed_for_a_moment(self) -> None:
+        assert self.latencies(self.MAXPOOL, a_row("avgpool")) == pytest.approx([1.5, 0.4687])
+
+    def test_are_not_referred_to_another_backbone(self) -> None:
+        other = replace(
+            a_row(latency_source={"baseline_latency_ms": 7.0, "relative_latency": 1.0}),
+            variant=variant_of("model=vit_digits"),
+        )
+        assert self.latencies(other, self.MAXPOOL) == pytest.approx([7.0, 1.5])
 
 
 class TestState:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -94,6 +95,24 @@ def test_csv_is_unrounded_under_the_keys_of_the_columns(rows: Rows) -> None:
     assert (baseline["num_seeds"], maxpool["num_seeds"]) == ("2", "1")
     assert maxpool["test_top1_percent_std"] == ""
     assert float(maxpool["difference_points"]) == -1.5
+
+
+def test_files_for_programs_say_which_figures_of_speed_are_marked(record: Any) -> None:
+    busy = {"others_load": 0.5, "max_load": 0.1}
+    rows = make_rows([record(speed=(2.0, 1.0), **busy), record("maxpool"), record("avgpool")])
+    assert [row["speed_mark"] for row in csv.DictReader(io.StringIO(render.csv(rows)))] == [
+        *("*", "", "")
+    ]
+    found = json.loads(render.json(rows))
+    assert [row["speed_mark"] for row in found] == ["*", "", ""]
+    setting = "Some CPU, 1 thread, batch 1, contiguous, float32, eager"
+    assert [row["speed_setting"] for row in found] == [setting, None, None]
+
+
+def test_files_for_programs_say_nothing_of_speed_where_there_is_none(record: Any) -> None:
+    rows = make_rows([record()])
+    assert "speed_mark" not in render.csv(rows)
+    assert not {"speed_mark", "speed_setting"} & set(json.loads(render.json(rows))[0])
 
 
 def test_a_setting_that_varies_stands_behind_the_variant(record: Any) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from pfstudy.errors import PfstudyError
 from pfstudy.tables.columns import COLUMNS
-from pfstudy.tables.rows import Rows, choose_speed, make_rows, speed_mark
+from pfstudy.tables.marks import explain_marks, speed_mark
+from pfstudy.tables.rows import Rows, choose_speed, make_rows
 
 
 def by_variant(rows: Rows, key: str) -> dict[str, Any]:
@@ -178,7 +179,8 @@ def test_an_unknown_setting_of_speed_lists_the_choices(measured: Any) -> None:
         choose_speed(measured, ["bach_size=64"])
     assert str(caught.value) == (
         "the setting of speed 'bach_size' does not exist; choose from: device, host, batch_size, "
-        "layout, dtype, backend, passes, cache, cuda_graph, num_threads. Did you mean 'batch_size'?"
+        "layout, dtype, backend, passes, cache, cuda_graph, num_threads, version. Did you mean "
+        "'batch_size'?"
     )
 
 
@@ -210,6 +212,7 @@ def test_without_any_measurement_there_is_nothing_to_choose(record: Any) -> None
         pytest.param({}, "", id="of old"),
         pytest.param({"others_load": 0.1, "max_load": 0.1, "fell_back": False}, "", id="fine"),
         pytest.param({"others_load": 0.2, "max_load": 0.1}, "*", id="busy"),
+        pytest.param({"others_load": None, "max_load": 0.1}, "", id="not known"),
         pytest.param({"fell_back": True}, "†", id="fell back"),
         pytest.param({"others_load": 0.2, "max_load": 0.1, "fell_back": True}, "*†", id="both"),
     ],
@@ -220,6 +223,31 @@ def test_a_figure_that_is_not_what_it_seems_is_marked(
     assert speed_mark(measured) == mark
     rows = make_rows([record(speed=(2.0, 1.0), **measured), record("maxpool")])
     assert by_variant(rows, "speed_mark") == {"original (conv)": mark, "maxpool": ""}
+    assert list(rows.speed_remarks) == explain_marks([measured])
+
+
+@pytest.mark.parametrize(
+    ("measured", "sentences"),
+    [
+        pytest.param([], [], id="none"),
+        pytest.param([{}, {"others_load": 0.1, "max_load": 0.1}], [], id="fine"),
+        pytest.param(
+            [{"fell_back": True}, {"others_load": 0.2, "max_load": 0.1}, {"fell_back": True}],
+            [
+                "*: measured while others used the machine.",
+                "†: computed eagerly, as it does not compile.",
+            ],
+            id="marks",
+        ),
+        pytest.param(
+            [{"others_load": 0.1, "max_load": 0.1}, {"others_load": None, "max_load": 0.1}],
+            ["How busy the device was is not known."],
+            id="not known",
+        ),
+    ],
+)
+def test_marks_are_explained_once(measured: list[Any], sentences: list[str]) -> None:
+    assert explain_marks(measured) == sentences
 
 
 def test_runs_that_were_not_measured_have_no_speed(record: Any) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -81,6 +82,7 @@ def test_the_caption_says_what_ended_measuring_too_early() -> None:
         pytest.param({"others_load": 0.3}, "*", "*: measured while others used", id="busy"),
         pytest.param({"fell_back": True}, "†", "†: computed eagerly", id="fell back"),
         pytest.param({"others_load": 0.3, "max_load": 0.5}, "", None, id="allowed"),
+        pytest.param({"others_load": None}, "", "How busy the device was", id="not known"),
     ],
 )
 def test_figures_that_are_not_what_they_seem_are_marked(
@@ -105,6 +107,7 @@ def test_figures_that_are_not_what_they_seem_are_marked(
         ("passes", "forward_backward", "passes", f"{NAMED}."),
         ("cache", "cold", "cache", f"{NAMED}."),
         ("cuda_graph", True, "graph", f"{NAMED}."),
+        ("version", "torch2.10.0", "version", f"{NAMED}."),
     ],
     ids=lambda value: str(value).split(",")[0],
 )
@@ -241,6 +244,25 @@ class TestPrediction:
     def test_without_mixed_networks_there_is_no_interval(self) -> None:
         written = prediction_table([(MAXPOOL, self.table())])
         assert cells(written)["95 % interval"] == [""]
+        (found,) = prediction_data([(MAXPOOL, self.table())])
+        assert found["low"] is found["high"] is None
+
+    @pytest.mark.parametrize(
+        ("load", "mark", "remark"),
+        [
+            pytest.param(0.3, "*", "*: measured while others used the machine.", id="busy"),
+            pytest.param(None, "", "How busy the device was is not known.", id="not known"),
+        ],
+    )
+    def test_of_a_table_that_was_measured_beside_others(
+        self, load: float | None, mark: str, remark: str
+    ) -> None:
+        table = replace(self.table(), others_load=load, max_load=0.1)
+        written = prediction_table([(MAXPOOL, table)])
+        assert cells(written)["latency (ms)"] == [f"6.00{mark}"]
+        assert str(written.caption).endswith(f"beside them gave. {remark}")
+        (found,) = prediction_data([(MAXPOOL, table)])
+        assert found["speed_mark"] == mark
 
     def test_data(self) -> None:
         (found,) = prediction_data([(MAXPOOL, self.table())])

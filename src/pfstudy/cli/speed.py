@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from pfstudy.cli.app import AsJson, app, make_console
 from pfstudy.cli.overrides import compose_only
 from pfstudy.errors import PfstudyError, RunsFailedError
+from pfstudy.words import counted
 
 if TYPE_CHECKING:
     from pfstudy.schema.config import Config
@@ -100,7 +101,10 @@ def show_speed(configs: Sequence[Config], *, again: bool = False, as_json: bool 
             beside = f"; beside the records of {measured.taken} variants" if measured.taken else ""
             console.print(f"written: {listed}{beside}", soft_wrap=True, style="dim")
     if measured.problems:
-        sentences = "; ".join(dict.fromkeys(measured.problems.values()))
+        labels: dict[str, list[str]] = {}
+        for label, reason in measured.problems.items():
+            labels.setdefault(reason.removeprefix(f"{label}: "), []).append(label)
+        sentences = "; ".join(f"{', '.join(who)}: {reason}" for reason, who in labels.items())
         if not measured.networks:
             raise PfstudyError(sentences)
         raise RunsFailedError(f"{len(measured.problems)} not measured: {sentences}")
@@ -117,6 +121,7 @@ def _show_layers(configs: Sequence[Config], as_json: bool) -> None:
     console = make_console()
     for layers in explained:
         console.print(layers_table(layers))
+    for layers in explained:
         paths = draw_layers(layers, Path(configs[0].runs_dir) / "speed")
         console.print(f"written: {', '.join(map(str, paths))}", soft_wrap=True, style="dim")
 
@@ -193,6 +198,9 @@ def compare(
 def take(
     results: Annotated[list[Path], typer.Argument(help="Results files of pfstudy speed.")],
     runs: RunsDir = Path("runs"),
+    again: Annotated[
+        bool, typer.Option("--again", help="Replace what is there of the same setting, too.")
+    ] = False,
 ) -> None:
     """Take results, of another machine, say, into the runs here: tables can show them then."""
     from pfstudy.speed.results import read_results, take_results
@@ -201,10 +209,16 @@ def take(
     if not runs.is_dir():
         raise PfstudyError(f"there is no directory {runs}; --runs says where the runs are.")
     for path, found in read:
-        written = take_results(found.networks, runs)
-        number = sum(map(len, written.values()))
-        left = [n.name for n in found.networks if n.name not in written]
-        print(f"{path.name}: {len(written)} networks taken, beside {number} variants in {runs}")
+        taken = take_results(found.networks, runs, replace=again)
+        number = sum(map(len, taken.written.values()))
+        names = [network.name for network in found.networks]
+        print(
+            f"{path.name}: {counted(len(taken.written), 'network')} taken, beside "
+            f"{counted(number, 'variant')} in {runs}"
+        )
+        if taken.kept:
+            print(f"  measured here already, --again replaces it: {', '.join(taken.kept)}")
+        left = [name for name in names if name not in {**taken.written, **taken.kept, **taken.same}]
         if left:
             print(f"  no runs here have the networks of {', '.join(left)}")
     print("pfstudy table --speed device=NAME chooses between devices.")

@@ -88,7 +88,9 @@ def check_networks(
     """
     del report
     import_modules(name for variant in variants for name in variant.config.imports)
-    devices = {name: _devices("speed.device", name)[0] for name in names}
+    asked = {variant.config.speed.device for variant in variants}
+    keys = {name: "speed.device" if name in asked else "trainer.accelerator" for name in names}
+    devices = {name: _devices(key, name)[0] for name, key in keys.items()}
     backbones: dict[str, Backbone] = {}
     for variant in variants:
         _check_network(variant, backbones)
@@ -142,7 +144,9 @@ def _devices(key: str, wanted: str) -> tuple[Device, ...]:
     if wanted == "gpu" and number == 0:
         raise PfstudyError(f"{key}=gpu, but there is no GPU here; use auto or cpu.")
     gpus = [torch.cuda.get_device_properties(index) for index in range(number)]
-    found = tuple(Device("gpu", gpu_id(gpu.uuid), gpu.name) for gpu in gpus)
+    found = tuple(
+        Device("gpu", gpu_id(gpu.uuid, index), gpu.name) for index, gpu in enumerate(gpus)
+    )
     return found or (Device("cpu", "cpu", cpu_model()),)
 
 

@@ -14,7 +14,7 @@ from pfstudy import store
 from pfstudy.environment import describe_environment
 from pfstudy.errors import PfstudyError
 from pfstudy.launch.display import Display
-from pfstudy.launch.measure import BAR, call_pinned, hold
+from pfstudy.launch.measure import BAR, call_pinned, check_device, hold
 from pfstudy.launch.pool import PRELOAD, Pool
 from pfstudy.launch.slots import available_cores
 from pfstudy.launch.speed import check_networks, list_networks
@@ -26,6 +26,7 @@ from pfstudy.speed.blocktable import (
     make_table,
     save_table,
     table_path,
+    what_stands,
 )
 from pfstudy.speed.layers import Layers, put_together
 from pfstudy.speed.setting import (
@@ -41,6 +42,7 @@ from pfstudy.variant import Variant
 
 _NUM_PROCESSES = 2
 _HELD_OUT = 2  # for each process
+_LAYERS_S = 30.0  # the most; where time goes is seen sooner than what a ratio is to a percent
 _SEED = 0
 
 
@@ -64,18 +66,18 @@ class _Session:
         path = f"pfstudy.speed.inside:{function}"
         return call_pinned(self.pool, self.device, threads, path, *arguments, **options)
 
-    def time(self, held_out: Sequence[Sequence[Variant]], seconds: float) -> list[SegmentTimings]:
-        """Time segments in fresh processes, one for each set of held-out networks."""
+    def time(self, whole: Sequence[Sequence[Variant]], seconds: float) -> list[SegmentTimings]:
+        """Time segments in fresh processes, one for each set of networks timed as a whole."""
         settings = self.variants[0].config.speed
-        number, on_gpu = len(held_out), self.device.kind == "gpu"
+        number, on_gpu = len(whole), self.device.kind == "gpu"
         found: list[SegmentTimings] = []
-        for mixed in held_out:
-            num_networks = len(self.variants) + len(mixed)
+        for others in whole:
+            num_networks = len(self.variants) + len(others)
             progress = _Progress(self.display, len(found), number, num_networks)
             timings = self.call(
                 "time_segments",
                 list(self.variants),
-                list(mixed),
+                list(others),
                 settings,
                 on_gpu,
                 available_cores(),
@@ -128,10 +130,11 @@ def make_block_table(configs: Sequence[Config], seconds: float) -> tuple[BlockTa
     with Display() as display, Pool(PRELOAD, configs[0].launcher.stop_seconds) as pool:
         session = _open(pool, display, variants, f"{len(variants)} networks")
         with hold(display, session.device):
-            processes = session.time(held_out, seconds / _NUM_PROCESSES)
+            whole = [[variants[0], *mixed] for mixed in held_out]
+            processes = session.time(whole, seconds / _NUM_PROCESSES)
         environment = describe_environment()
         table = make_table(variants, held_out, processes, session.setting, environment)
-        path = table_path(root, variants[0], session.setting, environment)
+        path = table_path(root, variants[0], session.setting)
         table = save_table(path, table)
         display.note(f"done in {time.monotonic() - started:.1f} s")
     return table, path
@@ -160,7 +163,8 @@ def explain_layers(configs: Sequence[Config]) -> list[Layers]:
             on_gpu = session.device.kind == "gpu"
             ceilings: Ceilings = session.call("find_ceilings", settings, on_gpu)
             number = settings.num_processes
-            processes = session.time([[]] * number, settings.max_seconds / number)
+            seconds = min(settings.max_seconds, _LAYERS_S)
+            processes = session.time([[]] * number, seconds / number)
     return put_together(variants, processes, costs, ceilings, session.setting)
 
 
@@ -180,11 +184,9 @@ def predict_speed(configs: Sequence[Config]) -> list[tuple[Variant, BlockTable]]
                 f"({describe_setting(setting_of(variant.config.speed))}); measure one: pfstudy "
                 f"speed table -m model={variant.config.model.name} ... block.spatial=..."
             )
-        if table.predict(variant) is None:
-            raise PfstudyError(
-                f"the block table lacks what {variant.label} has at some site; add it: pfstudy "
-                "speed table -m with that operation at all sites."
-            )
+        lacking = table.lacks(what_stands(variant).items())
+        if lacking:
+            raise PfstudyError(f"{variant.label}: {lacking}")
         found.append((variant, table))
     return found
 
@@ -202,13 +204,15 @@ def _one_family(configs: Sequence[Config], what: str) -> list[Variant]:
     settings = {(config.speed, device_name(config)) for config in configs}
     if len(settings) > 1:
         raise PfstudyError(f"{what} is of one setting; give one value to each key of speed.")
-    check_segments(configs[0].speed)
+    check_segments(configs[0].speed, expected_place(configs[0]).get("device_kind"))
     others = [v for v in variants if v.architecture_hash != baseline.architecture_hash]
     return [baseline, *others]
 
 
 def _open(pool: Pool, display: Display, variants: Sequence[Variant], what: str) -> _Session:
     (device,) = check_networks(pool, display, variants).values()
+    check_device(variants[0].config.speed, device)
+    check_segments(variants[0].config.speed, device.kind)
     session = _Session(pool, display, device, variants)
     display.phase("speed", f"{what}, {describe_setting(session.setting)}")
     return session

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pfstudy import lease
+from pfstudy.environment import describe_environment
 from pfstudy.errors import PfstudyError
 from pfstudy.launch.display import Display
 from pfstudy.launch.pool import Pool
@@ -17,7 +18,7 @@ from pfstudy.schema.config import Speed
 from pfstudy.speed import phase
 from pfstudy.speed.setting import check_settings, describe_setting, setting_of
 from pfstudy.speed.summary import Timings
-from pfstudy.tasks import Device, visible_devices
+from pfstudy.tasks import Device, place_of, visible_devices
 from pfstudy.variant import Variant
 from pfstudy.words import counted
 
@@ -33,7 +34,6 @@ def measure_speed(
     pool: Pool,
     display: Display,
     device: Device,
-    place: Mapping[str, str],
     variants: Sequence[Variant],
     keep: Keep,
 ) -> dict[str, str]:
@@ -43,7 +43,6 @@ def measure_speed(
         pool: Where the processes come from.
         display: Told of progress.
         device: Where to measure.
-        place: Host, device and kind of device, which become part of each measurement.
         variants: What to measure.
         keep: Called with every variant, baselines that were not asked for included, and its
             measurement, as soon as that is known.
@@ -51,28 +50,44 @@ def measure_speed(
     Returns:
         Why not, by label, for those that cannot be measured.
     """
-    portions = phase.group_for_measuring(variants)
     problems: dict[str, str] = {}
-    settings = None
+
+    def fail(failed: Sequence[Variant], error: PfstudyError) -> None:
+        display.note(f"speed could not be measured: {error}")
+        for variant in failed:
+            known = variant.label in problems
+            setting = f" ({describe_setting(setting_of(variant.config.speed))})" if known else ""
+            problems[f"{variant.label}{setting}"] = str(error)
+
+    for settings in dict.fromkeys(variant.config.speed for variant in variants):
+        try:
+            check_device(settings, device)
+        except PfstudyError as error:
+            fail([v for v in variants if v.config.speed == settings], error)
+            variants = [v for v in variants if v.config.speed != settings]
+    place = {**place_of(device), "environment": describe_environment()}
+    portions = phase.group_for_measuring(variants)
+    announced = None
     with hold(display, device):
         while portions:
             portion = portions.pop(0)
-            if settings != portion[0][0].config.speed:
-                settings = portion[0][0].config.speed
+            first, *others = portion
+            settings = first[0].config.speed
+            if announced != settings:
+                announced = settings
                 _announce(display, settings, portion, portions)
             try:
-                _measure_portion(pool, display, device, place, portion, keep)
+                results = _measure_portion(pool, display, device, place, portion)
             except PfstudyError as error:
-                first, *others = portion
-                is_baselines = str(error).startswith(f"{first[0].label}: ")
-                if len(others) > 1 and not is_baselines:  # one of them fails; the others need not
+                if len(others) > 1 and not _is_about(first[0], error):
+                    # one of the others fails; the rest need not
                     portions[:0] = [[first, other] for other in others]
                     continue
-                display.note(f"speed could not be measured: {error}")
-                for failed, *_ in others or [first]:
-                    known = failed.label in problems
-                    setting = f" ({describe_setting(setting_of(settings))})" if known else ""
-                    problems[f"{failed.label}{setting}"] = str(error)
+                fail([failed for failed, *_ in others or [first]], error)
+                continue
+            for shared, result in zip(portion, results, strict=True):
+                for variant in shared:
+                    keep(variant, result)
     return problems
 
 
@@ -130,21 +145,39 @@ def _announce(
     display.phase("speed", f"{what}, {describe_setting(setting_of(settings))}")
 
 
+def check_device(settings: Speed, device: Device) -> None:
+    """Refuse settings that a device cannot be measured in.
+
+    Raises:
+        PfstudyError: It cannot.
+    """
+    check_settings(settings, device.kind)
+    number = len(available_cores())
+    if device.kind == "cpu" and settings.num_threads > number:
+        raise PfstudyError(
+            f"speed.num_threads is {settings.num_threads}, but this process may use "
+            f"{counted(number, 'core')}."
+        )
+
+
+def _is_about(variant: Variant, error: PfstudyError) -> bool:
+    """Whether an error names the variant, as those of networks do."""
+    return str(error).startswith((f"{variant.label}: ", f"{variant.label} cannot "))
+
+
 def _measure_portion(
     pool: Pool,
     display: Display,
     device: Device,
-    place: Mapping[str, str],
+    place: Mapping[str, Any],
     portion: Sequence[Sequence[Variant]],
-    keep: Keep,
-) -> None:
+) -> list[dict[str, Any]]:
     settings = portion[0][0].config.speed
-    check_settings(settings, device.kind)
     on_gpu = device.kind == "gpu"
 
-    def measure(networks: Sequence[Variant], thorough: bool) -> Timings:
+    def measure(networks: Sequence[Variant], thorough: bool, seconds: float) -> Timings:
         function = "pfstudy.speed.measure:measure_in_process"
-        arguments = (list(networks), settings, on_gpu, available_cores(), thorough)
+        arguments = (list(networks), settings, on_gpu, available_cores(), thorough, seconds)
         timings: Timings = call_pinned(pool, device, settings.num_threads, function, *arguments)
         return timings
 
@@ -158,9 +191,6 @@ def _measure_portion(
         results = phase.measure_portion(portion, measure, progress, place)
     finally:
         display.drop_bar(BAR)
-    for shared, result in zip(portion, results, strict=True):
-        for variant in shared:
-            keep(variant, result)
     first = results[0]
     display.note(
         f"{first['device']}, {first['num_processes']} processes, "
@@ -170,8 +200,9 @@ def _measure_portion(
     if phase.was_busy(first):
         display.note(
             f"others used {first['others_load']:.2f} {'of the GPU' if on_gpu else 'cores'} "
-            f"meanwhile; the figures are marked"
+            f"meanwhile; the figures are marked; measure anew when it is idle"
         )
+    return results
 
 
 def _why_stopped(settings: Speed, measured: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from pfstudy import store
 from pfstudy.errors import PfstudyError
 from pfstudy.launch.display import Display
 from pfstudy.launch.planned import (
@@ -19,6 +20,7 @@ from pfstudy.launch.planned import (
     PlannedVariant,
     estimate,
     read_run,
+    reconcile_latencies,
     recorded_cost,
     runs_per_device,
     schedule_s,
@@ -85,6 +87,7 @@ class _Planner:
                 devices, speed_device = self._check(pool)
                 if self._to_train():
                     self._try(pool, devices, speed_device)
+        self._settle_device()
         return self._assemble()
 
     def _to_train(self) -> list[Variant]:
@@ -173,6 +176,23 @@ class _Planner:
         table = self.tables.find(variant, self.place)
         return None if table is None else table.predict(variant)
 
+    def _settle_device(self) -> None:
+        """Where no check has named the device: the one of which most latencies are known."""
+        if "device" in self.place:
+            return
+        known = Counter(device for variant in self.variants for device in self._devices(variant))
+        if not known:
+            tables = (self.tables.find(variant, self.place) for variant in self.variants)
+            known = Counter(table.setting["device"] for table in tables if table)
+        if known:
+            self.place = {**self.place, "device": known.most_common(1)[0][0]}
+
+    def _devices(self, variant: Variant) -> list[str]:
+        """The devices on which a variant was measured in its setting."""
+        speeds = store.read_speeds(store.variant_directory(variant))
+        devices = dict.fromkeys(str(measured["device"]) for measured in speeds)
+        return [d for d in devices if phase.find_measured(variant, {**self.place, "device": d})]
+
     def _assemble(self) -> Plan:
         runs: dict[str, list[PlannedRun]] = {}
         times = []
@@ -182,7 +202,8 @@ class _Planner:
             if planned.seconds_left and run.variant.hash not in self.dropped:
                 times.append(planned.seconds_left)
         settings = _varying(self.variants)
-        rows = {v.hash: self._row(v, settings[v.hash], runs[v.hash]) for v in self.variants}
+        found = [self._row(v, settings[v.hash], runs[v.hash]) for v in self.variants]
+        rows = {row.variant.hash: row for row in reconcile_latencies(found)}
         num_slots = len(self.slots)
         per_run = len(self.slots[0].devices) if self.slots else 1
         return Plan(
@@ -207,17 +228,19 @@ class _Planner:
         tried = self.tried.get(variant.hash)
         cost = tried.cost if tried else recorded_cost(runs)
         measured = phase.find_measured(variant, self.place)
-        predicted = None if measured or not self.config.speed.enabled else self._predict(variant)
+        is_predicted = self.config.speed.enabled and not measured
+        table = self.tables.find(variant, self.place) if is_predicted else None
+        predicted = table.predict(variant) if table else None
         timed = tried.findings.latency_ms if tried and tried.findings else None
-        estimated = predicted.latency_ms if predicted else timed
         return PlannedVariant(
             variant,
             settings,
             tuple(runs),
             cost.get("params"),
             cost.get("macs"),
-            measured["latency_ms"] if measured else estimated,
-            measured is None and estimated is not None,
+            timed,
+            measured is None and (predicted or timed) is not None,
+            measured or (vars(table) if predicted else {}),
             predicted,
             self._trial(variant),
             tried.num_parts if tried else 1,

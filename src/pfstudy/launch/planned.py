@@ -11,7 +11,7 @@ from typing import Any
 
 from pfstudy import files, ledger, store
 from pfstudy.inventory import is_run, shorten
-from pfstudy.speed.blocktable import Prediction
+from pfstudy.speed.blocktable import Prediction, backbone_of
 from pfstudy.tasks import Slot
 from pfstudy.variant import Variant
 from pfstudy.worker.findings import Trial
@@ -65,6 +65,7 @@ class PlannedVariant:
         macs: Multiply-accumulates of one image.
         latency_ms: Time of a forward pass in the sweep's setting.
         latency_is_estimate: Whether that was predicted or timed for a moment, and not measured.
+        latency_source: The measurement or the block table that it is from; empty without one.
         prediction: What the block table says, where that was not measured.
         trial: What a moment of training took.
         num_parts: Number of steps that a batch has to be divided into.
@@ -78,6 +79,7 @@ class PlannedVariant:
     macs: int | None = None
     latency_ms: float | None = None
     latency_is_estimate: bool = False
+    latency_source: Mapping[str, Any] = field(default_factory=dict)
     prediction: Prediction | None = None
     trial: Trial | None = None
     num_parts: int = 1
@@ -92,6 +94,13 @@ class PlannedVariant:
             if key != MODEL and value is not None:
                 parts.append(f"{key.rpartition('.')[2]}={shorten(value)}")
         return " ".join(parts)
+
+    @property
+    def relative_latency(self) -> float | None:
+        """Time relative to the unsubstituted backbone."""
+        if self.prediction:
+            return self.prediction.relative_latency
+        return self.latency_source.get("relative_latency")
 
     @property
     def seconds_per_run(self) -> float | None:
@@ -170,6 +179,25 @@ def recorded_cost(runs: Iterable[PlannedRun]) -> dict[str, Any]:
             )
             return cost
     return {}
+
+
+def reconcile_latencies(rows: Iterable[PlannedVariant]) -> list[PlannedVariant]:
+    """Refer what was measured or predicted of a backbone's networks to one time of the backbone.
+
+    Ratios to it hold from day to day; times differ by more.
+    """
+    found = list(rows)
+    references: dict[str, float] = {}
+    for row in sorted(found, key=lambda r: (r.latency_is_estimate, not r.variant.is_baseline)):
+        if row.latency_source:
+            reference = row.latency_source["baseline_latency_ms"]
+            references.setdefault(backbone_of(row.variant), reference)
+    return [
+        replace(row, latency_ms=row.relative_latency * references[backbone_of(row.variant)])
+        if row.relative_latency
+        else row
+        for row in found
+    ]
 
 
 def estimate(run: PlannedRun, trial: Trial | None) -> PlannedRun:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from pfstudy import store
 from pfstudy.environment import describe_environment
+from pfstudy.errors import PfstudyError
 from pfstudy.launch.display import Display
 from pfstudy.launch.measure import measure_speed
 from pfstudy.launch.pool import PRELOAD, Pool
@@ -51,33 +52,43 @@ def measure_networks(configs: Sequence[Config], *, again: bool = False) -> Measu
     Raises:
         PfstudyError: Something cannot be measured; found before anything is.
     """
-    variants = list_networks(configs)
+    refused: dict[str, PfstudyError] = {}
+    variants = list_networks(configs, lambda error: refused.setdefault(str(error), error))
+    if not variants:
+        raise next(iter(refused.values()))
     root = Path(configs[0].runs_dir)
     store.check_writable(root)
     environment = describe_environment()
     found: dict[tuple[str, str], Network] = {}
+    new: list[Network] = []
     paths: dict[Path, None] = {}
     known_in = cache(results.find_results)
     problems: dict[str, str] = {}
     with Display() as display, Pool(PRELOAD, configs[0].launcher.stop_seconds) as pool:
         devices = check_networks(pool, display, variants)
+        for sentence in refused:
+            display.note(f"left out: {sentence}")
         for name, device in devices.items():
             place = place_of(device)
             here = [variant for variant in variants if device_name(variant.config) == name]
 
             def keep(variant: Variant, measured: Mapping[str, Any]) -> None:
                 network = results.network_of(variant, measured)
-                path = results.results_path(root, measured, environment)
+                path = results.results_path(root, measured)
                 results.add_results(path, [network], environment)
                 found[_key(variant)] = network
+                new.append(network)
                 paths[path] = None
 
             todo = []
             for variant in here:
                 expected = {**place, **setting_of(variant.config.speed)}
-                path = results.results_path(root, expected, environment)
+                path = results.results_path(root, expected)
                 known = None if again else known_in(path).get(variant.architecture_hash)
-                if known is None:
+                is_wanted = variant.config.speed.fallback or not (
+                    known and known.measured.get("fell_back")
+                )
+                if known is None or not is_wanted:
                     todo.append(variant)
                 else:
                     found[_key(variant)] = known
@@ -85,22 +96,35 @@ def measure_networks(configs: Sequence[Config], *, again: bool = False) -> Measu
             if len(todo) < len(here):
                 display.note(f"{len(here) - len(todo)} measured before; --again measures anew")
             if todo:
-                problems |= measure_speed(pool, display, device, place, todo, keep)
+                problems |= measure_speed(pool, display, device, todo, keep)
     asked = [found[_key(variant)] for variant in variants if _key(variant) in found]
-    taken = results.take_results(asked, root)
-    beside = {path.parent for written in taken.values() for path in written}
+    taken = results.take_results(new, root, replace=True)
+    beside = {path.parent for written in taken.written.values() for path in written}
     return Measured(tuple(asked), tuple(paths), len(beside), problems)
 
 
-def list_networks(configs: Sequence[Config]) -> list[Variant]:
+def list_networks(
+    configs: Sequence[Config], refuse: Callable[[PfstudyError], object] | None = None
+) -> list[Variant]:
     """Make the variants of configs as far as speed goes: no data is read, equal ones are one.
+
+    Args:
+        configs: The networks and settings.
+        refuse: Called for a setting that cannot be measured, which is left out then, as not all
+            combinations of a product may make sense.
 
     Raises:
         PfstudyError: A setting cannot be measured, or an operation does not exist.
     """
     found: dict[tuple[str, str], Variant] = {}
     for config in configs:
-        check_settings(config.speed, expected_place(config).get("device_kind"))
+        try:
+            check_settings(config.speed, expected_place(config).get("device_kind"))
+        except PfstudyError as error:
+            if refuse is None:
+                raise
+            refuse(error)
+            continue
         variant = make_variant(config, _NO_DATA).without_weights()
         found.setdefault(_key(variant), variant)
     return list(found.values())

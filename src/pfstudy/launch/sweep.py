@@ -235,7 +235,7 @@ class _Sweep:
                     if variant.hash in wanted:
                         phase.save(variant, result)
 
-                measure_speed(pool, self.display, device, self.place, unmeasured, keep)
+                measure_speed(pool, self.display, device, unmeasured, keep)
             if not train:
                 return
             if mode != "disabled" and self.todo:

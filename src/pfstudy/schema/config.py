@@ -215,12 +215,13 @@ class Speed:
         num_threads: CPU threads of the forward pass.
         num_processes: Least number of fresh processes.
         max_processes: Number of processes after which measuring stops in any case.
-        num_rounds: Number of interleaved rounds over the networks in a process.
+        num_rounds: Most interleaved rounds over the networks in a process.
         num_warmup: Number of untimed rounds before them.
         interval_width: Measuring stops when every ratio's 95 % interval is this narrow.
-        max_seconds: No further process is started after this time.
+        max_seconds: For how long to measure networks side by side; two processes run in any
+            case, of three rounds at least.
         layout: How images and weights lie in memory: NCHW or NHWC.
-        dtype: Of images and weights.
+        dtype: Of images and weights; ``tf32`` is float32 that GPUs may round in products.
         backend: ``eager``, ``torch.compile`` in its default mode or with ``max-autotune``, or
             ONNX Runtime.
         passes: The forward pass in evaluation mode, or forward and backward in training mode.
@@ -241,7 +242,7 @@ class Speed:
     interval_width: PositiveFloat
     max_seconds: PositiveFloat
     layout: Literal["contiguous", "channels_last"] = "contiguous"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
     backend: Literal["eager", "compile", "compile_max_autotune", "onnxruntime"] = "eager"
     passes: Literal["forward", "forward_backward"] = "forward"
     cache: Literal["warm", "cold"] = "warm"

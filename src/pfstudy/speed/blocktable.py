@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,17 @@ import numpy as np
 from scipy.special import stdtrit
 
 from pfstudy import files
-from pfstudy.environment import package_version
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.speed.phase import name_setting
 from pfstudy.speed.setting import setting_of
-from pfstudy.speed.summary import SegmentTimings, trimmed_error, trimmed_mean
+from pfstudy.speed.summary import (
+    SegmentTimings,
+    mean_load,
+    over_processes,
+    trimmed_error,
+    trimmed_mean,
+)
 from pfstudy.variant import SCHEMA_VERSION, Variant, architecture_of, digest, make_variant
 
 DIRECTORY = "speed/tables"
@@ -35,14 +41,14 @@ class Prediction:
 
     Attributes:
         relative_latency: Time relative to the unsubstituted backbone.
-        low: Lower end of the 95 % interval.
-        high: Upper end.
+        low: Lower end of the 95 % interval; ``None`` if that is not known.
+        high: Upper end, likewise.
         latency_ms: The time, where the backbone takes what it took when the table was made.
     """
 
     relative_latency: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     latency_ms: float
 
 
@@ -54,8 +60,8 @@ class HeldOut:
         label: What is substituted.
         predicted: Time relative to the unsubstituted backbone, from the table.
         measured: The same, as it was measured.
-        predicted_error: Standard error of the prediction, relative: what the noise of the rounds
-            makes of it.
+        predicted_error: Standard error of the prediction, relative: what the noise of rounds and
+            processes makes of it.
         measured_error: That of the measurement.
     """
 
@@ -79,7 +85,7 @@ class BlockTable:
         rest: Share of what follows the last site.
         cells: Share of a site's segment by address and by what stands there.
         held_out: What the predictions were compared with.
-        others_load: Cores, or share of the GPU, that others used meanwhile.
+        others_load: Cores, or share of the GPU, that others used meanwhile; ``None`` if not known.
         max_load: What they may have used.
     """
 
@@ -91,7 +97,7 @@ class BlockTable:
     rest: float
     cells: Mapping[str, Mapping[str, float]]
     held_out: tuple[HeldOut, ...] = field(default=())
-    others_load: float = 0.0
+    others_load: float | None = 0.0
     max_load: float = float("inf")
 
     @property
@@ -122,18 +128,30 @@ class BlockTable:
         spread = float(np.sqrt(max(np.mean(np.square(off)) - noise, own)))
         return spread * float(stdtrit(number, 0.975))
 
+    def lacks(self, stands: Iterable[tuple[str, str]]) -> str | None:
+        """Say what is not known of what stands at sites; ``None`` if all is.
+
+        Args:
+            stands: Addresses and keys of cells, as `what_stands` gives them.
+        """
+        for site, operation in stands:
+            known = self.cells.get(site, {})
+            if operation not in known:
+                return (
+                    f"the block table has no {operation} at {site}, but "
+                    f"{', '.join(known) or 'nothing'}; measure it with pfstudy speed table."
+                )
+        return None
+
     def predict(self, variant: Variant) -> Prediction | None:
         """Predict the time of a network; ``None`` if the table lacks what stands at a site."""
         stands = what_stands(variant)
-        try:
-            share = self.rest + sum(self.cells[site][key] for site, key in stands.items())
-        except KeyError:
+        if self.lacks(stands.items()):
             return None
-        value = share / self.baseline
-        error = self.relative_error or 0.0
-        return Prediction(
-            value, value * (1 - error), value * (1 + error), value * self.baseline_latency_ms
-        )
+        share = self.rest + sum(self.cells[site][key] for site, key in stands.items())
+        value, error = share / self.baseline, self.relative_error
+        low, high = (None if error is None else value * (1 + sign * error) for sign in (-1, 1))
+        return Prediction(value, low, high, value * self.baseline_latency_ms)
 
     def predict_many(self, choices: np.ndarray, operations: Sequence[str]) -> np.ndarray:
         """Predict the times of many networks at once, without building or composing any.
@@ -148,13 +166,9 @@ class BlockTable:
         Raises:
             PfstudyError: The table lacks an operation at a site.
         """
-        missing = [(s, o) for s in self.sites for o in operations if o not in self.cells[s]]
-        if missing:
-            site, operation = missing[0]
-            raise PfstudyError(
-                f"the block table has no {operation} at {site}, but "
-                f"{', '.join(self.cells[site])}; measure it with pfstudy speed table."
-            )
+        lacking = self.lacks(product(self.sites, operations))
+        if lacking:
+            raise PfstudyError(lacking)
         shares_SO = np.array([[self.cells[s][o] for o in operations] for s in self.sites])
         sums_V = shares_SO[np.arange(len(self.sites)), choices].sum(axis=1)
         times_V: np.ndarray = (sums_V + self.rest) / self.baseline
@@ -189,38 +203,41 @@ def make_table(
     Args:
         variants: The networks that were cut; the baseline first.
         held_out: The mixed networks of each process.
-        processes: What each has found.
+        processes: What each has found; timed as a whole, too, were the baseline and the mixed
+            networks.
         setting: Device, host and setting.
         environment: As `pfstudy.environment.describe_environment` gives it.
     """
     rounds = [_shares(timings) for timings in processes]
-    shares_NS = np.median([trimmed_mean(shares_NSR) for shares_NSR in rounds], axis=0)
+    shares_NS, _ = over_processes(rounds)
     cells: dict[str, dict[str, list[float]]] = {}
     for variant, shares_S in zip(variants, shares_NS, strict=True):
         for share, (address, key) in zip(shares_S[:-1], what_stands(variant).items(), strict=True):
             cells.setdefault(address, {}).setdefault(key, []).append(float(share))
-    totals = [np.sum(timings.segments_ms[0], axis=1) for timings in processes]
+    totals = [np.asarray(timings.totals_ms) for timings in processes]
     table = BlockTable(
         setting,
         environment,
         variants[0].config.model.name,
         backbone_of(variants[0]),
-        float(np.median([np.median(total) for total in totals])),
+        float(np.median([np.median(baseline_R) for baseline_R, *_ in totals])),
         float(shares_NS[:, -1].mean()),
         {a: {key: float(np.mean(v)) for key, v in row.items()} for a, row in cells.items()},
-        others_load=round(max(0.0, float(np.mean([t.load for t in processes]))), 3),
+        others_load=mean_load(processes),
         max_load=variants[0].config.speed.max_load,
     )
     compared = []
-    for mixed, timings, total in zip(held_out, processes, totals, strict=True):
-        for variant, milliseconds in zip(mixed, timings.totals_ms, strict=True):
+    for mixed, (baseline_R, *others) in zip(held_out, totals, strict=True):
+        for variant, total_R in zip(mixed, others, strict=True):
             prediction = table.predict(variant)
             assert prediction is not None
-            ratios_R = np.asarray(milliseconds) / total
+            # marks cost time and keep a compiler from fusing, so of whole networks neither has any
+            ratios_R = total_R / baseline_R
             measured = float(trimmed_mean(ratios_R))
             parts = _parts(variants, variant)
-            sums = [shares_NSR[parts, np.arange(len(parts))].sum(axis=0) for shares_NSR in rounds]
-            error = np.sqrt(np.mean([trimmed_error(sum_R) ** 2 for sum_R in sums]) / len(sums))
+            _, error = over_processes(
+                [shares_NSR[parts, np.arange(len(parts))].sum(axis=0) for shares_NSR in rounds]
+            )
             compared.append(
                 HeldOut(
                     variant.label,
@@ -250,12 +267,13 @@ def _parts(variants: Sequence[Variant], mixed: Variant) -> list[int]:
     return [*has, 0]  # the rest is everyone's
 
 
-def table_path(
-    root: Path, variant: Variant, setting: Mapping[str, Any], environment: Mapping[str, Any]
-) -> Path:
+def table_path(root: Path, variant: Variant, setting: Mapping[str, Any]) -> Path:
     """Name the file of a table, below the directory of the runs."""
-    name = f"{variant.config.model.name}-{backbone_of(variant)}_{name_setting(setting)}"
-    return root / DIRECTORY / f"{name}_torch{environment['versions']['torch']}.json"
+    return root / DIRECTORY / f"{_stem(variant)}_{name_setting(setting)}.json"
+
+
+def _stem(variant: Variant) -> str:
+    return f"{variant.config.model.name}-{backbone_of(variant)}"
 
 
 def save_table(path: Path, table: BlockTable) -> BlockTable:
@@ -266,9 +284,15 @@ def save_table(path: Path, table: BlockTable) -> BlockTable:
     """
     with files.locked(path):
         if path.exists():
-            known = read_table(path).cells
-            merged = {site: {**known.get(site, {}), **row} for site, row in table.cells.items()}
-            table = replace(table, cells=merged)
+            known = read_table(path)
+            again = {held.label for held in table.held_out}
+            loads = [t.others_load for t in (known, table) if t.others_load is not None]
+            table = replace(
+                table,
+                cells={s: {**known.cells.get(s, {}), **row} for s, row in table.cells.items()},
+                held_out=(*(h for h in known.held_out if h.label not in again), *table.held_out),
+                others_load=max(loads, default=None),
+            )
         content = {**vars(table), "held_out": [vars(held) for held in table.held_out]}
         files.write_json(path, {"schema_version": SCHEMA_VERSION, **content})
     return table
@@ -291,7 +315,7 @@ def read_table(path: Path) -> BlockTable:
 
 
 class TableFinder:
-    """Finds block tables, of the torch that is installed; reads each file once.
+    """Finds block tables; reads each file once.
 
     Args:
         root: Directory of the run directories.
@@ -300,7 +324,6 @@ class TableFinder:
     def __init__(self, root: Path) -> None:
         self._directory = root / DIRECTORY
         self._read = cache(read_table)
-        self._torch = package_version("torch")
 
     def find(self, variant: Variant, place: Mapping[str, str]) -> BlockTable | None:
         """Find the table of a variant's backbone in its setting.
@@ -310,15 +333,22 @@ class TableFinder:
             place: Where it must be from: ``host``, and ``device`` where that is known.
 
         Raises:
-            PfstudyError: A table is damaged.
+            PfstudyError: A table is damaged, or there are several, of different devices.
         """
         wanted = {**setting_of(variant.config.speed), **place}
-        name = f"{variant.config.model.name}-{backbone_of(variant)}_*_torch{self._torch}.json"
-        for path in sorted(self._directory.glob(name)):
-            table = self._read(path)
-            if all(table.setting.get(key) == value for key, value in wanted.items()):
-                return table
-        return None
+        paths = sorted(self._directory.glob(f"{_stem(variant)}_*.json"))
+        found = {
+            str(table.setting.get("device")): table
+            for table in map(self._read, paths)
+            if all(table.setting.get(key) == value for key, value in wanted.items())
+        }
+        if len(found) > 1:
+            raise PfstudyError(
+                f"there are block tables of {variant.config.model.name} of several devices: "
+                f"{', '.join(found)}; choose with speed.device=cpu or speed.device=gpu, or remove "
+                f"from {self._directory} what is not wanted."
+            )
+        return next(iter(found.values()), None)
 
 
 def draw_mixed(

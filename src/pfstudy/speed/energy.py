@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from pfstudy.tasks import gpu_id
+
 POWERCAP = Path("/sys/class/powercap")
 
 _MIN_S = 1.0
@@ -48,8 +50,10 @@ def _gpu_meter(device: torch.device) -> Meter | None:
         import pynvml
 
         pynvml.nvmlInit()
-        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        name = gpu_id(torch.cuda.get_device_properties(device).uuid)
+        if name.startswith("MIG-"):  # whose share of the energy nobody knows
+            return None
+        handle = pynvml.nvmlDeviceGetHandleByUUID(name)
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     except Exception:  # not installed, not supported, not allowed
         return None

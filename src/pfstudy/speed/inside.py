@@ -13,7 +13,7 @@ import torch
 from pfstudy.complexity import count_segments
 from pfstudy.network.surgery import build_network, image_shape
 from pfstudy.schema.config import Speed
-from pfstudy.speed.load import Load, gpu_utilization
+from pfstudy.speed.load import GpuLoad, Load
 from pfstudy.speed.measure import (
     Report,
     build_for_speed,
@@ -24,7 +24,7 @@ from pfstudy.speed.measure import (
     time_rounds,
 )
 from pfstudy.speed.segments import Stopwatch, mark_segments, segment_paths
-from pfstudy.speed.step import make_step
+from pfstudy.speed.step import make_step, tensor_dtype
 from pfstudy.speed.summary import Ceilings, SegmentTimings
 from pfstudy.variant import Variant
 
@@ -36,7 +36,7 @@ _CEILING_ROUNDS = 10
 
 def time_segments(
     variants: Sequence[Variant],
-    held_out: Sequence[Variant],
+    whole: Sequence[Variant],
     settings: Speed,
     on_gpu: bool,
     cores: Iterable[int],
@@ -47,51 +47,42 @@ def time_segments(
 
     Args:
         variants: The networks that are cut; the baseline first.
-        held_out: The networks that are timed as a whole.
+        whole: The networks that are timed as a whole, without marks.
         settings: How to measure.
         on_gpu: Whether to time on the GPU that this process sees.
         cores: The cores whose use by others is counted.
         seconds: For how long, once everything has been built.
-        report: Told of ``"round"``.
+        report: Told of ``"built"`` and ``"round"``.
 
     Raises:
         PfstudyError: A network cannot be built, cut or compiled, or the batch does not fit.
     """
     device = set_up(settings, on_gpu)
-    load = gpu_utilization() if on_gpu else 0.0
+    watches = []
     with memory_that_ends(device):
-        watches, plain = [], []
-        for index, variant in enumerate([*variants, *held_out]):
+        for index, variant in enumerate([*variants, *whole]):
             network = build_for_speed(variant, device)
             if index < len(variants):
                 mark_segments(network, variant)
             with fitting(variant, settings, device):
                 images = draw_images(variant, settings.batch_size, device)
                 step = make_step(network, images, settings, variant.label)
+            watches.append(Stopwatch(step.run, device))
             report("built", {"label": variant.label})
-            if index < len(variants):
-                watches.append(Stopwatch(step.run, device))
-            else:
-                plain.append(step.run)
-        segments: list[list[list[float]]] = [[] for _ in watches]
-        totals: list[list[float]] = [[] for _ in plain]
-        counter, began, number = Load(cores), time.monotonic(), -1
+        times: list[list[list[float]]] = [[] for _ in watches]
+        load: GpuLoad | Load = GpuLoad() if on_gpu else Load(cores)
+        began, number = time.monotonic(), -1
         while number < _LEAST_ROUNDS or time.monotonic() - began < seconds:
             for offset in range(len(watches)):
                 chosen = (number + offset) % len(watches)
                 found = watches[chosen]()
                 if number >= 0:  # the first round warms up
-                    segments[chosen].append(found)
-            for row, (milliseconds,) in zip(
-                totals, time_rounds(plain, 1, settings, device), strict=True
-            ):
-                if number >= 0:
-                    row.append(milliseconds)
+                    times[chosen].append(found)
             number += 1
             report("round", {"number": number})
-        if not on_gpu:
-            load = counter.of_others()
-    return SegmentTimings(segments, totals, load)
+        others = load.of_others()
+    totals = [[sum(found) for found in rounds] for rounds in times[len(variants) :]]
+    return SegmentTimings(times[: len(variants)], totals, others)
 
 
 def find_ceilings(settings: Speed, on_gpu: bool, report: Report) -> Ceilings:
@@ -104,7 +95,7 @@ def find_ceilings(settings: Speed, on_gpu: bool, report: Report) -> Ceilings:
     """
     del report
     device = set_up(settings, on_gpu)
-    dtype = getattr(torch, settings.dtype)
+    dtype = tensor_dtype(settings)
     source = torch.ones(_COPY_BYTES // dtype.itemsize, dtype=dtype, device=device)
     target = torch.empty_like(source)
     side = _PRODUCT_SIDE[device.type]

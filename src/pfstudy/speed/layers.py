@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 
 from pfstudy.speed.blocktable import what_stands
-from pfstudy.speed.summary import Ceilings, SegmentTimings
+from pfstudy.speed.summary import Ceilings, SegmentTimings, mean_load, over_processes
 from pfstudy.variant import Variant
 
 REST = "rest"
 """Stands for what follows the last site."""
+
+_HALF_PRECISION = ("bfloat16", "float16")
+_NORMAL_QUANTILE = 1.96
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Segment:
     Attributes:
         milliseconds: Its median time.
         macs: Multiply-accumulates of the batch.
-        num_bytes: Bytes that its operators read and write, of the batch.
+        num_bytes: Bytes that its operators read and write, one by one, of the batch.
     """
 
     milliseconds: float
@@ -35,37 +38,37 @@ class Segment:
         return self.macs / (self.milliseconds / 1e3) / ceilings.macs_per_s
 
     def bytes_share(self, ceilings: Ceilings) -> float:
-        """Achieved rate of bytes, as a share of the device's; more than 1 where caches help."""
-        return self.num_bytes / (self.milliseconds / 1e3) / ceilings.bytes_per_s
+        """Achieved rate of bytes, as a share of the device's.
 
-    def __add__(self, other: Segment) -> Segment:
-        return Segment(
-            self.milliseconds + other.milliseconds,
-            self.macs + other.macs,
-            self.num_bytes + other.num_bytes,
-        )
+        More than 1 where caches help, or a compiler fuses operators so that fewer bytes are moved.
+        """
+        return self.num_bytes / (self.milliseconds / 1e3) / ceilings.bytes_per_s
 
 
 @dataclass(frozen=True)
 class Place:
-    """A block, or the rest, of the backbone and of the variant.
+    """A block, a stage, the rest or all, of the backbone and of the variant.
 
     Attributes:
-        address: ``stage2.block1``, or ``rest``.
-        operation: What stands at its site in the variant.
+        address: ``stage2.block1``, ``stage2``, ``rest`` or ``all``.
+        operation: What stands at its sites in the variant.
         before: Of the unsubstituted backbone.
         after: Of the variant.
+        ratio: Time relative to the unsubstituted backbone's in the same round.
+        ratio_error: Standard error of the ratio.
     """
 
     address: str
     operation: str
     before: Segment
     after: Segment
+    ratio: float
+    ratio_error: float
 
     @property
-    def ratio(self) -> float:
-        """Time relative to the unsubstituted backbone's."""
-        return self.after.milliseconds / self.before.milliseconds
+    def half_interval(self) -> float:
+        """Half the width of the ratio's 95 % interval."""
+        return _NORMAL_QUANTILE * self.ratio_error
 
 
 @dataclass(frozen=True)
@@ -73,40 +76,34 @@ class Layers:
     """Where the time of a network goes.
 
     Attributes:
-        model: Name of the backbone's declaration.
-        label: What is substituted.
+        variant: The network.
         setting: Device, host and setting.
         ceilings: What the device could do at best.
-        places: The blocks, and the rest.
+        places: The blocks that have a site, each from the end of the one before, and the rest.
+        stages: The same, block by block added up to stages.
+        whole: The whole network.
+        others_load: Cores, or share of the GPU, that others used meanwhile; ``None`` if not known.
+        max_load: What they may have used.
     """
 
-    model: str
-    label: str
+    variant: Variant
     setting: Mapping[str, Any]
     ceilings: Ceilings
     places: tuple[Place, ...]
+    stages: tuple[Place, ...]
+    whole: Place
+    others_load: float | None
+    max_load: float
 
     @property
-    def stages(self) -> list[Place]:
-        """The same, block by block added up to stages."""
-        found: dict[str, list[Place]] = {}
-        for place in self.places:
-            found.setdefault(place.address.partition(".")[0], []).append(place)
-        return [total(name, places) for name, places in found.items()]
-
-    @property
-    def whole(self) -> Place:
-        """The whole network."""
-        return total("all", self.places)
+    def model(self) -> str:
+        """Name of the backbone's declaration."""
+        return self.variant.config.model.name
 
 
-def total(name: str, places: Sequence[Place]) -> Place:
-    """Add places up."""
-    before, after = places[0].before, places[0].after
-    for place in places[1:]:
-        before, after = before + place.before, after + place.after
-    operations = dict.fromkeys(place.operation for place in places if place.operation)
-    return Place(name, ", ".join(operations), before, after)
+def stage_of(address: str) -> str:
+    """The stage of a block; the rest is one of its own."""
+    return address.partition(".")[0]
 
 
 def put_together(
@@ -129,27 +126,45 @@ def put_together(
         One for every network but the baseline.
     """
     batch_size, itemsize = setting["batch_size"], _itemsize(str(setting["dtype"]))
-    medians_PNS = np.array([np.median(np.asarray(t.segments_ms), axis=1) for t in processes])
-    medians_NS = np.median(medians_PNS, axis=0)
+    times = [np.asarray(timings.segments_ms) for timings in processes]
+    medians_NS = np.median([np.median(times_NRS, axis=1) for times_NRS in times], axis=0)
 
-    def segment(network: int, place: int) -> Segment:
-        cost = costs[network][place]
-        num_bytes = cost["memory_traffic_bytes"] * itemsize / 4 * batch_size
+    def segment(network: int, parts: Sequence[int]) -> Segment:
+        cost = {
+            key: batch_size * sum(costs[network][part][key] for part in parts)
+            for key in ("macs", "memory_traffic_bytes")
+        }
+        milliseconds = float(medians_NS[network, parts].sum())
         return Segment(
-            float(medians_NS[network, place]), cost["macs"] * batch_size, round(num_bytes)
+            milliseconds, cost["macs"], round(cost["memory_traffic_bytes"] * itemsize / 4)
         )
 
-    found = []
-    for index, variant in enumerate(variants[1:], 1):
-        stands = [*what_stands(variant).items(), (REST, "")]
-        places = tuple(
-            Place(address, operation, segment(0, place), segment(index, place))
-            for place, (address, operation) in enumerate(stands)
+    def place(network: int, address: str, parts: Sequence[int]) -> Place:
+        stands = list(what_stands(variants[network]).values())
+        operations = dict.fromkeys(stands[part] for part in parts if part < len(stands))
+        sums = [times_NRS[:, :, parts].sum(axis=-1) for times_NRS in times]
+        ratio, error = over_processes([sums_NR[network] / sums_NR[0] for sums_NR in sums])
+        before, after = segment(0, parts), segment(network, parts)
+        return Place(address, ", ".join(operations), before, after, float(ratio), float(error))
+
+    addresses = [*what_stands(variants[0]), REST]
+    stages: dict[str, list[int]] = {}
+    for part, address in enumerate(addresses):
+        stages.setdefault(stage_of(address), []).append(part)
+    return [
+        Layers(
+            variant,
+            setting,
+            ceilings,
+            tuple(place(network, address, [part]) for part, address in enumerate(addresses)),
+            tuple(place(network, stage, parts) for stage, parts in stages.items()),
+            place(network, "all", list(range(len(addresses)))),
+            mean_load(processes),
+            variant.config.speed.max_load,
         )
-        model = variant.config.model.name
-        found.append(Layers(model, variant.label, setting, ceilings, places))
-    return found
+        for network, variant in enumerate(variants[1:], 1)
+    ]
 
 
 def _itemsize(dtype: str) -> int:
-    return 4 if dtype == "float32" else 2
+    return 2 if dtype in _HALF_PRECISION else 4

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _STAT = Path("/proc/stat")
+_PAUSE_S = 1.2  # NVML's utilization is of up to a second
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _LEAST_TICKS = 2
 _BUSY = (0, 1, 2, 5, 6, 7)  # user, nice, system, irq, softirq, steal
@@ -50,14 +51,31 @@ class Load:
         return ticks / _TICKS_PER_S
 
 
-def gpu_utilization() -> float:
-    """Share of the time in which the GPU of this process has lately been busy; 0 if not known."""
+class GpuLoad:
+    """Looks at how busy others keep the GPU of this process, before it is used and afterwards.
+
+    Meanwhile nobody could tell what is theirs. Waits each time until our own work is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._before = _utilization_by_others()
+
+    def of_others(self) -> float | None:
+        """Share of the time in which others used the GPU, the larger of the two; may be unknown."""
+        after = _utilization_by_others()
+        return None if self._before is None or after is None else max(self._before, after)
+
+
+def _utilization_by_others() -> float | None:
     import torch
 
+    torch.cuda.synchronize()
     try:
+        torch.cuda.utilization()  # where it is not known, there is nothing to wait for
+        time.sleep(_PAUSE_S)
         return torch.cuda.utilization() / 100
     except Exception:  # NVML's bindings are not installed, or it does not tell
-        return 0.0
+        return None
 
 
 def _own_s() -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -13,13 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from pfstudy.errors import PfstudyError, is_about_memory
+from pfstudy.errors import PfstudyError, is_out_of_memory
 from pfstudy.network.surgery import build_network, image_shape
 from pfstudy.schema.config import Speed
 from pfstudy.speed.energy import energy_j, find_meter
-from pfstudy.speed.load import Load, gpu_utilization
+from pfstudy.speed.load import GpuLoad, Load
 from pfstudy.speed.memory import available_bytes, limited_host_memory, peak_of
-from pfstudy.speed.step import make_step
+from pfstudy.speed.step import Step, make_step, tensor_dtype
 from pfstudy.speed.summary import Timings
 from pfstudy.variant import Variant
 
@@ -27,6 +29,7 @@ _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _USUAL_CACHE_BYTES = 32 * 2**20
 _TIMES_CACHE = 2
 _MARGIN = 0.9  # of memory, for what the libraries hold besides
+_LEAST_ROUNDS = 3
 
 Report = Callable[[str, Mapping[str, Any]], None]
 Run = Callable[[], object]
@@ -38,6 +41,7 @@ def measure_in_process(
     on_gpu: bool,
     cores: Iterable[int],
     thorough: bool,
+    seconds: float,
     report: Report,
 ) -> Timings:
     """Time one pass of each network, in interleaved rounds.
@@ -51,6 +55,8 @@ def measure_in_process(
         on_gpu: Whether to time on the GPU that this process sees.
         cores: The cores whose use by others is counted.
         thorough: Whether to find out memory and energy, too, which takes longer.
+        seconds: Time, warm-up included, after which no further round begins, but for the first
+            three.
         report: Not used.
 
     Raises:
@@ -58,7 +64,6 @@ def measure_in_process(
     """
     del report
     device = set_up(settings, on_gpu)
-    load = gpu_utilization() if on_gpu else 0.0
     steps, held = [], []
     with memory_that_ends(device):
         for variant in variants:
@@ -68,28 +73,35 @@ def measure_in_process(
                 images = draw_images(variant, settings.batch_size, device)
                 steps.append(make_step(network, images, settings, variant.label))
         runs = [step.run for step in steps]
-        time_rounds(runs, settings.num_warmup, settings, device)
-        counter = Load(cores)
-        latencies_ms = time_rounds(runs, settings.num_rounds, settings, device)
-        if not on_gpu:
-            load = counter.of_others()
+        load: GpuLoad | Load = GpuLoad() if on_gpu else Load(cores)
+        ends = time.monotonic() + seconds
+        time_rounds(runs, settings.num_warmup, settings, device, ends)
+        latencies_ms = time_rounds(runs, settings.num_rounds, settings, device, ends)
+        others = load.of_others()
         memory: list[int | None] = [None] * len(runs)
         energy: list[float | None] = [None] * len(runs)
         if thorough:
-            memory = _find_memory(runs, held, settings, device)
+            memory = _find_memory(steps, held, settings, device)
             energy = _find_energy(runs, device)
     fell_back = [index for index, step in enumerate(steps) if step.fell_back]
-    return Timings(latencies_ms, load, memory, energy, fell_back)
+    return Timings(latencies_ms, others, memory, energy, fell_back)
 
 
 def set_up(settings: Speed, on_gpu: bool) -> torch.device:
     """Prepare a fresh process for measuring.
+
+    Products of matrices and convolutions use TF32 both or neither, unlike by default.
 
     Returns:
         The device.
     """
     os.environ["KINETO_LOG_LEVEL"] = "99"  # or the profiler says that there is no GPU
     torch.set_num_threads(settings.num_threads)
+    allowed = settings.dtype == "tf32"
+    with warnings.catch_warnings():  # torch has newer switches, but its compiler reads these
+        warnings.simplefilter("ignore")
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
+        torch.backends.cudnn.allow_tf32 = allowed
     return torch.device("cuda" if on_gpu else "cpu")
 
 
@@ -135,11 +147,6 @@ def fitting(variant: Variant, settings: Speed, device: torch.device) -> Iterator
     )
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left."""
-    return isinstance(error, MemoryError) or is_about_memory(str(error))
-
-
 def _largest_batch(variant: Variant, settings: Speed, device: torch.device) -> int:
     """About the largest batch that fits, by what one and two images take; 0 if there is none."""
     taken = []
@@ -165,9 +172,20 @@ def _bytes_of_batch(variant: Variant, settings: Speed, device: torch.device, siz
 
 
 def time_rounds(
-    runs: Sequence[Run], number: int, settings: Speed, device: torch.device
+    runs: Sequence[Run],
+    number: int,
+    settings: Speed,
+    device: torch.device,
+    ends: float = math.inf,
 ) -> list[list[float]]:
     """Time several steps in turn.
+
+    Args:
+        runs: The steps.
+        number: The most rounds.
+        settings: How to measure.
+        device: Where they are computed.
+        ends: When `time.monotonic` has come so far no further round begins, but for the first few.
 
     Returns:
         Milliseconds: a row for every step, a column for every round.
@@ -176,6 +194,8 @@ def time_rounds(
     clock = _gpu_ms if device.type == "cuda" else _cpu_ms
     latencies: list[list[float]] = [[] for _ in runs]
     for first in range(number):
+        if first >= _LEAST_ROUNDS and time.monotonic() > ends:
+            break
         for offset in range(len(runs)):
             chosen = (first + offset) % len(runs)
             if chill is not None:
@@ -224,13 +244,14 @@ def _num_bytes(network: nn.Module) -> int:
 
 
 def _find_memory(
-    runs: Sequence[Run], held: Sequence[int], settings: Speed, device: torch.device
+    steps: Sequence[Step], held: Sequence[int], settings: Speed, device: torch.device
 ) -> list[int | None]:
-    """Weights, and the most that a pass holds besides; ONNX Runtime does not tell."""
-    if settings.backend == "onnxruntime":
-        return [None] * len(runs)
-    width = getattr(torch, settings.dtype).itemsize / torch.float32.itemsize
-    return [round(n * width) + peak_of(run, device) for run, n in zip(runs, held, strict=True)]
+    """Weights, and the most that a pass holds besides, where it can be counted."""
+    width = tensor_dtype(settings).itemsize / torch.float32.itemsize
+    return [
+        None if step.allocating is None else round(n * width) + peak_of(step.allocating, device)
+        for step, n in zip(steps, held, strict=True)
+    ]
 
 
 def _find_energy(runs: Sequence[Run], device: torch.device) -> list[float | None]:

@@ -17,7 +17,7 @@ from pfstudy.variant import SCHEMA_VERSION, Variant
 MOST_TOGETHER = 8
 """Most variants that are timed beside the baseline in one process."""
 
-Measure = Callable[[Sequence[Variant], bool], Timings]
+Measure = Callable[[Sequence[Variant], bool, float], Timings]
 
 
 def find_measured(variant: Variant, place: Mapping[str, str]) -> dict[str, Any] | None:
@@ -30,7 +30,8 @@ def find_measured(variant: Variant, place: Mapping[str, str]) -> dict[str, Any] 
     wanted = {**setting_of(variant.config.speed), **place}
     for found in store.read_speeds(store.variant_directory(variant)):
         known = found | complete_setting(found)
-        if all(known.get(key) == value for key, value in wanted.items()):
+        usable = variant.config.speed.fallback or not found.get("fell_back")
+        if usable and all(known.get(key) == value for key, value in wanted.items()):
             return found
     return None
 
@@ -60,17 +61,17 @@ def measure_portion(
     portion: Sequence[Sequence[Variant]],
     measure: Measure,
     progress: Callable[[int, float], None],
-    place: Mapping[str, str],
+    place: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Measure networks in fresh processes until every ratio is known well enough.
 
     Args:
         portion: As `group_for_measuring` makes it.
         measure: Times networks side by side in one fresh process; told whether to find out memory
-            and energy, too.
+            and energy, too, and for how many seconds at most.
         progress: Told the number of processes so far, and the relative width of the widest
             interval.
-        place: Host, device and kind of device, which become part of each measurement.
+        place: Host, device, kind of device and environment, which become part of each measurement.
 
     Returns:
         One measurement for every network.
@@ -80,7 +81,9 @@ def measure_portion(
     started = time.monotonic()
     done: list[Timings] = []
     while True:
-        done.append(measure(networks, not done))
+        left = max(settings.num_processes - len(done), 1)
+        seconds = (settings.max_seconds - (time.monotonic() - started)) / left
+        done.append(measure(networks, not done, seconds))
         timings = [[each.latencies_ms[index] for each in done] for index in range(len(networks))]
         ratios = [paired_ratio(timing, timings[0]) for timing in timings]
         widest = max(ratio.relative_width for ratio in ratios)
@@ -88,14 +91,15 @@ def measure_portion(
         stopped_by = _stop(settings, len(done), widest, time.monotonic() - started)
         if stopped_by:
             break
+    loads = [each.load for each in done if each.load is not None]
     shared = {
         "schema_version": SCHEMA_VERSION,
         **place,
         **setting_of(settings),
         "num_processes": len(done),
-        "num_rounds": settings.num_rounds,
+        "num_rounds": min(len(each.latencies_ms[0]) for each in done),
         "stopped_by": stopped_by,
-        "others_load": round(statistics.mean(each.load for each in done), 3),
+        "others_load": round(statistics.mean(loads), 3) if loads else None,
         "max_load": settings.max_load,
     }
     return [
@@ -118,19 +122,20 @@ def relative_width(result: Mapping[str, Any]) -> float:
 
 def was_busy(measured: Mapping[str, Any]) -> bool:
     """Whether others used so much of the machine that the figure is not to be trusted."""
-    return bool(measured.get("others_load", 0.0) > measured.get("max_load", float("inf")))
+    load = measured.get("others_load")
+    return load is not None and bool(load > measured.get("max_load", float("inf")))
 
 
 def save(variant: Variant, result: Mapping[str, Any]) -> Path:
     """Write a measurement beside the runs of a variant, in a file named after its setting."""
-    return write_measurement(store.variant_directory(variant), result)
-
-
-def write_measurement(variant_directory: Path, result: Mapping[str, Any]) -> Path:
-    """Write a measurement, in a file named after its setting, into a variant's directory."""
-    path = variant_directory / "speed" / f"{name_setting(result)}.json"
+    path = measurement_path(store.variant_directory(variant), result)
     files.write_json(path, result)
     return path
+
+
+def measurement_path(variant_directory: Path, result: Mapping[str, Any]) -> Path:
+    """Name the file of a measurement, after its setting, in a variant's directory."""
+    return variant_directory / "speed" / f"{name_setting(result)}.json"
 
 
 def name_setting(measured: Mapping[str, Any]) -> str:
@@ -147,13 +152,14 @@ def name_setting(measured: Mapping[str, Any]) -> str:
         "" if setting["passes"] == "forward" else str(setting["passes"]),
         "" if setting["cache"] == "warm" else "cold",
         "graph" if setting["cuda_graph"] else "",
+        str(setting["version"] or ""),
     ]
     return files.file_name("_".join(filter(None, parts)))
 
 
 def _stop(settings: Speed, number: int, widest: float, seconds: float) -> str | None:
     if number < settings.num_processes:
-        return None
+        return "max_seconds" if number > 1 and seconds > settings.max_seconds else None
     if widest <= settings.interval_width:
         return "interval_width"
     if number >= settings.max_processes:

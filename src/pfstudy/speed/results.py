@@ -1,6 +1,6 @@
 """Results files: what was measured on one device in one setting, with all that is known of both.
 
-``runs/speed/DEVICE_HOST_DTYPE_LAYOUT_bBATCH_tTHREADS_BACKEND_torchVERSION.json``
+``runs/speed/DEVICE_HOST_DTYPE_LAYOUT_bBATCH_tTHREADS_BACKEND_VERSION.json``
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 from pfstudy import files, store
 from pfstudy.errors import PfstudyError
-from pfstudy.speed.phase import name_setting, write_measurement
-from pfstudy.speed.setting import complete_setting
+from pfstudy.speed.phase import measurement_path, name_setting
+from pfstudy.speed.setting import complete_setting, describe_setting
 from pfstudy.variant import SCHEMA_VERSION, Variant, architecture_of, digest
 
 DIRECTORY = "speed"
@@ -58,7 +58,8 @@ class Results:
 
     Attributes:
         setting: Device, host and setting.
-        environment: As `pfstudy.environment.describe_environment` gives it.
+        environment: As `pfstudy.environment.describe_environment` gave it when the file was last
+            written; that of a measurement stands with it.
         networks: The networks.
     """
 
@@ -84,10 +85,9 @@ def network_of(variant: Variant, measured: Mapping[str, Any]) -> Network:
     )
 
 
-def results_path(root: Path, measured: Mapping[str, Any], environment: Mapping[str, Any]) -> Path:
+def results_path(root: Path, measured: Mapping[str, Any]) -> Path:
     """Name the file that a measurement belongs into, below the directory of the runs."""
-    name = name_setting(measured)
-    return root / DIRECTORY / f"{name}_torch{environment['versions']['torch']}.json"
+    return root / DIRECTORY / f"{name_setting(measured)}.json"
 
 
 def find_results(path: Path) -> dict[str, Network]:
@@ -129,22 +129,35 @@ def read_results(path: Path) -> Results:
             for kind, keys in ((int | float, _NUMBERS), (str, _TEXTS)):
                 if not all(isinstance(network.measured[key], kind) for key in keys):
                     raise ValueError
-        return Results(content["setting"], content["environment"], networks)
+        setting = complete_setting(content["setting"])
+        describe_setting(setting)
+        return Results(setting, {**content["environment"]}, networks)
     except (KeyError, TypeError, ValueError):
         raise PfstudyError(f"{path} is damaged: it is no results file of pfstudy speed.") from None
 
 
-def take_results(networks: Iterable[Network], root: Path) -> dict[str, list[Path]]:
-    """Put measurements beside the records of the variants that have the same networks.
+@dataclass(frozen=True)
+class Taken:
+    """Measurements that were put beside records.
 
-    A measurement of the same device, host and setting that is there already is replaced.
+    Attributes:
+        written: The files, by name of the network.
+        kept: Those that have another measurement and stayed as they were, likewise.
+        same: Those that had the same already.
+    """
+
+    written: Mapping[str, list[Path]]
+    kept: Mapping[str, list[Path]]
+    same: Mapping[str, list[Path]]
+
+
+def take_results(networks: Iterable[Network], root: Path, *, replace: bool = False) -> Taken:
+    """Put measurements beside the records of the variants that have the same networks.
 
     Args:
         networks: Measured on this or another machine.
         root: Directory of the run directories.
-
-    Returns:
-        The files that were written, by name of the network.
+        replace: Whether to replace one of the same device, host and setting that is there.
     """
     directories: dict[str, list[Path]] = {}
     for path in sorted(root.glob(f"*/seed*/{store.CONFIG}")):
@@ -153,11 +166,20 @@ def take_results(networks: Iterable[Network], root: Path) -> dict[str, list[Path
         if path.parent.parent not in places:
             places.append(path.parent.parent)
     written: dict[str, list[Path]] = {}
+    kept: dict[str, list[Path]] = {}
+    same: dict[str, list[Path]] = {}
     for network in networks:
         for place in directories.get(network.architecture_hash, ()):
-            path = write_measurement(place, network.measured)
-            written.setdefault(network.name, []).append(path)
-    return written
+            path = measurement_path(place, network.measured)
+            known = files.read_json(path) if path.exists() else None
+            if known == network.measured:
+                same.setdefault(network.name, []).append(path)
+            elif known is not None and not replace:
+                kept.setdefault(network.name, []).append(path)
+            else:
+                files.write_json(path, network.measured)
+                written.setdefault(network.name, []).append(path)
+    return Taken(written, kept, same)
 
 
 def _as_data(results: Results) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from pfstudy.environment import package_version
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Config, Speed
 
@@ -15,6 +16,9 @@ KEYS = (
     *("cache", "cuda_graph", "num_threads"),
 )
 """Keys of a setting, in `Speed` and in every measurement."""
+
+VERSION = "version"
+"""Key of what computed: a library and its version."""
 
 PLACE = ("device", "host")
 """What a measurement is comparable by besides."""
@@ -25,7 +29,9 @@ _COMPILERS = ("compile", "compile_max_autotune")
 
 def setting_of(settings: Speed) -> dict[str, Any]:
     """What a measurement is comparable by, besides the device."""
-    return {key: getattr(settings, key) for key in KEYS}
+    library = "onnxruntime" if settings.backend == "onnxruntime" else "torch"
+    version = f"{library}{package_version(library)}"
+    return {**{key: getattr(settings, key) for key in KEYS}, VERSION: version}
 
 
 def complete_setting(measured: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,7 +39,8 @@ def complete_setting(measured: Mapping[str, Any]) -> dict[str, Any]:
 
     Keys that came later have, in older measurements, the value that was the only one then.
     """
-    return {key: measured.get(key, _WHERE_MISSING.get(key)) for key in (*PLACE, *KEYS)}
+    keys = (*PLACE, *KEYS, VERSION)
+    return {key: measured.get(key, _WHERE_MISSING.get(key)) for key in keys}
 
 
 def device_name(config: Config) -> str:
@@ -112,6 +119,8 @@ def check_settings(settings: Speed, device_kind: str | None = None) -> None:
                 "speed.backend=onnxruntime computes no convolutions in bfloat16; use float32 or "
                 "float16."
             )
+    if settings.dtype == "tf32" and device_kind == "cpu":
+        raise PfstudyError("speed.dtype=tf32 needs a GPU; CPUs compute in float32 or bfloat16.")
     if settings.cuda_graph:
         if device_kind == "cpu":
             raise PfstudyError("speed.cuda_graph=true needs a GPU; this would measure the CPU.")
@@ -127,12 +136,26 @@ def check_settings(settings: Speed, device_kind: str | None = None) -> None:
         )
 
 
-def check_segments(settings: Speed) -> None:
+def check_segments(settings: Speed, device_kind: str | None = None) -> None:
     """Refuse settings in which the time within a pass cannot be seen.
+
+    Args:
+        settings: How to measure.
+        device_kind: ``cpu`` or ``gpu`` where that is known.
 
     Raises:
         PfstudyError: It cannot.
     """
+    if settings.fallback:
+        raise PfstudyError(
+            "the time within a pass is seen only of networks that compile; leave out "
+            "speed.fallback=true."
+        )
+    if settings.backend == "compile_max_autotune" and device_kind == "gpu":
+        raise PfstudyError(
+            "the time within a pass cannot be seen with speed.backend=compile_max_autotune on a "
+            "GPU, where it replays CUDA graphs; use compile."
+        )
     if settings.backend == "onnxruntime":
         raise PfstudyError("the time within a pass cannot be seen with speed.backend=onnxruntime.")
     if settings.passes != "forward":

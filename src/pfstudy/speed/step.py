@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from pfstudy.errors import PfstudyError, first_line, is_about_memory
+from pfstudy.errors import PfstudyError, first_line, is_out_of_memory
 from pfstudy.schema.config import Speed
 from pfstudy.speed.setting import compiles
 
@@ -26,11 +26,20 @@ class Step:
 
     Attributes:
         run: Computes it; on a GPU it may still be under way on return.
+        allocating: The same, with torch allocating all that it needs anew, so that it can be
+            counted; ``None`` where there is no such pass.
         fell_back: Whether it is computed eagerly, because it cannot be compiled.
     """
 
     run: Callable[[], object]
+    allocating: Callable[[], object] | None = None
     fell_back: bool = False
+
+
+def tensor_dtype(settings: Speed) -> torch.dtype:
+    """The dtype of images and weights: TF32 is a way to multiply those of float32."""
+    dtype: torch.dtype = getattr(torch, "float32" if settings.dtype == "tf32" else settings.dtype)
+    return dtype
 
 
 def make_step(network: nn.Module, images: torch.Tensor, settings: Speed, label: str) -> Step:
@@ -45,7 +54,7 @@ def make_step(network: nn.Module, images: torch.Tensor, settings: Speed, label: 
     Raises:
         PfstudyError: The backend cannot compile it, or does not know an operator of it.
     """
-    dtype = getattr(torch, settings.dtype)
+    dtype = tensor_dtype(settings)
     layout = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
     memory_format = layout[settings.layout]
     network = network.to(dtype=dtype, memory_format=memory_format)  # type: ignore[call-overload]
@@ -64,7 +73,7 @@ def make_step(network: nn.Module, images: torch.Tensor, settings: Speed, label: 
         try:
             step()
         except Exception as error:
-            if is_about_memory(str(error)):
+            if is_out_of_memory(error):
                 raise
             if not settings.fallback:
                 raise PfstudyError(
@@ -72,10 +81,11 @@ def make_step(network: nn.Module, images: torch.Tensor, settings: Speed, label: 
                     "it eagerly instead, and says so."
                 ) from None
             plain()
-            return Step(plain, fell_back=True)
-        return Step(step)
+            return Step(plain, plain, fell_back=True)
+        replays = settings.backend == "compile_max_autotune" and images.is_cuda  # CUDA graphs
+        return Step(step, None if replays else step)
     plain()
-    return Step(_graph_step(plain) if settings.cuda_graph else plain)
+    return Step(_graph_step(plain) if settings.cuda_graph else plain, plain)
 
 
 def _reason(error: Exception) -> str:
@@ -96,8 +106,8 @@ def _plain_step(
     assert isinstance(network, nn.Module)
 
     def forward_backward() -> None:
-        network.zero_grad(set_to_none=True)
         F.cross_entropy(network(images).float(), targets).backward()
+        network.zero_grad(set_to_none=True)  # at the end: every pass allocates its gradients
 
     return forward_backward
 
@@ -112,7 +122,12 @@ def _graph_step(plain: Callable[[], object]) -> Callable[[], object]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         plain()
-    return graph.replay
+
+    def replay() -> None:
+        graph.replay()
+
+    replay.captured = plain  # type: ignore[attr-defined]  # keeps the weights and images
+    return replay
 
 
 def _onnx_step(
@@ -128,6 +143,7 @@ def _onnx_step(
             f"speed.backend=onnxruntime: this onnxruntime has no {provider}: pip install "
             "onnxruntime-gpu."
         )
+    provider_options = {"use_tf32": int(settings.dtype == "tf32")} if on_gpu else {}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.num_threads
     options.inter_op_num_threads = 1
@@ -138,15 +154,20 @@ def _onnx_step(
             program = torch.onnx.export(network, (images,), dynamo=True, verbose=False)
             assert program is not None
             program.save(path)
-            session = onnxruntime.InferenceSession(path, options, providers=[provider])
+            session = onnxruntime.InferenceSession(path, options, [(provider, provider_options)])
         except Exception as error:
-            if is_about_memory(str(error)):
+            if is_out_of_memory(error):
                 raise
             raise PfstudyError(f"{label} cannot be exported to ONNX: {_reason(error)}.") from None
+    if session.get_providers()[0] != provider:  # it falls back to the CPU, and says nothing
+        raise PfstudyError(
+            f"speed.backend=onnxruntime: {provider} does not start here; install an "
+            f"onnxruntime-gpu that is built for CUDA {torch.version.cuda}, as torch is."
+        )
     binding = session.io_binding()
     name, output = session.get_inputs()[0].name, session.get_outputs()[0].name
     place = "cuda" if on_gpu else "cpu"
-    element = {"float32": "float32", "float16": "float16"}[settings.dtype]
+    element = str(images.dtype).removeprefix("torch.")
     binding.bind_input(name, place, 0, element, tuple(images.shape), images.data_ptr())
     binding.bind_output(output, place, 0)
 

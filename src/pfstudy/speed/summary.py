@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,14 +19,14 @@ class Timings:
 
     Attributes:
         latencies_ms: ``[network][round]``.
-        load: Cores, or share of the GPU, that others have used meanwhile.
+        load: Cores, or share of the GPU, that others have used meanwhile; ``None`` if not known.
         peak_memory_bytes: Of each network; ``None`` where it was not asked for or is not known.
         energy_j: Joules of a pass of each network, of the whole device; ``None`` likewise.
         fell_back: Indices of the networks that were computed eagerly, as they do not compile.
     """
 
     latencies_ms: Sequence[Sequence[float]]
-    load: float
+    load: float | None
     peak_memory_bytes: Sequence[int | None]
     energy_j: Sequence[float | None]
     fell_back: Sequence[int]
@@ -38,13 +38,14 @@ class SegmentTimings:
 
     Attributes:
         segments_ms: ``[network][round][segment]``; the last segment is the rest.
-        totals_ms: ``[held-out network][round]``, of whole passes.
+        totals_ms: ``[network][round]``, of whole passes without marks; in a block table those of
+            the unsubstituted backbone come first, then those of the held-out networks.
         load: Cores, or share of the GPU, that others have used meanwhile.
     """
 
     segments_ms: Sequence[Sequence[Sequence[float]]]
     totals_ms: Sequence[Sequence[float]]
-    load: float
+    load: float | None
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ def paired_ratio(
     drawn with replacement, and each brings its rounds as they are (Davison and Hinkley 1997, Sec.
     3.8: drawing them again, too, would count their spread twice). The rounds of one process
     alone would give an interval that is too narrow wherever processes differ; and so would plain
-    percentiles of few processes, so these are expanded (Hesterberg 2015).
+    percentiles of few processes, so these are expanded (Hesterberg 2015), and the interval is at
+    least as wide as Student's for the mean over processes: a median of fewer than five can be no
+    further off than they are themselves.
 
     Args:
         latencies: ``[process][round]``.
@@ -103,7 +106,10 @@ def paired_ratio(
     drawn = np.median(ratios_P[generator.integers(number, size=(_NUM_DRAWS, number))], axis=1)
     tail = _expanded_tail(number)
     low, high = np.percentile(drawn, [100 * tail, 100 * (1 - tail)])
-    return Ratio(float(np.median(ratios_P)), float(low), float(high))
+    value = float(np.median(ratios_P))
+    error = float(np.log(ratios_P).std(ddof=1)) / number**0.5  # a ratio is never below 0
+    half = np.exp(float(stdtrit(number - 1, (1 + _CONFIDENCE) / 2)) * error)
+    return Ratio(value, min(float(low), value / half), max(float(high), value * half))
 
 
 def trimmed_mean(values: np.ndarray) -> np.ndarray:
@@ -125,6 +131,25 @@ def trimmed_error(values: np.ndarray) -> np.ndarray:
     spread = np.clip(ordered, *ends).std(axis=-1, ddof=1)
     error: np.ndarray = spread / ((1 - 2 * cut / number) * np.sqrt(number))
     return error
+
+
+def over_processes(rounds: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over processes of trimmed means over rounds, and its standard error.
+
+    Args:
+        rounds: ``(..., R)`` of every process; their numbers of rounds may differ.
+    """
+    means = np.array([trimmed_mean(each) for each in rounds])
+    variance = np.mean([trimmed_error(each) ** 2 for each in rounds], axis=0)
+    if len(means) > 1:  # rounds of one process do not tell how processes differ
+        variance = np.maximum(variance, means.var(axis=0, ddof=1))
+    return means.mean(axis=0), np.sqrt(variance / len(means))
+
+
+def mean_load(processes: Iterable[SegmentTimings]) -> float | None:
+    """What others used of the machine, over processes; ``None`` if that is not known."""
+    loads = [timings.load for timings in processes if timings.load is not None]
+    return round(max(0.0, float(np.mean(loads))), 3) if loads else None
 
 
 def _expanded_tail(number: int) -> float:

@@ -14,10 +14,11 @@ from rich.table import Table
 from pfstudy import files
 from pfstudy.schema.sites import block_ranges, stage_and_block
 from pfstudy.speed.blocktable import BlockTable, list_operations
-from pfstudy.speed.layers import REST, Layers, Place
+from pfstudy.speed.layers import REST, Layers, Place, stage_of
 from pfstudy.speed.phase import name_setting
-from pfstudy.speed.setting import complete_setting, describe_setting
+from pfstudy.speed.setting import compiles, complete_setting, describe_setting
 from pfstudy.speed.summary import Ceilings
+from pfstudy.tables.marks import explain_marks, speed_mark
 from pfstudy.tables.speed import milliseconds
 
 _FASTER = 0.98
@@ -27,19 +28,20 @@ _COLOURS = ("#8c8c8c", "#0072b2")  # of Okabe and Ito: told apart by everyone, a
 def layers_table(layers: Layers) -> Table:
     """Write where the time of a network goes for the terminal."""
     table = Table(
-        title=escape(f"{layers.model}: {layers.label}"),
+        title=escape(_name(layers)),
         caption=escape(_caption(layers)),
         box=box.SIMPLE_HEAD,
         caption_justify="left",
     )
+    mark = speed_mark(vars(layers))
     headers = (
-        *("", "operation", "before (ms)", "after (ms)", "ratio", "MACs (M)", "moved (MB)"),
-        *("of matrix peak", "of copy peak"),
+        *("", "operation", f"before (ms){mark}", f"after (ms){mark}", f"ratio{mark}"),
+        *("MACs (M)", "moved (MB)", "of matrix peak", "of copy peak"),
     )
     for index, header in enumerate(headers):
         table.add_column(header, justify="left" if index < 2 else "right", overflow="fold")
     for stage in layers.stages:
-        blocks = [p for p in layers.places if p.address.partition(".")[0] == stage.address]
+        blocks = [p for p in layers.places if stage_of(p.address) == stage.address]
         is_one = len(blocks) == 1
         table.add_row(*_cells(stage, layers.ceilings), style="bold", end_section=is_one)
         for number, place in enumerate([] if is_one else blocks, 1):
@@ -54,7 +56,7 @@ def layers_data(layers: Layers) -> dict[str, Any]:
     """Where the time of a network goes as plain data, for programs."""
 
     def with_shares(place: Place) -> dict[str, Any]:
-        found: dict[str, Any] = {"address": place.address, "operation": place.operation}
+        found = {key: value for key, value in vars(place).items() if key not in ("before", "after")}
         for name, segment in (("before", place.before), ("after", place.after)):
             found[name] = asdict(segment) | {
                 "share_of_matrix_peak": segment.macs_share(layers.ceilings),
@@ -64,8 +66,11 @@ def layers_data(layers: Layers) -> dict[str, Any]:
 
     return {
         "model": layers.model,
-        "label": layers.label,
+        "label": layers.variant.label,
         "setting": dict(layers.setting),
+        "others_load": layers.others_load,
+        "max_load": layers.max_load,
+        "speed_mark": speed_mark(vars(layers)),
         "ceilings": asdict(layers.ceilings),
         "places": [with_shares(place) for place in layers.places],
         "all": with_shares(layers.whole),
@@ -98,7 +103,7 @@ def draw_layers(layers: Layers, directory: Path) -> list[Path]:
             )
     frame = pd.DataFrame(rows)
     order = [_short(place.address) for place in layers.places]
-    names = {"before": "original", "after": layers.label}
+    names = {"before": "original", "after": layers.variant.label}
     frame["network"] = frame["network"].map(names)
     domain = list(names.values())
     x = alt.X("place:N", sort=order, title=None, axis=alt.Axis(labelAngle=-60))
@@ -113,7 +118,7 @@ def draw_layers(layers: Layers, directory: Path) -> list[Path]:
         .encode(
             x=x,
             xOffset=alt.XOffset("network:N", sort=domain),
-            y=alt.Y("ms:Q", title="time (ms)"),
+            y=alt.Y("ms:Q", title=f"time (ms){speed_mark(vars(layers))}"),
             color=colour,
         )
         .properties(height=170)
@@ -141,26 +146,35 @@ def draw_layers(layers: Layers, directory: Path) -> list[Path]:
         .properties(height=130)
     )
     title = alt.TitleParams(
-        f"{layers.model}: {layers.label}",
-        subtitle=describe_setting(complete_setting(layers.setting)),
+        _name(layers),
+        subtitle=[
+            describe_setting(complete_setting(layers.setting)),
+            *explain_marks([vars(layers)]),
+        ],
         anchor="start",
     )
     chart = alt.vconcat(times, bounds, title=title).configure_view(stroke=None)
-    name = f"layers-{layers.model}-{layers.label}_{name_setting(layers.setting)}"
     paths = []
     for ending in ("svg", "png"):
-        path = directory / f"{files.file_name(name)}.{ending}"
+        path = directory / f"{picture_name(layers)}.{ending}"
         with files.replacing(path) as draft:
             chart.save(draft, format=ending, **({"ppi": 200} if ending == "png" else {}))
         paths.append(path)
     return paths
 
 
+def picture_name(layers: Layers) -> str:
+    """Name the picture of a network in a setting; its identity makes that unique."""
+    network = f"{layers.variant.slug}-{layers.variant.architecture_hash}"
+    return files.file_name(f"layers-{network}_{name_setting(layers.setting)}")
+
+
 def block_table(table: BlockTable) -> Table:
     """Write a block table for the terminal: milliseconds of every operation at every site."""
     operations = list_operations(table.cells.values())
+    mark = speed_mark(vars(table))
     written = Table(
-        title=escape(f"{table.model}: milliseconds from one site's block to the next"),
+        title=escape(f"{table.model}: milliseconds from one site's block to the next{mark}"),
         caption=escape(_table_caption(table)),
         box=box.SIMPLE_HEAD,
         caption_justify="left",
@@ -179,7 +193,7 @@ def block_table(table: BlockTable) -> Table:
 def _table_caption(table: BlockTable) -> str:
     parts = [
         f"{describe_setting(complete_setting(table.setting))}. The unsubstituted backbone took "
-        f"{milliseconds(table.baseline_latency_ms)} ms."
+        f"{milliseconds(table.baseline_latency_ms)} ms. {_cut(table.sites[0])}"
     ]
     error = table.relative_error
     if error is None:
@@ -191,9 +205,19 @@ def _table_caption(table: BlockTable) -> str:
             f"{100 * sum(off) / len(off):.1f} % on average; 95 % interval of a prediction: "
             f"±{100 * error:.1f} %."
         )
-    if table.others_load > table.max_load:
-        parts.append("*: measured while others used the machine.")
-    return " ".join(parts)
+    return " ".join([*parts, *explain_marks([vars(table)])])
+
+
+def _name(layers: Layers) -> str:
+    return f"{layers.model}: {layers.variant.label}"
+
+
+def _cut(first_site: str) -> str:
+    """Say what a block's time holds besides the block."""
+    return (
+        "A block's time begins where the block with a site before it ends; "
+        f"{first_site} is with the stem."
+    )
 
 
 def _cells(place: Place, ceilings: Ceilings) -> list[str]:
@@ -211,7 +235,7 @@ def _cells(place: Place, ceilings: Ceilings) -> list[str]:
         escape(place.operation),
         milliseconds(before.milliseconds),
         milliseconds(after.milliseconds),
-        f"{place.ratio:.2f}x",
+        f"{place.ratio:.2f} ±{place.half_interval:.2f}",
         pair(before.macs, after.macs, 1e6),
         pair(before.num_bytes, after.num_bytes, 1e6),
         shares("macs_share"),
@@ -221,18 +245,28 @@ def _cells(place: Place, ceilings: Ceilings) -> list[str]:
 
 def _caption(layers: Layers) -> str:
     ceilings, whole = layers.ceilings, layers.whole
+    is_fused = compiles(layers.variant.config.speed)
     parts = [
-        f"{describe_setting(complete_setting(layers.setting))}. Peaks measured here: "
-        f"{ceilings.macs_per_s / 1e9:.0f} GMAC/s in a matrix product, "
-        f"{ceilings.bytes_per_s / 1e9:.1f} GB/s in a copy; above 100 % caches help. "
+        f"{describe_setting(complete_setting(layers.setting))}. {_cut(layers.places[0].address)} "
+        "Ratios are of the times in the same round, ±: half the 95 % interval.",
+        f"Peaks measured here: {ceilings.macs_per_s / 1e9:.0f} GMAC/s in a matrix product, "
+        f"{ceilings.bytes_per_s / 1e9:.1f} GB/s in a copy;",
+        "bytes are those of the operators one by one, and above 100 % a compiler that fuses them "
+        "moves fewer, or caches help."
+        if is_fused
+        else "above 100 % caches help.",
         f"In all, MACs {_times(whole, 'macs')}, bytes {_times(whole, 'num_bytes')}, time "
-        f"{whole.ratio:.2f}x."
+        f"{whole.ratio:.2f}x.",
     ]
     blocks = [place for place in layers.places if place.address != REST]
-    slow = [p for p in blocks if p.after.macs < p.before.macs and p.ratio > _FASTER]
+    slow = [p for p in blocks if p.after.macs < p.before.macs and _is_not_faster(p)]
     if slow:
         parts.append(f"Fewer MACs, but not faster: {_name_places(slow)}.")
-    return " ".join(parts)
+    return " ".join([*parts, *explain_marks([vars(layers)])])
+
+
+def _is_not_faster(place: Place) -> bool:
+    return place.ratio - place.half_interval > _FASTER
 
 
 def _times(place: Place, key: str) -> str:

@@ -16,6 +16,7 @@ from rich.text import Text
 from pfstudy.launch.planned import NEW, Plan, PlannedRun, PlannedVariant
 from pfstudy.speed.setting import describe_setting
 from pfstudy.tables.columns import COLUMNS, setting_columns
+from pfstudy.tables.marks import explain_marks, speed_mark
 from pfstudy.words import counted, duration
 
 _COLUMNS = {column.key: column for column in COLUMNS}
@@ -100,6 +101,7 @@ def _row_data(row: PlannedVariant) -> dict[str, Any]:
         "macs": row.macs,
         "latency_ms": row.latency_ms,
         "latency_is_estimate": row.latency_is_estimate,
+        "speed_mark": speed_mark(row.latency_source),
         "prediction": asdict(row.prediction) if row.prediction else None,
         "peak_memory_bytes": row.trial.peak_memory_bytes if row.trial else None,
         "seconds_per_step": row.trial.seconds_per_step if row.trial else None,
@@ -145,7 +147,7 @@ def _figures(row: PlannedVariant) -> list[str]:
     return [
         _COLUMNS["params"].write(row.params),
         _COLUMNS["macs"].write(row.macs),
-        (_ESTIMATED if row.latency_is_estimate else "") + latency,
+        (_ESTIMATED if row.latency_is_estimate else "") + latency + speed_mark(row.latency_source),
         "" if row.trial is None else f"{row.trial.peak_memory_bytes / 1e6:,.0f}",
         (_ESTIMATED if is_estimate else "") + duration(seconds),
     ]
@@ -209,11 +211,12 @@ def _remarks(plan: Plan) -> list[str]:
     for constraint, names in by_constraint.items():
         lines.append(f"{constraint} drops {counted(len(names), 'variant')}: {_some(names)}.")
     if any(row.latency_ms is not None for row in plan.variants):
-        lines.append(f"Latency: {describe_setting(plan.setting)}.")
+        remarks = explain_marks(row.latency_source for row in plan.variants)
+        lines.append(" ".join([f"Latency: {describe_setting(plan.setting)}.", *remarks]))
     predicted = [row.prediction for row in plan.variants if row.prediction]
     if predicted:
-        off = max(p.high / p.relative_latency - 1 for p in predicted)
-        within = f", within {100 * off:.1f} % in 95 of 100 cases" if off else ""
+        off = max((p.high / p.relative_latency - 1 for p in predicted if p.high), default=None)
+        within = "" if off is None else f", within {100 * off:.1f} % in 95 of 100 cases"
         rows = counted(len(predicted), "variant")
         lines.append(f"Predicted from the block table: the latency of {rows}{within}.")
     if any(row.trial for row in plan.variants):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from json import dumps
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,8 @@ from pfstudy.files import write_text
 from pfstudy.speed.setting import describe_setting
 from pfstudy.tables.audit import Audit, in_short
 from pfstudy.tables.columns import COLUMNS, EVALUATION_COLUMNS, Column, setting_columns
-from pfstudy.tables.rows import BUSY, FELL_BACK, PROJECTED, Rows
+from pfstudy.tables.marks import FELL_BACK
+from pfstudy.tables.rows import PROJECTED, Rows
 
 _WIDEST = 40
 _SPEED = ("latency_ms", "relative_speed")
@@ -131,16 +132,26 @@ def markdown(rows: Rows) -> str:
 
 def csv(rows: Rows) -> str:
     """Comma-separated values, unrounded, under the keys of the columns."""
-    keys = [column.key for column in _columns(rows)]
-    text: str = rows.frame[keys].to_csv(index=False)
+    text: str = _unrounded(rows).to_csv(index=False)
     return text
 
 
 def json(rows: Rows) -> str:
-    """A list of objects, unrounded, under the keys of the columns; ``null`` where missing."""
-    keys = [column.key for column in _columns(rows)]
-    text: str = rows.frame[keys].to_json(orient="records", indent=1, double_precision=15)
+    """A list of objects, unrounded, under the keys of the columns; ``null`` where missing.
+
+    Where there are figures of speed, ``speed_setting`` says of what setting they are.
+    """
+    frame = _unrounded(rows)
+    if rows.speed:
+        setting = describe_setting(rows.speed)
+        frame["speed_setting"] = frame["latency_ms"].notna().map({True: setting, False: None})
+    text: str = frame.to_json(orient="records", indent=1, double_precision=15)
     return text
+
+
+def _unrounded(rows: Rows) -> pd.DataFrame:
+    keys = [column.key for column in _columns(rows)]
+    return rows.frame[[*keys, "speed_mark"] if rows.speed else keys].copy()
 
 
 def latex(rows: Rows) -> str:
@@ -171,7 +182,7 @@ def caption(rows: Rows) -> str:
             "Latency and speed relative to the unsubstituted backbone: "
             f"{describe_setting(rows.speed)}."
         )
-        parts += explain_marks(rows.frame["speed_mark"])
+        parts += rows.speed_remarks
     if rows.frame["variant"].str.endswith(PROJECTED).any():
         parts.append(
             f"{PROJECTED.strip()}: a 1x1 convolution follows where the operation cannot change "
@@ -180,16 +191,6 @@ def caption(rows: Rows) -> str:
     if rows.findings:
         parts.append(f"Not the same for all rows: {in_short(rows.findings)}; see pfstudy audit.")
     return " ".join(parts)
-
-
-def explain_marks(marks: Iterable[str]) -> list[str]:
-    """Say what the marks of figures of speed mean, as far as there are any."""
-    found = "".join(marks)
-    meanings = {
-        BUSY: "measured while others used the machine",
-        FELL_BACK: "computed eagerly, as it does not compile",
-    }
-    return [f"{mark}: {meaning}." for mark, meaning in meanings.items() if mark in found]
 
 
 def _columns(rows: Rows) -> list[Column]:

@@ -11,19 +11,15 @@ from typing import Any
 import pandas as pd
 
 from pfstudy.errors import PfstudyError, unknown_name
-from pfstudy.speed.phase import was_busy
-from pfstudy.speed.setting import KEYS, PLACE, complete_setting, describe_setting
+from pfstudy.speed.setting import KEYS, PLACE, VERSION, complete_setting, describe_setting
 from pfstudy.tables.audit import Finding, audit_records
+from pfstudy.tables.marks import explain_marks, speed_mark
 from pfstudy.variant import flatten, varying_settings
 
 PROJECTED = " (+1x1)"
 """Marks a variant with sites where a 1x1 convolution follows the operation."""
 
-BUSY = "*"
-"""Marks a figure of speed that was measured while others used the machine."""
-
-FELL_BACK = "†"
-"""Marks a figure of speed of a network that was computed eagerly, as it does not compile."""
+_KEYS = (*PLACE, *KEYS, VERSION)
 
 
 @dataclass(frozen=True)
@@ -35,6 +31,7 @@ class Rows:
             `pfstudy.tables.columns.COLUMNS` and every setting that varies.
         settings: Keys of the settings that vary, such as ``recipe.lr``.
         speed: Setting of the latencies, empty if there are none.
+        speed_remarks: Sentences about figures of speed that are not what they seem.
         lacks_baseline: Labels of the variants that have no baseline to be compared with.
         findings: What the runs do not share, although they are compared.
     """
@@ -42,6 +39,7 @@ class Rows:
     frame: pd.DataFrame
     settings: tuple[str, ...]
     speed: Mapping[str, Any]
+    speed_remarks: tuple[str, ...]
     lacks_baseline: tuple[str, ...]
     findings: tuple[Finding, ...]
 
@@ -72,13 +70,21 @@ def make_rows(
     varying = varying_settings(forms, models)
     settings = ("model", *varying) if len(set(models)) > 1 else tuple(varying)
     setting = _common_complete_setting(found, speed or {})
-    frame = pd.DataFrame([_row(seeds, settings, setting) for seeds in by_variant.values()])
+    measured = [_measured(seeds[0], setting) for seeds in by_variant.values()]
+    frame = pd.DataFrame(
+        _row(seeds, settings, m) for seeds, m in zip(by_variant.values(), measured, strict=True)
+    )
     _compare(frame, baseline)
     _reconcile_latencies(frame)
     lacking = frame.loc[frame["difference_points"].isna(), "variant"]
     frame = frame.sort_values("is_baseline", ascending=False, kind="stable")
     return Rows(
-        frame.reset_index(drop=True), settings, setting, tuple(dict.fromkeys(lacking)), findings
+        frame.reset_index(drop=True),
+        settings,
+        setting,
+        tuple(explain_marks(measured)),
+        tuple(dict.fromkeys(lacking)),
+        findings,
     )
 
 
@@ -99,8 +105,8 @@ def choose_speed(records: Iterable[Mapping[str, Any]], wanted: Sequence[str]) ->
     fitting = found
     for text in wanted:
         key, _, value = text.partition("=")
-        if key not in (*PLACE, *KEYS):
-            raise unknown_name("the setting of speed", key, (*PLACE, *KEYS))
+        if key not in _KEYS:
+            raise unknown_name("the setting of speed", key, _KEYS)
         fitting = [setting for setting in fitting if _fits(key, value, setting[key])]
     if not fitting:
         known = dict.fromkeys(f"{describe_setting(s)} (host {s['host']})" for s in found)
@@ -121,12 +127,16 @@ def _fits(key: str, wanted: str, value: Any) -> bool:
     return wanted.lower() in written if key in PLACE else wanted.lower() == written
 
 
+def _measured(record: Mapping[str, Any], setting: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The measurement of a record in a setting; {} without one."""
+    return next((m for m in record["speed"] if complete_setting(m) == setting), {})
+
+
 def _row(
-    seeds: Sequence[Mapping[str, Any]], settings: Sequence[str], speed: Mapping[str, Any]
+    seeds: Sequence[Mapping[str, Any]], settings: Sequence[str], measured: Mapping[str, Any]
 ) -> dict[str, Any]:
     first = seeds[0]
     accuracies = pd.Series([record["metrics"]["test_top1_percent"] for record in seeds])
-    measured = next((s for s in first["speed"] if complete_setting(s) == speed), None)
     flat = {"model": first["variant"]["model"], **flatten(first["identity"]["canonical"])}
     written = {key: _plain(flat.get(key)) for key in settings}
     return {
@@ -138,10 +148,10 @@ def _row(
         **written,
         "params": first["cost"]["params"],
         "macs": first["cost"]["macs"],
-        "latency_ms": measured["latency_ms"] if measured else None,
-        "baseline_latency_ms": measured["baseline_latency_ms"] if measured else None,
+        "latency_ms": measured.get("latency_ms"),
+        "baseline_latency_ms": measured.get("baseline_latency_ms"),
         "relative_speed": 1 / measured["relative_latency"] if measured else None,
-        "speed_mark": speed_mark(measured) if measured else "",
+        "speed_mark": speed_mark(measured),
         "test_top1_percent": accuracies.mean(),
         "test_top1_percent_std": accuracies.std(ddof=1),
         "num_seeds": len(seeds),
@@ -185,11 +195,6 @@ def _name(record: Mapping[str, Any]) -> str:
     if variant["is_baseline"]:
         name += f" ({variant['original']})"
     return name + (PROJECTED if record["cost"]["num_projected_sites"] else "")
-
-
-def speed_mark(measured: Mapping[str, Any]) -> str:
-    """What marks a figure of speed that is not what it seems."""
-    return (BUSY if was_busy(measured) else "") + (FELL_BACK if measured.get("fell_back") else "")
 
 
 def _plain(value: Any) -> Any:

@@ -12,9 +12,8 @@ from rich.table import Table
 from pfstudy.speed.blocktable import BlockTable, Prediction
 from pfstudy.speed.phase import was_busy
 from pfstudy.speed.results import Comparison, Network, agree
-from pfstudy.speed.setting import KEYS, PLACE, complete_setting, describe_setting
-from pfstudy.tables.render import explain_marks
-from pfstudy.tables.rows import speed_mark
+from pfstudy.speed.setting import KEYS, PLACE, VERSION, complete_setting, describe_setting
+from pfstudy.tables.marks import explain_marks, speed_mark
 from pfstudy.variant import Variant
 
 _MEBI = 2**20
@@ -47,7 +46,7 @@ def milliseconds(value: float) -> str:
 
 def _table(networks: Sequence[Network]) -> Table:
     settings = [complete_setting(network.measured) for network in networks]
-    varying = [key for key in KEYS if len({str(s[key]) for s in settings}) > 1]
+    varying = [key for key in (*KEYS, VERSION) if len({str(s[key]) for s in settings}) > 1]
     several = len({network.model for network in networks}) > 1
     columns = {"network": [n.name if several else n.label for n in networks]}
     for key in varying:
@@ -73,7 +72,7 @@ def _table(networks: Sequence[Network]) -> Table:
     )
     shown = {label: cells for label, cells in columns.items() if any(cells)}
     for label in shown:
-        is_text = label in ("network", "layout", "dtype", "backend", "passes", "cache")
+        is_text = label in ("network", "layout", "dtype", "backend", "passes", "cache", VERSION)
         table.add_column(label, justify="left" if is_text else "right", overflow="fold")
     for cells in zip(*shown.values(), strict=True):
         table.add_row(*map(escape, cells))
@@ -92,7 +91,7 @@ def _caption(networks: Sequence[Network], varying: Sequence[str]) -> str:
     ended = {m["stopped_by"] for m in measured} - {"interval_width"}
     if ended:
         parts.append(f"Ended by {' and '.join(sorted(ended))} before the interval was narrow.")
-    return " ".join([*parts, *explain_marks(map(speed_mark, measured))])
+    return " ".join([*parts, *explain_marks(measured)])
 
 
 def _scaled(value: float | None, unit: float) -> str:
@@ -102,7 +101,8 @@ def _scaled(value: float | None, unit: float) -> str:
 def comparison_table(compared: Comparison) -> Table:
     """Write two results files beside each other for the terminal."""
     settings = (compared.first.setting, compared.second.setting)
-    differ = [key for key in (*PLACE, *KEYS) if settings[0][key] != settings[1][key]]
+    keys = (*PLACE, *KEYS, VERSION)
+    differ = [key for key in keys if settings[0][key] != settings[1][key]]
     several = len({pair[0].model for pair in compared.pairs}) > 1
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -153,12 +153,14 @@ def prediction_table(predicted: Sequence[tuple[Variant, BlockTable]]) -> Table:
     """Write predicted times for the terminal."""
     rows = [(variant, table, _predict(variant, table)) for variant, table in predicted]
     settings = dict.fromkeys(describe_setting(complete_setting(t.setting)) for _, t, _ in rows)
+    remarks = explain_marks(vars(table) for _, table, _ in rows)
+    caption = (
+        f"{'; '.join(settings)}. Predicted from block tables, with the interval that mixed "
+        "networks measured beside them gave."
+    )
     written = Table(
         box=box.SIMPLE_HEAD,
-        caption=escape(
-            f"{'; '.join(settings)}. Predicted from block tables, with the interval "
-            "that mixed networks measured beside them gave."
-        ),
+        caption=escape(" ".join([caption, *remarks])),
         caption_justify="left",
     )
     several = len({table.model for _, table, _ in rows}) > 1
@@ -166,12 +168,11 @@ def prediction_table(predicted: Sequence[tuple[Variant, BlockTable]]) -> Table:
         written.add_column(header, justify="left" if header == "network" else "right")
     for variant, table, p in rows:
         name = f"{table.model} {variant.label}" if several else variant.label
-        known = table.relative_error is not None
         written.add_row(
             escape(name),
             f"{p.relative_latency:.3f}",
-            f"{p.low:.3f}-{p.high:.3f}" if known else "",
-            milliseconds(p.latency_ms),
+            "" if p.low is None else f"{p.low:.3f}-{p.high:.3f}",
+            milliseconds(p.latency_ms) + speed_mark(vars(table)),
         )
     return written
 
@@ -184,6 +185,7 @@ def prediction_data(predicted: Sequence[tuple[Variant, BlockTable]]) -> list[dic
             "label": variant.label,
             "setting": dict(table.setting),
             **vars(_predict(variant, table)),
+            "speed_mark": speed_mark(vars(table)),
         }
         for variant, table in predicted
     ]
@@ -217,5 +219,5 @@ def _comparison_caption(compared: Comparison, differ: Sequence[str]) -> str:
     for letter, names in zip("AB", (compared.only_first, compared.only_second), strict=True):
         if names:
             parts.append(f"Only in {letter}: {', '.join(names)}.")
-    marks = (speed_mark(network.measured) for pair in compared.pairs for network in pair)
-    return " ".join([*parts, *explain_marks(marks)])
+    measured = (network.measured for pair in compared.pairs for network in pair)
+    return " ".join([*parts, *explain_marks(measured)])

@@ -286,7 +286,7 @@ def _latency_ms(variant: Variant, wanted: Wanted, report: Report) -> float | Non
     def measure(num_warmup: int, num_rounds: int) -> float:
         few = replace(settings, num_warmup=num_warmup, num_rounds=num_rounds)
         on_gpu = wanted.latency_on == "gpu"
-        timings = measure_in_process([variant], few, on_gpu, (), False, report)
+        timings = measure_in_process([variant], few, on_gpu, (), False, wanted.seconds, report)
         return median(timings.latencies_ms[0])
 
     with suppress(Exception):
