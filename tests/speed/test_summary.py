@@ -89,6 +89,13 @@ def test_the_ratio_is_the_median_over_processes_of_paired_means() -> None:
     assert paired_ratio(latencies, baseline).value == 2  # means 1, 5 and 2
 
 
+def test_processes_may_have_had_time_for_different_numbers_of_rounds() -> None:
+    baseline = [[1.0] * 3, [1.0] * 7, [2.0] * 5]
+    latencies = [[2.0] * 3, [3.0] * 7, [8.0] * 5]
+    assert paired_ratio(latencies, baseline).value == 3
+    assert percentiles_ms(latencies) == (3, 3, 3)
+
+
 def test_outliers_at_both_ends_are_left_out() -> None:
     values = np.array([[1.0, 2.0, 3.0, 4.0, 1000.0], [0.0, 5.0, 5.0, 5.0, 5.0]])
     assert trimmed_mean(values).tolist() == [3, 5]

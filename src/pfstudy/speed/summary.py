@@ -95,10 +95,11 @@ def paired_ratio(
     further off than they are themselves.
 
     Args:
-        latencies: ``[process][round]``.
+        latencies: ``[process][round]``; numbers of rounds may differ between processes.
         baseline: The same of the baseline.
     """
-    ratios_P = trimmed_mean(np.asarray(latencies) / np.asarray(baseline))
+    pairs = zip(latencies, baseline, strict=True)
+    ratios_P = np.array([trimmed_mean(np.divide(*pair)) for pair in pairs])
     number = len(ratios_P)
     if number == 1:  # says nothing about the others
         return Ratio(float(ratios_P[0]), 0.0, float("inf"))
@@ -164,6 +165,6 @@ def percentiles_ms(latencies: Sequence[Sequence[float]]) -> tuple[float, float, 
     Args:
         latencies: ``[process][round]``, in milliseconds.
     """
-    by_process = np.percentile(np.asarray(latencies), [50, 10, 90], axis=1)
-    median, low, high = np.median(by_process, axis=1)
+    by_process = [np.percentile(rounds, [50, 10, 90]) for rounds in latencies]
+    median, low, high = np.median(by_process, axis=0)
     return float(median), float(low), float(high)
