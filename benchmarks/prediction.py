@@ -22,6 +22,7 @@ SEED = 20221
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--number", type=int, default=50, help="mixed networks")
+    parser.add_argument("--rounds", type=int, default=36, help="of each of three processes")
     parser.add_argument("--backend", default="eager")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
@@ -47,7 +48,11 @@ def main() -> None:
         table = read_table(next(Path("runs/speed/tables").glob("*.json")))
         error = table.relative_error
         print(f"its own 95 % interval: +-{100 * error:.1f} %" if error else "no interval")
-        rounds = ("speed.num_rounds=36", "speed.num_warmup=2", "speed.num_processes=3")
+        rounds = (
+            f"speed.num_rounds={arguments.rounds}",
+            "speed.num_warmup=2",
+            "speed.num_processes=3",
+        )
         ends = ("speed.max_processes=3", "speed.max_seconds=6000")
         overrides = [*common, *setting, *rounds, *ends]
         uniform = [
