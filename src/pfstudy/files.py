@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -86,16 +86,16 @@ def replacing(path: Path) -> Iterator[Path]:
     """Write a file beside where it belongs, and put it there when it is whole.
 
     Raises:
-        DiskError: It cannot be written.
+        DiskError: It cannot be written; the directory is not made.
     """
     draft = draft_of(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield draft
             draft.replace(path)
         except BaseException:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):  # what went wrong matters more
+                draft.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise cannot_write(path, error) from None

@@ -93,6 +93,8 @@ SPEED_KEYS = {
     "num_processes",
     "num_rounds",
     "stopped_by",
+    "version",
+    "environment",
 }
 STATE_KEYS = {
     *("state", "attempt", "host", "pid", "pid_started", "machine", "heartbeat"),

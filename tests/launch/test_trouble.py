@@ -130,7 +130,7 @@ def test_a_measuring_process_that_dies_costs_the_measurement_alone(
 
         monkeypatch.setattr(pool, "start", die)
         device = Device("cpu", "cpu", "Some CPU")
-        measure_speed(pool, display, device, {}, [variant], phase.save)
+        measure_speed(pool, display, device, [variant], phase.save)
     assert "speed could not be measured" in capfd.readouterr().err
     assert store.read_speeds(store.variant_directory(variant)) == []
 

@@ -147,7 +147,7 @@ class TestExamine:
         monkeypatch.setattr(
             pfstudy.worker.trial,
             "measure_in_process",
-            lambda variants, settings, on_gpu, cores, thorough, report: (
+            lambda variants, settings, on_gpu, cores, thorough, seconds, report: (
                 asked.append((settings, on_gpu))
                 or Timings([[2.0, 3.0, 4.0]], 0.0, [None], [None], [])
             ),

@@ -158,6 +158,7 @@ def draw_layers(layers: Layers, directory: Path) -> list[Path]:
     for ending in ("svg", "png"):
         path = directory / f"{picture_name(layers)}.{ending}"
         with files.replacing(path) as draft:
+            path.parent.mkdir(parents=True, exist_ok=True)
             chart.save(draft, format=ending, **({"ppi": 200} if ending == "png" else {}))
         paths.append(path)
     return paths

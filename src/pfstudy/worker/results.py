@@ -32,6 +32,7 @@ def save_weights(network: nn.Module, path: Path) -> None:
     """
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     with replacing(path) as draft:
+        path.parent.mkdir(exist_ok=True)
         try:
             save_file(state, draft)
         except SafetensorError as error:  # its own for what the disk refuses
