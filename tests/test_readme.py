@@ -57,6 +57,7 @@ def test_bring_your_own_backbone(walk: Callable[[str], tuple[Path, str]]) -> Non
     assert len(list(directory.glob("runs/convnext_atto-*/seed0/record.json"))) == 2
 
 
+@pytest.mark.slow
 def test_bring_your_own_operation(walk: Callable[[str], tuple[Path, str]]) -> None:
     directory, printed = walk("Bring your own operation")
     accuracy = {

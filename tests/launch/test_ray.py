@@ -48,6 +48,7 @@ def sweep(commands: Commands) -> dict[str, Any]:
     return {"given": given, "done": given.done}
 
 
+@pytest.mark.slow
 class TestSweep:
     def test_tasks_are_one_study_with_one_table(self, sweep: Mapping[str, Any]) -> None:
         done = sweep["done"]
