@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from pfstudy import store
-from pfstudy.environment import describe_environment
 from pfstudy.errors import PfstudyError
 from pfstudy.launch.display import Display
 from pfstudy.launch.measure import measure_speed
 from pfstudy.launch.pool import PRELOAD, Pool
 from pfstudy.schema.config import Config
 from pfstudy.speed import results
+from pfstudy.speed.phase import may_stand
 from pfstudy.speed.results import Network
 from pfstudy.speed.setting import check_settings, device_name, expected_place, setting_of
 from pfstudy.tasks import Device, place_of
@@ -58,7 +58,6 @@ def measure_networks(configs: Sequence[Config], *, again: bool = False) -> Measu
         raise next(iter(refused.values()))
     root = Path(configs[0].runs_dir)
     store.check_writable(root)
-    environment = describe_environment()
     found: dict[tuple[str, str], Network] = {}
     new: list[Network] = []
     paths: dict[Path, None] = {}
@@ -75,7 +74,7 @@ def measure_networks(configs: Sequence[Config], *, again: bool = False) -> Measu
             def keep(variant: Variant, measured: Mapping[str, Any]) -> None:
                 network = results.network_of(variant, measured)
                 path = results.results_path(root, measured)
-                results.add_results(path, [network], environment)
+                results.add_results(path, [network], measured["environment"])
                 found[_key(variant)] = network
                 new.append(network)
                 paths[path] = None
@@ -85,10 +84,7 @@ def measure_networks(configs: Sequence[Config], *, again: bool = False) -> Measu
                 expected = {**place, **setting_of(variant.config.speed)}
                 path = results.results_path(root, expected)
                 known = None if again else known_in(path).get(variant.architecture_hash)
-                is_wanted = variant.config.speed.fallback or not (
-                    known and known.measured.get("fell_back")
-                )
-                if known is None or not is_wanted:
+                if known is None or not may_stand(known.measured, variant.config.speed):
                     todo.append(variant)
                 else:
                     found[_key(variant)] = known

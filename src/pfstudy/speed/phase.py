@@ -30,10 +30,15 @@ def find_measured(variant: Variant, place: Mapping[str, str]) -> dict[str, Any] 
     wanted = {**setting_of(variant.config.speed), **place}
     for found in store.read_speeds(store.variant_directory(variant)):
         known = found | complete_setting(found)
-        usable = variant.config.speed.fallback or not found.get("fell_back")
-        if usable and all(known.get(key) == value for key, value in wanted.items()):
+        is_same = all(known.get(key) == value for key, value in wanted.items())
+        if is_same and may_stand(found, variant.config.speed):
             return found
     return None
+
+
+def may_stand(measured: Mapping[str, Any], settings: Speed) -> bool:
+    """Whether a figure is what is asked for: one that fell back only where that is allowed."""
+    return settings.fallback or not measured.get("fell_back")
 
 
 def group_for_measuring(variants: Sequence[Variant]) -> list[list[list[Variant]]]:

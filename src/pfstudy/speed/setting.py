@@ -23,6 +23,9 @@ VERSION = "version"
 PLACE = ("device", "host")
 """What a measurement is comparable by besides."""
 
+ALL_KEYS = (*PLACE, *KEYS, VERSION)
+"""Keys of a complete setting."""
+
 _WHERE_MISSING = {"passes": "forward", "cache": "warm", "cuda_graph": False}
 _COMPILERS = ("compile", "compile_max_autotune")
 
@@ -39,8 +42,7 @@ def complete_setting(measured: Mapping[str, Any]) -> dict[str, Any]:
 
     Keys that came later have, in older measurements, the value that was the only one then.
     """
-    keys = (*PLACE, *KEYS, VERSION)
-    return {key: measured.get(key, _WHERE_MISSING.get(key)) for key in keys}
+    return {key: measured.get(key, _WHERE_MISSING.get(key)) for key in ALL_KEYS}
 
 
 def device_name(config: Config) -> str:

@@ -11,15 +11,13 @@ from typing import Any
 import pandas as pd
 
 from pfstudy.errors import PfstudyError, unknown_name
-from pfstudy.speed.setting import KEYS, PLACE, VERSION, complete_setting, describe_setting
+from pfstudy.speed.setting import ALL_KEYS, PLACE, complete_setting, describe_setting
 from pfstudy.tables.audit import Finding, audit_records
 from pfstudy.tables.marks import explain_marks, speed_mark
 from pfstudy.variant import flatten, varying_settings
 
 PROJECTED = " (+1x1)"
 """Marks a variant with sites where a 1x1 convolution follows the operation."""
-
-_KEYS = (*PLACE, *KEYS, VERSION)
 
 
 @dataclass(frozen=True)
@@ -105,8 +103,8 @@ def choose_speed(records: Iterable[Mapping[str, Any]], wanted: Sequence[str]) ->
     fitting = found
     for text in wanted:
         key, _, value = text.partition("=")
-        if key not in _KEYS:
-            raise unknown_name("the setting of speed", key, _KEYS)
+        if key not in ALL_KEYS:
+            raise unknown_name("the setting of speed", key, ALL_KEYS)
         fitting = [setting for setting in fitting if _fits(key, value, setting[key])]
     if not fitting:
         known = dict.fromkeys(f"{describe_setting(s)} (host {s['host']})" for s in found)

@@ -12,7 +12,7 @@ from rich.table import Table
 from pfstudy.speed.blocktable import BlockTable, Prediction
 from pfstudy.speed.phase import was_busy
 from pfstudy.speed.results import Comparison, Network, agree
-from pfstudy.speed.setting import KEYS, PLACE, VERSION, complete_setting, describe_setting
+from pfstudy.speed.setting import ALL_KEYS, KEYS, VERSION, complete_setting, describe_setting
 from pfstudy.tables.marks import explain_marks, speed_mark
 from pfstudy.variant import Variant
 
@@ -101,8 +101,7 @@ def _scaled(value: float | None, unit: float) -> str:
 def comparison_table(compared: Comparison) -> Table:
     """Write two results files beside each other for the terminal."""
     settings = (compared.first.setting, compared.second.setting)
-    keys = (*PLACE, *KEYS, VERSION)
-    differ = [key for key in keys if settings[0][key] != settings[1][key]]
+    differ = [key for key in ALL_KEYS if settings[0][key] != settings[1][key]]
     several = len({pair[0].model for pair in compared.pairs}) > 1
     table = Table(
         box=box.SIMPLE_HEAD,
