@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pfstudy.schema.config import Config
+from records import make_record
 
 QUICK_SPEED = (
     *("speed.num_processes=2", "speed.max_processes=2", "speed.num_rounds=3"),
@@ -26,6 +27,12 @@ Pfstudy = Callable[..., subprocess.CompletedProcess[str]]
 PfstudyTogether = Callable[
     [Mapping[str, tuple[Path, Sequence[str]]]], dict[str, subprocess.CompletedProcess[str]]
 ]
+
+
+@pytest.fixture
+def record() -> Callable[..., dict[str, Any]]:
+    """Makes a record of a run."""
+    return make_record
 
 
 @pytest.fixture(scope="session", autouse=True)

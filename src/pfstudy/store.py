@@ -142,7 +142,7 @@ def read_records(root: Path, members: Sequence[str] | None = None) -> Iterator[d
     """Read the records below a directory, or of those run directories of it alone.
 
     Yields:
-        Records, each with the measurements beside it under ``"speed"``.
+        Records, each with the measurements beside it under ``"speed"``, and its ``"directory"``.
 
     Raises:
         PfstudyError: A record is damaged or of a schema that this version does not know.
@@ -165,7 +165,7 @@ def read_records(root: Path, members: Sequence[str] | None = None) -> Iterator[d
         parent = directory.parent
         if parent not in speeds:
             speeds[parent] = read_speeds(parent)
-        yield {**record, "speed": speeds[parent]}
+        yield {**record, "speed": speeds[parent], "directory": directory}
 
 
 def read_speeds(variant_dir: Path) -> list[dict[str, Any]]:
@@ -198,3 +198,12 @@ def read_study(root: Path, name: str) -> list[str]:
     if not path.exists():
         raise unknown_name("study", name, sorted(p.stem for p in path.parent.glob("*.json")))
     return [str(member) for member in read_json(path)["members"]]
+
+
+def studies_of(root: Path) -> dict[Path, str]:
+    """The study that each run belongs to, by its directory; the first one of several."""
+    found: dict[Path, str] = {}
+    for path in sorted((root / STUDIES).glob("*.json")):
+        for member in read_json(path)["members"]:
+            found.setdefault(root / member, path.stem)
+    return found

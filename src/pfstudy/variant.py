@@ -306,6 +306,18 @@ def varying_settings(forms: Sequence[Mapping[str, Any]], models: Sequence[str]) 
     return [key for key in keys if varies(key)]
 
 
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Make nested dicts of dotted keys."""
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, last = key.split(".")
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return tree
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested dicts to dotted keys."""
     flat: dict[str, Any] = {}

@@ -14,6 +14,8 @@ from pfstudy.errors import PfstudyError
 from pfstudy.files import write_json
 from pfstudy.tables import render
 from pfstudy.tables.audit import Finding, audit_records, in_short
+from pfstudy.tables.content import make_content
+from pfstudy.tables.latex import latex
 from pfstudy.tables.rows import make_rows
 
 Record = dict[str, Any]
@@ -397,28 +399,28 @@ class TestTables:
         fast = change(record("maxpool", lr=0.2), f"{CANONICAL}/recipe/batch_size", 32)
         return [record(), change(fast, "environment/git", None)]
 
-    @pytest.mark.parametrize("write", [render.markdown, render.caption])
-    def test_a_table_that_mixes_is_flagged(
-        self, mixed: list[Record], write: Callable[..., str]
-    ) -> None:
+    def test_a_table_that_mixes_is_flagged(self, mixed: list[Record]) -> None:
         flag = "recipe.batch_size, recipe.lr, code version; see pfstudy audit."
-        assert write(make_rows(mixed)).rstrip().endswith(f" Not the same for all rows: {flag}")
+        written = render.markdown(make_content(make_rows(mixed)))
+        assert written.rstrip().endswith(f" Not the same for all rows: {flag}")
 
     def test_in_latex_too(self, mixed: list[Record]) -> None:
         flag = r"Not the same for all rows: recipe.batch\_size, recipe.lr, code version; see"
-        assert flag in render.latex(make_rows(mixed))
+        assert flag in latex(make_content(make_rows(mixed)))
 
     def test_and_in_the_terminal(self, mixed: list[Record]) -> None:
-        assert "Not the same for all rows" in str(render.terminal(make_rows(mixed)).caption)
+        table = render.terminal(make_content(make_rows(mixed)))
+        assert "Not the same for all rows" in str(table.caption)
 
     def test_json_stays_a_list_of_rows(self, mixed: list[Record]) -> None:
-        rows = json.loads(render.json(make_rows(mixed)))
+        rows = json.loads(render.json(make_content(make_rows(mixed))))
         assert [row["variant"] for row in rows] == ["original (conv)", "maxpool"]
 
     def test_a_fair_table_is_not_flagged(self, record: Any) -> None:
         rows = make_rows([record(), record("maxpool")])
         assert rows.findings == ()
-        assert "Not the same" not in render.markdown(rows) + render.latex(rows)
+        content = make_content(rows)
+        assert "Not the same" not in render.markdown(content) + latex(content)
 
 
 class TestCommand:

@@ -13,6 +13,8 @@ from rich.console import Console
 
 from pfstudy.errors import PfstudyError
 from pfstudy.tables import render
+from pfstudy.tables.content import make_content
+from pfstudy.tables.latex import latex
 from pfstudy.tables.rows import Rows, make_rows
 
 ODD = r"odd_name & 50% of #1 $x$ {a|b} ~^ \end"
@@ -30,44 +32,61 @@ def rows(record: Any) -> Rows:
     )
 
 
+def markdown(rows: Rows) -> str:
+    return render.markdown(make_content(rows))
+
+
+def latex_of(rows: Rows) -> str:
+    return latex(make_content(rows))
+
+
+def caption(rows: Rows) -> str:
+    return make_content(rows).caption
+
+
 def cells_of(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip().strip("|").split(" | ")]
 
 
 def test_markdown_has_a_line_for_every_variant(rows: Rows) -> None:
-    lines = render.markdown(rows).splitlines()
+    lines = markdown(rows).splitlines()
     assert [cells_of(line) for line in (lines[0], *lines[2:4])] == [
-        ["variant", "params (M)", "MACs (G)", "latency (ms)", "speed", "top-1 (%)",
-         "diff. (points)"],
-        ["original (conv)", "1.00", "2.00", "2.00", "1.00x", "97.50 ± 0.71", "+0.00"],
-        ["maxpool", "0.500", "0.123", "1.60", "1.25x", "96.00", "-1.50"],
+        ["variant", "params (M)", "MACs (G)", "latency (ms)", "speed (x)", "top-1 (%)",
+         "diff. (points)", "95 % interval", "verdict", "on the front"],
+        ["original (conv)", "1.00", "2.00", "2.00", "1.00", "97.50 ± 0.71", "+0.00", "-", "",
+         "perhaps"],
+        ["maxpool", "**0.500**", "**0.123**", "1.60", "1.25", "96.00", "-1.50", "-12.50 to +9.50",
+         "not distinguishable", "yes"],
     ]  # fmt: skip
-    assert cells_of(lines[1]) == [":--"] + ["--:"] * 6
+    assert cells_of(lines[1]) == [":--"] + ["--:"] * 7 + [":--"] * 2
 
 
 def test_the_caption_says_what_the_figures_are(rows: Rows) -> None:
-    assert render.markdown(rows).endswith(
-        "\n\nTest accuracy after the last epoch, 1 to 2 seeds (mean ± standard deviation). Latency "
-        "and speed relative to the unsubstituted backbone: Some CPU, 1 thread, batch 1, "
-        "contiguous, float32, eager. Not the same for all rows: seeds; see pfstudy audit.\n"
+    assert markdown(rows).endswith(
+        "\n\nTest accuracy after the last epoch, 1 to 2 seeds (mean ± standard deviation). "
+        "Differences to the baseline with intervals that hold for all at once, at 95 %, by "
+        "Dunnett's test, with the variance pooled over the variants. Latency and speed relative to "
+        "the unsubstituted backbone: Some CPU, 1 thread, batch 1, contiguous, float32, eager. On "
+        "the front of accuracy over latency: yes, in at least 95 % of bootstrap draws; no, in "
+        "fewer than 5 %. Not the same for all rows: seeds; see pfstudy audit.\n"
     )
 
 
 def test_the_caption_of_one_seed_speaks_of_no_deviation(record: Any) -> None:
     rows = make_rows([record()])
-    assert render.caption(rows) == "Test accuracy after the last epoch, 1 seed."
+    assert caption(rows) == "Test accuracy after the last epoch, 1 seed."
 
 
 def test_what_was_not_measured_has_no_column(record: Any) -> None:
-    header = render.markdown(make_rows([record()])).splitlines()[0]
+    header = markdown(make_rows([record()])).splitlines()[0]
     assert "latency" not in header
     assert "speed" not in header
 
 
 def test_the_caption_explains_a_projection(record: Any) -> None:
     rows = make_rows([record(), record("maxpool", num_projected_sites=2)])
-    assert "maxpool (+1x1)" in render.markdown(rows)
-    assert "(+1x1): a 1x1 convolution follows" in render.caption(rows)
+    assert "maxpool (+1x1)" in markdown(rows)
+    assert "(+1x1): a 1x1 convolution follows" in caption(rows)
 
 
 def test_figures_of_speed_are_marked_and_the_marks_explained(record: Any) -> None:
@@ -75,17 +94,17 @@ def test_figures_of_speed_are_marked_and_the_marks_explained(record: Any) -> Non
     rows = make_rows(
         [record(speed=(2.0, 1.0)), record("maxpool", speed=(1.6, 0.8), **busy, fell_back=True)]
     )
-    lines = render.markdown(rows).splitlines()
-    assert cells_of(lines[2])[3:5] == ["2.00", "1.00x"]
-    assert cells_of(lines[3])[3:5] == ["1.60*†", "1.25x*†"]
+    lines = markdown(rows).splitlines()
+    assert cells_of(lines[2])[3:5] == ["2.00", "1.00"]
+    assert cells_of(lines[3])[3:5] == ["1.60*†", "1.25*†"]
     assert (
         "*: measured while others used the machine. †: computed eagerly, as it does not compile."
-        in render.caption(rows)
+        in caption(rows)
     )
 
 
 def test_csv_is_unrounded_under_the_keys_of_the_columns(rows: Rows) -> None:
-    baseline, maxpool = csv.DictReader(io.StringIO(render.csv(rows)))
+    baseline, maxpool = csv.DictReader(io.StringIO(render.csv(make_content(rows))))
     assert (maxpool["variant"], maxpool["params"], maxpool["macs"]) == (
         "maxpool",
         "500000",
@@ -100,10 +119,10 @@ def test_csv_is_unrounded_under_the_keys_of_the_columns(rows: Rows) -> None:
 def test_files_for_programs_say_which_figures_of_speed_are_marked(record: Any) -> None:
     busy = {"others_load": 0.5, "max_load": 0.1}
     rows = make_rows([record(speed=(2.0, 1.0), **busy), record("maxpool"), record("avgpool")])
-    assert [row["speed_mark"] for row in csv.DictReader(io.StringIO(render.csv(rows)))] == [
-        *("*", "", "")
-    ]
-    found = json.loads(render.json(rows))
+    assert [
+        row["speed_mark"] for row in csv.DictReader(io.StringIO(render.csv(make_content(rows))))
+    ] == [*("*", "", "")]
+    found = json.loads(render.json(make_content(rows)))
     assert [row["speed_mark"] for row in found] == ["*", "", ""]
     setting = "Some CPU, 1 thread, batch 1, contiguous, float32, eager"
     assert [row["speed_setting"] for row in found] == [setting, None, None]
@@ -111,14 +130,14 @@ def test_files_for_programs_say_which_figures_of_speed_are_marked(record: Any) -
 
 def test_files_for_programs_say_nothing_of_speed_where_there_is_none(record: Any) -> None:
     rows = make_rows([record()])
-    assert "speed_mark" not in render.csv(rows)
-    assert not {"speed_mark", "speed_setting"} & set(json.loads(render.json(rows))[0])
+    assert "speed_mark" not in render.csv(make_content(rows))
+    assert not {"speed_mark", "speed_setting"} & set(json.loads(render.json(make_content(rows)))[0])
 
 
 def test_a_setting_that_varies_stands_behind_the_variant(record: Any) -> None:
     rows = make_rows([record(lr=0.1), record("maxpool", lr=0.2)])
-    assert render.markdown(rows).startswith("| variant | lr | ")
-    assert render.csv(rows).startswith("variant,recipe.lr,")
+    assert markdown(rows).startswith("| variant | lr | ")
+    assert render.csv(make_content(rows)).startswith("variant,recipe.lr,")
 
 
 def test_settings_of_one_last_name_are_told_apart(record: Any) -> None:
@@ -127,24 +146,24 @@ def test_settings_of_one_last_name_are_told_apart(record: Any) -> None:
         canonical = form["identity"]["canonical"]
         canonical["data"] = {"size": sizes[0]}
         canonical["recipe"]["size"] = sizes[1]
-    text = render.markdown(make_rows([one, other]))
+    text = markdown(make_rows([one, other]))
     assert all(f" {size} " in text for size in (8, 9, 16, 17))
 
 
 def test_pipes_are_escaped_in_markdown(record: Any) -> None:
-    line = render.markdown(make_rows([record(ODD)])).splitlines()[2]
+    line = markdown(make_rows([record(ODD)])).splitlines()[2]
     assert r"{a\|b}" in line
 
 
 def test_latex_has_booktabs_rules_and_escaped_cells(record: Any) -> None:
-    text = render.latex(make_rows([record("original"), record(ODD)]))
+    text = latex_of(make_rows([record("original"), record(ODD)]))
     assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 1
     assert (
         r"odd\_name \& 50\% of \#1 \$x\$ \{a|b\} \textasciitilde{}\textasciicircum{} "
         r"\textbackslash{}end" in text
     )
     assert r"top-1 (\%)" in text
-    assert r"{lrrrr}" in text
+    assert r"{l S[table-format=1.2] S[table-format=1.2] S[table-format=2.2]" in text
 
 
 def test_a_name_looks_the_same_in_the_terminal(record: Any, rows: Rows) -> None:
@@ -157,22 +176,24 @@ def test_a_name_looks_the_same_in_the_terminal(record: Any, rows: Rows) -> None:
 
 def printed(rows: Rows) -> str:
     console = Console(file=io.StringIO(), width=200, color_system=None)
-    console.print(render.terminal(rows, "title"))
+    console.print(render.terminal(make_content(rows), "title"))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_three_files_are_written(rows: Rows, tmp_path: Path) -> None:
-    paths = render.write_files(rows, tmp_path / "made")
-    assert [path.name for path in paths] == ["table.md", "table.csv", "table.tex"]
-    written = [path.read_text() for path in paths]
-    assert written == [render.markdown(rows), render.csv(rows), render.latex(rows)]
-    assert len(list((tmp_path / "made").iterdir())) == 3
+def test_a_file_is_written_for_every_format(rows: Rows, tmp_path: Path) -> None:
+    content = make_content(rows)
+    paths = render.write_files(content, tmp_path / "made", list(render.FORMATS))
+    assert [path.suffix for path in paths] == [".md", ".tex", ".csv", ".html", ".json"]
+    assert [path.read_text() for path in paths] == [
+        write(content) for _, write in render.FORMATS.values()
+    ]
+    assert len(list((tmp_path / "made").iterdir())) == len(paths)
 
 
 def test_a_directory_that_cannot_be_made_is_named(rows: Rows, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(PfstudyError, match=r"file/table\.md cannot be written"):
-        render.write_files(rows, tmp_path / "file")
+        render.write_files(make_content(rows), tmp_path / "file", ["markdown"])
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
@@ -184,10 +205,15 @@ def test_the_latex_table_compiles(record: Any, tmp_path: Path) -> None:
             record(ODD, 96.0, lr=0.2, speed=(1.6, 0.8), num_projected_sites=1),
         ]
     )
-    lines = [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}",
-             r"\input{table}", r"\end{document}"]  # fmt: skip
+    lines = [
+        r"\documentclass{article}",
+        r"\usepackage{booktabs,multirow,siunitx}",
+        r"\begin{document}",
+        r"\input{table}",
+        r"\end{document}",
+    ]
     (tmp_path / "paper.tex").write_text("\n".join(lines))
-    render.write_files(rows, tmp_path)
+    render.write_files(make_content(rows), tmp_path, ["latex"])
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]

@@ -10,7 +10,14 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from pfstudy.cli import ledger, plan, results, speed, training  # noqa: F401  (they register subcommands)
+from pfstudy.cli import (  # noqa: F401  (they register subcommands)
+    ledger,
+    plan,
+    results,
+    speed,
+    tracking,
+    training,
+)
 from pfstudy.cli.app import app
 from pfstudy.cli.overrides import compose
 from pfstudy.errors import PfstudyError, RunsFailedError

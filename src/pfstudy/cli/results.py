@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pfstudy.cli.app import AsJson, Directory, app, make_console
+from pfstudy.cli.app import AsJson, app, make_console
 from pfstudy.cli.overrides import compose_only
-from pfstudy.errors import PfstudyError
+from pfstudy.errors import PfstudyError, unknown_name
+from pfstudy.words import counted
+
+if TYPE_CHECKING:
+    from pfstudy.sources import Gathered
+    from pfstudy.tables.content import Content
 
 OfStudy = Annotated[str | None, typer.Option("--study", help="Take the members of this study.")]
 
@@ -43,53 +48,92 @@ def show_evaluation(arguments: Sequence[str], *, as_json: bool = False) -> None:
 
 
 def show_table(
-    root: Path,
+    sources: Sequence[str | Path],
     study: str | None = None,
     *,
     baseline: str | None = None,
-    speed: Mapping[str, Any] | None = None,
+    speed: Mapping[str, Any] | Sequence[str] | None = None,
+    style: str = "short",
+    columns: Sequence[str] = (),
+    group_by: Sequence[str] = (),
+    compare: str | None = None,
+    formats: Sequence[str] = ("markdown", "csv", "latex"),
     output: Path | None = None,
     as_json: bool = False,
 ) -> None:
-    """Print the table of finished runs and write it as Markdown, CSV and LaTeX.
+    """Print the table of finished runs and write it as files.
 
     Args:
-        root: Directory of the run directories.
+        sources: Directories of runs, or ``wandb:ENTITY/PROJECT``.
         study: Whose members to take; ``None`` for all runs.
         baseline: Label of the variant to compare with.
-        speed: Setting of speed to show, if there are several.
-        output: Directory of the files; that of the study, or ``root``, unless given.
+        speed: Setting of speed to show, if there are several; or ``KEY=VALUE`` to choose it by.
+        style: Name of a set of columns.
+        columns: Keys of columns instead.
+        group_by: What rows are grouped by.
+        compare: Published figures to set beside ours.
+        formats: Of the files.
+        output: Directory of the files; that of the study, or of the runs, unless given.
         as_json: Print the rows as JSON and nothing else.
 
     Raises:
-        PfstudyError: There are no finished runs, or no such study or baseline.
+        PfstudyError: There are no finished runs, or no such study, baseline, style or column.
     """
-    from pfstudy import store
     from pfstudy.tables import render
-    from pfstudy.tables.rows import make_rows
 
-    rows = make_rows(_read_records(root, study), baseline, speed)
+    for name in formats:
+        if name not in render.FORMATS:
+            raise unknown_name("format", name, render.FORMATS)
+    found = _gather(sources, study)
+    content = make_table(found, baseline, speed, style, columns, group_by, compare)
     if as_json:
-        print(render.json(rows))
+        print(render.json(content))
         return
-    output = output or (root / store.STUDIES / study if study else root)
-    paths = render.write_files(rows, output)
+    directory = output or _directory(sources, study)
+    paths = render.write_files(content, directory, formats)
     console = make_console()
-    console.print(render.terminal(rows, study))
+    console.print(render.terminal(content, study))
+    rows = content.rows
     if rows.lacks_baseline:
         console.print(
             f"No baseline for {', '.join(rows.lacks_baseline)}: add the unsubstituted backbone, "
             "block.spatial=original, to the sweep.",
             soft_wrap=True,
         )
+    if found.num_foreign:
+        console.print(f"left out: {counted(found.num_foreign, 'run')} that pfstudy did not log")
+    if found.num_repeated:
+        console.print(f"in several sources, counted once: {counted(found.num_repeated, 'run')}")
     console.print(f"written: {', '.join(map(str, paths))}", soft_wrap=True, style="dim")
 
 
-def show_audit(root: Path, study: str | None = None, *, as_json: bool = False) -> bool:
+def make_table(
+    found: Gathered,
+    baseline: str | None = None,
+    speed: Mapping[str, Any] | Sequence[str] | None = None,
+    style: str = "short",
+    columns: Sequence[str] = (),
+    group_by: Sequence[str] = (),
+    compare: str | None = None,
+) -> Content:
+    """Make the content of a table of what was gathered; the arguments are those of `show_table`."""
+    from pfstudy.tables.content import make_content
+    from pfstudy.tables.rows import make_rows
+    from pfstudy.tables.speeds import choose_speed
+
+    if speed and not isinstance(speed, Mapping):
+        speed = choose_speed(found.records, speed)
+    rows = make_rows(found.records, baseline, speed or None, found.incomplete)
+    return make_content(rows, style=style, columns=columns, group_by=group_by, compare=compare)
+
+
+def show_audit(
+    sources: Sequence[str | Path], study: str | None = None, *, as_json: bool = False
+) -> bool:
     """Print what the finished runs do not share, although a table compares them.
 
     Args:
-        root: Directory of the run directories.
+        sources: Directories of runs, or ``wandb:ENTITY/PROJECT``.
         study: Whose members to take; ``None`` for all runs.
         as_json: Print an object as JSON and nothing else.
 
@@ -102,7 +146,7 @@ def show_audit(root: Path, study: str | None = None, *, as_json: bool = False) -
     from pfstudy.tables import render
     from pfstudy.tables.audit import audit_records
 
-    found = audit_records(_read_records(root, study))
+    found = audit_records(_gather(sources, study).records)
     if as_json:
         print(render.audit_json(found))
         return not found.findings
@@ -114,54 +158,237 @@ def show_audit(root: Path, study: str | None = None, *, as_json: bool = False) -
     return not found.findings
 
 
-def _read_records(root: Path, study: str | None) -> Iterator[dict[str, Any]]:
+def _gather(sources: Sequence[str | Path], study: str | None) -> Gathered:
+    from pfstudy.sources import gather
+
+    return gather(sources, study, lambda text: make_console().print(text, style="dim"))
+
+
+def _directory(sources: Sequence[str | Path], study: str | None) -> Path:
+    """Where files about sources belong unless told otherwise."""
     from pfstudy import store
 
-    if not root.is_dir():
-        raise PfstudyError(f"there is no directory {root}; give the one that runs were made in.")
-    members = None if study is None else store.read_study(root, study)
-    return store.read_records(root, members)
+    local = [Path(source) for source in sources if not str(source).startswith("wandb:")]
+    if not local:
+        return Path()
+    return local[0] / store.STUDIES / study if study else local[0]
+
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        help="Directories of runs, or of what W&B logged offline, or wandb:ENTITY/PROJECT; several "
+        "are merged.",
+        show_default="runs",
+    ),
+]
+Baseline = Annotated[
+    str | None, typer.Option(help="Compare with this variant; default: the backbone.")
+]
+OfSpeed = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="Show speed of this device or setting, such as device=H100 or batch_size=8; may be "
+        "repeated.",
+    ),
+]
 
 
 @app.command()
 def table(
-    source: Directory = Path("runs"),
+    sources: Sources = ["runs"],  # noqa: B006
     study: OfStudy = None,
-    baseline: Annotated[
-        str | None, typer.Option(help="Compare with this variant; default: the backbone.")
-    ] = None,
+    baseline: Baseline = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory of the files.")
     ] = None,
-    speed: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="Show speed of this device or setting, such as device=H100 or batch_size=8; may "
-            "be repeated.",
-        ),
+    speed: OfSpeed = None,
+    style: Annotated[
+        str, typer.Option(help="Set of columns: short, paper (those of the paper's tables), full.")
+    ] = "short",
+    columns: Annotated[
+        str, typer.Option(help="Columns instead, separated by commas: params,test_top1_percent.")
+    ] = "",
+    rows: Annotated[
+        str, typer.Option(help="What lines are: variant; model,variant groups them by model.")
+    ] = "variant",
+    compare: Annotated[
+        str | None, typer.Option(help="Set published figures beside ours: paper.")
     ] = None,
+    formats: Annotated[
+        str, typer.Option("--format", help="Files to write: markdown,csv,latex,html,json.")
+    ] = "markdown,csv,latex",
     as_json: AsJson = False,
 ) -> None:
-    """Tabulate finished runs: accuracy beside cost and speed.
+    """Tabulate finished runs: accuracy beside cost and speed, and which differences are real.
 
     Written as table.md, table.csv and table.tex, too.
     """
-    wanted = None
-    if speed:
-        from pfstudy.tables.rows import choose_speed
+    *group_by, last = _split(rows)
+    if last != "variant":
+        raise PfstudyError(
+            f"--rows ends with variant, a line for each; {last} can stand before it: "
+            f"--rows {last},variant."
+        )
+    show_table(
+        sources,
+        study,
+        baseline=baseline,
+        speed=speed,
+        style=style,
+        columns=_split(columns),
+        group_by=group_by,
+        compare=compare,
+        formats=_split(formats),
+        output=output,
+        as_json=as_json,
+    )
 
-        wanted = choose_speed(_read_records(source, study), speed)
-    show_table(source, study, baseline=baseline, speed=wanted, output=output, as_json=as_json)
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 @app.command()
-def audit(source: Directory = Path("runs"), study: OfStudy = None, as_json: AsJson = False) -> None:
+def power(
+    sources: Sources = ["runs"],  # noqa: B006
+    study: OfStudy = None,
+    baseline: Baseline = None,
+    chance: Annotated[
+        float, typer.Option("--power", help="Probability with which a difference is to be found.")
+    ] = 0.8,
+    difference: Annotated[
+        float | None, typer.Option(help="A difference in points; default: those that were seen.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how many seeds would tell differences from none, by the variance between the seeds."""
+    from pfstudy.tables.power import make_power, power_data, power_table
+
+    if not 0 < chance < 1:
+        raise PfstudyError(f"--power is a probability between 0 and 1, but got {chance:g}.")
+    content = make_table(found := _gather(sources, study), baseline)
+    made = make_power(content.rows, found.records, chance, difference)
+    if as_json:
+        print(json.dumps(power_data(made), indent=1))
+    else:
+        make_console().print(power_table(made))
+
+
+@app.command()
+def figure(
+    sources: Sources = ["runs"],  # noqa: B006
+    study: OfStudy = None,
+    baseline: Baseline = None,
+    kinds: Annotated[
+        str, typer.Option("--kind", help="latency, macs, params, effects, replaced, curves.")
+    ] = "",
+    formats: Annotated[str, typer.Option("--format", help="svg, pdf, png.")] = "svg,pdf,png",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory of the pictures.")
+    ] = None,
+    speed: OfSpeed = None,
+) -> None:
+    """Draw finished runs: accuracy against cost, effects of places, curves."""
+    from pfstudy.figures.draw import KINDS, draw
+    from pfstudy.figures.style import FORMATS
+
+    asked, endings = _split(kinds), _split(formats)
+    for name in asked:
+        if name not in KINDS:
+            raise unknown_name("kind of figure", name, KINDS)
+    for name in endings:
+        if name not in FORMATS:
+            raise unknown_name("format", name, FORMATS)
+    found = _gather(sources, study)
+    content = make_table(found, baseline, speed)
+    directory = output or _directory(sources, study) / "figures"
+    drawn, missing = draw(content.rows, found.records, directory, asked, endings)
+    console = make_console()
+    for reason in missing:
+        console.print(reason, soft_wrap=True, markup=False)
+    if not drawn:
+        raise PfstudyError("there is nothing to draw.")
+    console.print(f"written: {', '.join(map(str, drawn))}", soft_wrap=True, style="dim")
+
+
+@app.command()
+def report(
+    sources: Sources = ["runs"],  # noqa: B006
+    study: OfStudy = None,
+    baseline: Baseline = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page; default: report.html.")
+    ] = None,
+    speed: OfSpeed = None,
+    wandb: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENTITY/PROJECT", help="Write a report and a workspace on W&B instead."
+        ),
+    ] = None,
+) -> None:
+    """Write one self-contained page: the table, linked plots, curves, the audit.
+
+    With --wandb, a report and a workspace on W&B.
+    """
+    from pfstudy.figures.curves import read_curves
+    from pfstudy.report.page import write_page
+    from pfstudy.stats.effects import LEVELS
+    from pfstudy.tables.audit import audit_records
+    from pfstudy.tables.effects import fit_effects
+
+    found = _gather(sources, study)
+    content = make_table(found, baseline, speed)
+    if wandb is not None:
+        _write_dashboard(wandb, study, content, found)
+        return
+    models = [model for level in LEVELS if (model := fit_effects(content.rows, level))]
+    path = output or _directory(sources, study) / "report.html"
+    write_page(
+        path,
+        study or "Study",
+        content,
+        audit_records(found.records),
+        records=found.records,
+        curves=read_curves(found.records),
+        models=models,
+        sources=list(map(str, sources)),
+    )
+    make_console().print(f"written: {path}", soft_wrap=True, style="dim")
+
+
+def _write_dashboard(project: str, study: str | None, content: Content, found: Gathered) -> None:
+    from pfstudy.tables.audit import audit_records
+    from pfstudy.tables.render import audit_sentence, markdown
+    from pfstudy.tracking.dashboard import Dashboard, write_dashboard
+
+    places = max((row for row in content.rows.frame["operations"]), key=len)
+    audited = audit_records(found.records)
+    dashboard = Dashboard(
+        study or "Study",
+        study,
+        markdown(content),
+        [audit_sentence(audited), *audited.remarks],
+        [key for key in content.rows.settings if key != "model"],
+        list(places),
+    )
+    for url in write_dashboard(project, dashboard):
+        make_console().print(f"written: {url}", soft_wrap=True, style="dim")
+
+
+@app.command()
+def audit(
+    sources: Sources = ["runs"],  # noqa: B006
+    study: OfStudy = None,
+    as_json: AsJson = False,
+) -> None:
     """List what runs that are compared do not share: recipe, data, code version and so on.
 
     Exit code 0 if they share everything, 1 if not.
     """
-    if not show_audit(source, study, as_json=as_json):
+    if not show_audit(sources, study, as_json=as_json):
         raise typer.Exit(1)
 
 

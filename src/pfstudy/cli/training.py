@@ -51,7 +51,7 @@ def show_study(config: Config, study: str) -> None:
     """Print the table of a study, as far as it is done."""
     from pfstudy.speed.setting import setting_of
 
-    show_table(Path(config.runs_dir), study, speed=setting_of(config.speed))
+    show_table([Path(config.runs_dir)], study, speed=setting_of(config.speed))
 
 
 def _raise_failures(result: SweepResult) -> None:

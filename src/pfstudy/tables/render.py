@@ -1,8 +1,9 @@
-"""Rows in, text out: for the terminal, Markdown, CSV and LaTeX."""
+"""Content in, text out: for the terminal, Markdown, HTML and programs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from html import escape as html_escape
 from json import dumps
 from pathlib import Path
 from typing import Any, Literal
@@ -14,25 +15,21 @@ from rich.table import Table
 
 from pfstudy.files import write_text
 from pfstudy.speed.setting import describe_setting
-from pfstudy.tables.audit import Audit, in_short
-from pfstudy.tables.columns import COLUMNS, EVALUATION_COLUMNS, Column, setting_columns
-from pfstudy.tables.marks import FELL_BACK
-from pfstudy.tables.rows import PROJECTED, Rows
+from pfstudy.tables.audit import Audit
+from pfstudy.tables.columns import EVALUATION_COLUMNS, Column
+from pfstudy.tables.content import MISSING, Cell, Content
+from pfstudy.tables.latex import latex
 
 _WIDEST = 40
-_SPEED = ("latency_ms", "relative_speed")
-_STD = "test_top1_percent_std"
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    FELL_BACK: r"\textdagger{}",
-    **{character: "\\" + character for character in "&%$#_{}"},
-}
 
 
-def write_files(rows: Rows, directory: Path) -> list[Path]:
-    """Write ``table.md``, ``table.csv`` and ``table.tex``.
+def write_files(content: Content, directory: Path, formats: Sequence[str]) -> list[Path]:
+    """Write ``table.md``, ``table.csv`` and so on.
+
+    Args:
+        content: The table.
+        directory: Where to.
+        formats: Of `FORMATS`.
 
     Returns:
         The files.
@@ -40,26 +37,135 @@ def write_files(rows: Rows, directory: Path) -> list[Path]:
     Raises:
         PfstudyError: They cannot be written.
     """
-    texts = {"md": markdown(rows), "csv": csv(rows), "tex": latex(rows)}
+    texts = {FORMATS[name][0]: FORMATS[name][1](content) for name in formats}
     paths = [directory / f"table.{ending}" for ending in texts]
     for path, text in zip(paths, texts.values(), strict=True):
         write_text(path, text)
     return paths
 
 
-def terminal(rows: Rows, title: str | None = None) -> Table:
+def terminal(content: Content, title: str | None = None) -> Table:
     """Table for the terminal."""
-    cells = _cells(rows, " +- ")
     table = Table(
-        title=title, caption=rich_escape(caption(rows)), box=box.SIMPLE_HEAD, caption_justify="left"
+        title=title,
+        caption=rich_escape(content.caption),
+        box=box.SIMPLE_HEAD,
+        caption_justify="left",
     )
-    for label in cells.columns:
-        justify: Literal["left", "right"] = "left" if label in _text_labels(rows) else "right"
-        width = max(map(len, [*label.split(), *cells[label]]))
-        table.add_column(label, justify=justify, min_width=min(width, _WIDEST), overflow="fold")
-    for values in cells.itertuples(index=False):
-        table.add_row(*map(rich_escape, values))
+    lines = _written(content, lambda column, cell: plain_cell(column, cell, " +- "))
+    for index, column in enumerate(content.columns):
+        justify: Literal["left", "right"] = "left" if column.is_text else "right"
+        width = max(map(len, [*column.label.split(), *(line[index] for line in lines)]))
+        table.add_column(
+            column.label, justify=justify, min_width=min(width, _WIDEST), overflow="fold"
+        )
+    for line, cells in zip(lines, content.lines, strict=True):
+        table.add_row(
+            *(
+                f"[bold]{rich_escape(text)}[/bold]" if cell.is_best else rich_escape(text)
+                for text, cell in zip(line, cells, strict=True)
+            )
+        )
     return table
+
+
+def markdown(content: Content) -> str:
+    """Pipe table and caption."""
+
+    def write(column: Column, cell: Cell) -> str:
+        text = plain_cell(column, cell, " ± ").replace("|", r"\|")
+        return f"**{text}**" if cell.is_best else text
+
+    header = [column.label for column in content.columns]
+    rule = [":--" if column.is_text else "--:" for column in content.columns]
+    lines = [header, rule, *_written(content, write)]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{table}\n\n{content.caption}\n"
+
+
+def html(content: Content) -> str:
+    """A ``<table>`` with its caption, to be put into a page."""
+    header = "".join(f'<th scope="col">{html_escape(c.label)}</th>' for c in content.columns)
+    spans = content.spans
+    body = []
+    for number, line in enumerate(content.lines):
+        cells = []
+        for index, (column, cell) in enumerate(_pairs(content, line)):
+            if not content.begins(index, number):
+                continue
+            span = spans[index][number] if index < content.num_groups else 1
+            text = html_escape(plain_cell(column, cell, " ± "))
+            text = f"<strong>{text}</strong>" if cell.is_best else text
+            attributes = f' rowspan="{span}"' if span > 1 else ""
+            attributes += "" if column.is_text else ' class="number"'
+            cells.append(f"<td{attributes}>{text}</td>")
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    caption = f"<caption>{html_escape(content.caption)}</caption>"
+    rows = "\n".join(body)
+    return (
+        f"<table>{caption}\n<thead><tr>{header}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>\n"
+    )
+
+
+def csv(content: Content) -> str:
+    """Comma-separated values, unrounded, under the keys of the columns."""
+    text: str = _unrounded(content).to_csv(index=False)
+    return text
+
+
+def json(content: Content) -> str:
+    """A list of objects, unrounded, under the keys of the columns; ``null`` where missing.
+
+    Where there are figures of speed, ``speed_setting`` says of what setting they are.
+    """
+    frame = _unrounded(content)
+    if content.shows_speed:
+        setting = describe_setting(content.rows.speed)
+        known = content.ordered["latency_ms"].notna()
+        frame["speed_setting"] = known.map({True: setting, False: None})
+    text: str = frame.to_json(orient="records", indent=1, double_precision=15)
+    return text
+
+
+def _unrounded(content: Content) -> pd.DataFrame:
+    keys = [*content.keys, "speed_mark"] if content.shows_speed else content.keys
+    return content.ordered[keys].copy()
+
+
+FORMATS: Mapping[str, tuple[str, Callable[[Content], str]]] = {
+    "markdown": ("md", markdown),
+    "latex": ("tex", latex),
+    "csv": ("csv", csv),
+    "html": ("html", html),
+    "json": ("json", json),
+}
+"""Ending and writer by the name of the format."""
+
+
+def _pairs(content: Content, line: Sequence[Cell]) -> list[tuple[Column, Cell]]:
+    return list(zip(content.columns, line, strict=True))
+
+
+def _written(content: Content, write: Callable[[Column, Cell], str]) -> list[list[str]]:
+    """The cells; of columns that group lines, without what stands above."""
+    return [
+        [
+            write(column, cell) if content.begins(index, number) else ""
+            for index, (column, cell) in enumerate(_pairs(content, line))
+        ]
+        for number, line in enumerate(content.lines)
+    ]
+
+
+def plain_cell(column: Column, cell: Cell, plus_minus: str) -> str:
+    """Write a cell as text."""
+    if not cell.first:
+        return "" if column.key == "verdict" else MISSING
+    text = cell.first
+    if cell.second:
+        joint = plus_minus if column.joined == "spread" else " to "
+        text += joint + cell.second
+    return text + cell.mark
 
 
 def evaluation_table(figures: Mapping[str, Any]) -> Table:
@@ -119,110 +225,3 @@ def audit_json(audit: Audit) -> str:
         },
         indent=1,
     )
-
-
-def markdown(rows: Rows) -> str:
-    """Pipe table and caption."""
-    cells = _cells(rows, " ± ").map(lambda text: text.replace("|", r"\|"))
-    rule = [":--" if label in _text_labels(rows) else "--:" for label in cells.columns]
-    lines = [list(cells.columns), rule, *cells.to_numpy().tolist()]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{table}\n\n{caption(rows)}\n"
-
-
-def csv(rows: Rows) -> str:
-    """Comma-separated values, unrounded, under the keys of the columns."""
-    text: str = _unrounded(rows).to_csv(index=False)
-    return text
-
-
-def json(rows: Rows) -> str:
-    """A list of objects, unrounded, under the keys of the columns; ``null`` where missing.
-
-    Where there are figures of speed, ``speed_setting`` says of what setting they are.
-    """
-    frame = _unrounded(rows)
-    if rows.speed:
-        setting = describe_setting(rows.speed)
-        frame["speed_setting"] = frame["latency_ms"].notna().map({True: setting, False: None})
-    text: str = frame.to_json(orient="records", indent=1, double_precision=15)
-    return text
-
-
-def _unrounded(rows: Rows) -> pd.DataFrame:
-    keys = [column.key for column in _columns(rows)]
-    return rows.frame[[*keys, "speed_mark"] if rows.speed else keys].copy()
-
-
-def latex(rows: Rows) -> str:
-    r"""A ``table`` with booktabs rules; needs ``\usepackage{booktabs}``."""
-    cells = _cells(rows, r" $\pm$ ", _escape)
-    text_labels = [_escape(label) for label in _text_labels(rows)]
-    alignment = "".join("l" if label in text_labels else "r" for label in cells.columns)
-    text: str = cells.style.hide(axis="index").to_latex(
-        hrules=True,
-        column_format=alignment,
-        caption=_escape(caption(rows)),
-        position="tbp",
-        position_float="centering",
-    )
-    return "% needs \\usepackage{booktabs}\n" + text
-
-
-def caption(rows: Rows) -> str:
-    """Say what the figures are, of how many seeds and on what, and what the rows do not share."""
-    seeds = sorted(set(rows.frame["num_seeds"]))
-    number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    parts = [
-        f"Test accuracy after the last epoch, {number} seed{'' if number == '1' else 's'}"
-        + (" (mean ± standard deviation)." if seeds[-1] > 1 else ".")
-    ]
-    if rows.speed:
-        parts.append(
-            "Latency and speed relative to the unsubstituted backbone: "
-            f"{describe_setting(rows.speed)}."
-        )
-        parts += rows.speed_remarks
-    if rows.frame["variant"].str.endswith(PROJECTED).any():
-        parts.append(
-            f"{PROJECTED.strip()}: a 1x1 convolution follows where the operation cannot change "
-            "the number of channels."
-        )
-    if rows.findings:
-        parts.append(f"Not the same for all rows: {in_short(rows.findings)}; see pfstudy audit.")
-    return " ".join(parts)
-
-
-def _columns(rows: Rows) -> list[Column]:
-    first, *others = COLUMNS
-    return [first, *setting_columns(rows.settings), *others]
-
-
-def _cells(
-    rows: Rows, plus_minus: str, escape: Callable[[str], str] = lambda text: text
-) -> pd.DataFrame:
-    """Write every cell for people; the standard deviation stands behind its mean."""
-    cells: dict[str, list[str]] = {}
-    for column in _columns(rows):
-        if column.key in (_STD, "num_seeds") or (column.key in _SPEED and not rows.speed):
-            continue
-        written = [escape(column.write(value)) for value in rows.frame[column.key]]
-        if column.key in _SPEED:
-            marks = rows.frame["speed_mark"]
-            written = [t + escape(mark) for t, mark in zip(written, marks, strict=True)]
-        if column.key == "test_top1_percent":
-            spread = [column.write(value) for value in rows.frame[_STD]]
-            written = [
-                mean + (plus_minus + std if std else "")
-                for mean, std in zip(written, spread, strict=True)
-            ]
-        cells[escape(column.label)] = written
-    return pd.DataFrame(cells)
-
-
-def _text_labels(rows: Rows) -> list[str]:
-    return [COLUMNS[0].label, *(column.label for column in setting_columns(rows.settings))]
-
-
-def _escape(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)

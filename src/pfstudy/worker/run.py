@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -18,7 +19,8 @@ from pfstudy.ledger import Claim
 from pfstudy.schema.config import config_tree, parse_config
 from pfstudy.tasks import Task
 from pfstudy.tracking import Tracker
-from pfstudy.variant import Variant, make_variant
+from pfstudy.tracking.reading import RECORD_KEY
+from pfstudy.variant import Variant, make_variant, unflatten
 from pfstudy.worker.fit import Attempt, fit_and_test
 from pfstudy.worker.progress import Report
 from pfstudy.worker.ranks import Ranks, joined, ranks_of_environment
@@ -132,7 +134,12 @@ def _train_tracked(attempt: Attempt, claimed: Claim) -> None:
             run_id=f"{variant.hash}-{attempt.seed}-{attempt.number}-{uuid4().hex[:6]}",
             name=f"{variant.slug}-seed{attempt.seed}",
             group=task.study,
-            config={**config_tree(config), "seed": attempt.seed, "label": variant.label},
+            config={
+                **config_tree(config),
+                "seed": attempt.seed,
+                "label": variant.label,
+                "operations": unflatten(variant.operations),
+            },
         )
         tracker.summarise({k: task.speed[k] for k in _SPEED_FIGURES if k in task.speed})
         waiting = "waiting for a measurement of speed to end"
@@ -143,7 +150,8 @@ def _train_tracked(attempt: Attempt, claimed: Claim) -> None:
                 )
             record = fit_and_test(attempt, tracker)
         counted = {key: record["cost"][key] for key in ("params", "macs")}
-        tracker.summarise({**record["metrics"], **counted})
+        whole = json.dumps({**record, "speed": [task.speed] if task.speed else []})
+        tracker.summarise({**record["metrics"], **counted, RECORD_KEY: whole})
         claimed.check()
         files.write_json(task.directory / ledger.RECORD, record, durable=True, once=True)
         exit_code = 0

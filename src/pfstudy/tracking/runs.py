@@ -1,4 +1,4 @@
-"""Weights & Biases: runs out. The only module that imports wandb.
+"""Weights & Biases: runs out.
 
 W&B is never the ledger and never a reason for a run to die: what goes wrong here is caught, said
 once, and training goes on.
@@ -16,6 +16,9 @@ from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Logger
 
 Mode = Literal["online", "offline", "disabled"]
+
+LOST = "wandb/lost"
+"""Marks a run directory whose run W&B does not know whole."""
 
 _INIT_TIMEOUT_S = 20
 
@@ -154,7 +157,7 @@ class Tracker:
                 elif "WANDB_SERVICE" in os.environ:
                     _leave_service()
                 else:
-                    self._say(f"tracking is lost ({reason}); training goes on.")
+                    self._lose(reason)
                     return
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
@@ -177,7 +180,14 @@ class Tracker:
             call(self._run)
         except Exception as error:
             self._run = None
-            self._say(f"tracking is lost ({_first_line(error)}); training goes on.")
+            self._lose(_first_line(error))
+
+    def _lose(self, reason: str) -> None:
+        """Say so, to people and to `pfstudy sync`."""
+        self._say(f"tracking is lost ({reason}); training goes on.")
+        with suppress(OSError):
+            (self._directory / LOST).parent.mkdir(exist_ok=True)
+            (self._directory / LOST).touch()
 
 
 def _leave_service() -> None:

@@ -1,0 +1,1 @@
+"""Rows in, pictures out: SVG, PDF and PNG, fit for one column of a paper."""

@@ -1,0 +1,256 @@
+"""The charts: accuracy against cost, effects as a map, replaced blocks, learning curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from pfstudy.errors import PfstudyError
+from pfstudy.figures.style import COLOURS, COLUMN_WIDTH, SHAPES, colour_scale, dress
+from pfstudy.schema.operations import ORIGINAL
+from pfstudy.speed.setting import describe_setting
+from pfstudy.stats.effects import Additive
+from pfstudy.stats.front import on_front
+from pfstudy.tables.columns import BY_KEY
+from pfstudy.tables.rows import ACCURACY, Rows
+
+COSTS = ("latency_ms", "macs", "params")
+MIXED = "several"
+
+_MOST_LABELS = 14
+_HEIGHT = 170
+
+
+def accuracy_against(rows: Rows, cost: str) -> Any:
+    """Accuracy against a cost with error bars, and the front.
+
+    Error bars are the standard deviation between seeds, and the 95 % interval of the time
+    relative to the backbone.
+
+    Raises:
+        PfstudyError: The cost is not known of any variant.
+    """
+    frame = rows.frame[rows.frame[cost].notna()].copy()
+    column = BY_KEY[cost]
+    if frame.empty:
+        raise PfstudyError(f"no {column.label} is known here; measure it with pfstudy speed.")
+    frame["x"] = frame[cost] * (column.scale or 1)
+    frame["y"] = frame[ACCURACY]
+    spread = frame[f"{ACCURACY}_std"].fillna(0)
+    frame["y_low"], frame["y_high"] = frame["y"] - spread, frame["y"] + spread
+    for end in ("low", "high"):
+        ratio = frame[f"relative_latency_{end}"] / frame["relative_latency"]
+        frame[f"x_{end}"] = frame["x"] * (ratio if cost == "latency_ms" else 1)
+    frame["what"] = _what(frame)
+    frame["front"] = on_front(frame["x"].to_numpy(float), frame["y"].to_numpy(float))
+    names = list(dict.fromkeys(frame["what"]))
+    x = alt.X("x:Q", title=column.label, scale=alt.Scale(zero=False, nice=True, padding=12))
+    y = alt.Y("y:Q", title="test top-1 (%)", scale=alt.Scale(zero=False, nice=True, padding=8))
+    colour = alt.Color(
+        "what:N", title=None, scale=colour_scale(names, ORIGINAL), legend=_legend(names)
+    )
+    shapes = alt.Scale(domain=names, range=[SHAPES[i % len(SHAPES)] for i in range(len(names))])
+    shape = alt.Shape("what:N", title=None, scale=shapes, legend=_legend(names))
+    shown = frame.drop(columns=["operations", "directories"])
+    base = alt.Chart(shown)
+    front = (
+        alt.Chart(shown[shown["front"]].sort_values("x"))
+        .mark_line(interpolate="step-after", color="#999999", strokeDash=[3, 2], strokeWidth=1)
+        .encode(x=x, y=y)
+    )
+    bars = base.mark_rule(strokeWidth=1).encode(x=x, y="y_low:Q", y2="y_high:Q", color=colour)
+    widths = base.mark_rule(strokeWidth=1).encode(x="x_low:Q", x2="x_high:Q", y=y, color=colour)
+    points = base.mark_point(filled=True, size=42, opacity=1)
+    points = points.encode(x=x, y=y, color=colour, shape=shape)
+    layers = [front, bars, *([widths] if cost == "latency_ms" else []), points]
+    if len(frame) <= _MOST_LABELS and frame["what"].nunique() < len(frame):
+        layers.append(
+            base.mark_text(fontSize=7, dy=-8, color="#444444").encode(x=x, y=y, text="label:N")
+        )
+    subtitle = describe_setting(rows.speed) if cost == "latency_ms" and rows.speed else ""
+    title = alt.TitleParams(subtitle, fontSize=7) if subtitle else alt.Undefined
+    return dress(alt.layer(*layers, title=title).properties(width=COLUMN_WIDTH, height=_HEIGHT))
+
+
+def effect_map(model: Additive) -> Any:
+    """What replacing the layers of every place by every operation does to the accuracy.
+
+    A white frame marks effects whose 95 % interval excludes none.
+    """
+    frame = pd.DataFrame(
+        {
+            "place": effect.place,
+            "operation": effect.operation,
+            "points": effect.points,
+            "is_sure": effect.half_width is not None and abs(effect.points) > effect.half_width,
+            "text": f"{effect.points:+.1f}",
+        }
+        for effect in model.effects
+    )
+    largest = max(0.1, float(frame["points"].abs().max()))
+    places = list(dict.fromkeys(effect.place for effect in model.effects))
+    x = alt.X("place:N", title=None, sort=places, axis=alt.Axis(labelAngle=-45, grid=False))
+    y = alt.Y("operation:N", title=None, axis=alt.Axis(grid=False))
+    base = alt.Chart(frame)
+    cells = base.mark_rect().encode(
+        x=x,
+        y=y,
+        color=alt.Color(
+            "points:Q",
+            title="points",
+            scale=alt.Scale(scheme="purpleorange", domain=[-largest, largest], reverse=True),
+            legend=alt.Legend(gradientLength=80),
+        ),
+    )
+    texts = base.mark_text(fontSize=8).encode(
+        x=x,
+        y=y,
+        text="text:N",
+        color=alt.condition(
+            f"abs(datum.points) > {0.6 * largest}", alt.value("white"), alt.value("black")
+        ),
+        opacity=alt.condition(alt.datum.is_sure, alt.value(1.0), alt.value(0.55)),
+    )
+    step = max(14, min(40, COLUMN_WIDTH // max(1, len(places))))
+    chart = alt.layer(cells, texts).properties(
+        width=alt.Step(step),
+        height=alt.Step(20),
+        title=alt.TitleParams("change of the accuracy; faint: may be none", fontSize=7),
+    )
+    return dress(chart)
+
+
+def replaced_blocks(rows: Rows) -> Any:
+    """Accuracy against the number of blocks whose layer is replaced.
+
+    Raises:
+        PfstudyError: All variants replace as many.
+    """
+    frame = rows.frame.copy()
+    if frame["num_replaced"].nunique() < 2:
+        raise PfstudyError("all variants replace as many blocks; there is nothing to draw.")
+    frame["what"] = _what(frame)
+    baselines = frame[frame["what"] == ORIGINAL]
+    names = [name for name in dict.fromkeys(frame["what"]) if name != ORIGINAL]
+    # every operation's line begins at the backbone
+    starts = [baselines.assign(what=name) for name in names]
+    drawn = pd.concat([frame[frame["what"] != ORIGINAL], *starts])
+    spread = drawn[f"{ACCURACY}_std"].fillna(0)
+    drawn["low"], drawn["high"] = drawn[ACCURACY] - spread, drawn[ACCURACY] + spread
+    drawn = drawn.drop(columns=["operations", "directories"])
+    x = alt.X("num_replaced:Q", title="replaced blocks", axis=alt.Axis(tickMinStep=1, format="d"))
+    y = alt.Y(f"{ACCURACY}:Q", title="test top-1 (%)", scale=alt.Scale(zero=False, padding=8))
+    colour = alt.Color("what:N", title=None, scale=colour_scale(names), legend=_legend(names))
+    base = alt.Chart(drawn)
+    mean = base.mark_line(strokeWidth=1.2).encode(x=x, y=alt.Y(f"mean({ACCURACY}):Q"), color=colour)
+    bars = base.mark_rule(strokeWidth=1).encode(x=x, y="low:Q", y2="high:Q", color=colour)
+    points = base.mark_point(filled=True, size=30, opacity=1).encode(x=x, y=y, color=colour)
+    return dress(alt.layer(mean, bars, points).properties(width=COLUMN_WIDTH, height=_HEIGHT))
+
+
+def learning_curves(rows: Rows, curves: pd.DataFrame) -> Any:
+    """Validation accuracy by epoch: the mean over seeds, and their range.
+
+    Args:
+        rows: The variants.
+        curves: Columns ``hash``, ``seed``, ``epoch``, ``val_top1_percent``.
+    """
+    labels = rows.frame.set_index("hash")["label"].to_dict()
+    frame = curves.assign(label=curves["hash"].map(labels))
+    names = [name for name in rows.frame["label"] if name in set(frame["label"])]
+    x = alt.X("epoch:Q", title="epoch")
+    colour = alt.Color(
+        "label:N", title=None, scale=colour_scale(names, ORIGINAL), legend=_legend(names)
+    )
+    value = "val_top1_percent"
+    scale = alt.Scale(zero=False)
+    base = alt.Chart(frame)
+    band = base.mark_area(opacity=0.18).encode(
+        x=x, y=alt.Y(f"min({value}):Q", scale=scale), y2=f"max({value}):Q", color=colour
+    )
+    line = base.mark_line(strokeWidth=1.2).encode(
+        x=x, y=alt.Y(f"mean({value}):Q", title="validation top-1 (%)", scale=scale), color=colour
+    )
+    return dress(alt.layer(band, line).properties(width=COLUMN_WIDTH, height=_HEIGHT))
+
+
+def linked_scatter(rows: Rows, cost: str) -> dict[str, Any]:
+    """Accuracy against a cost as Vega-Lite, for a page: its points can be selected by dragging."""
+    frame = rows.frame[rows.frame[cost].notna()].copy()
+    column = BY_KEY[cost]
+    frame["x"] = frame[cost] * (column.scale or 1)
+    frame["y"] = frame[ACCURACY]
+    frame["what"] = _what(frame)
+    spread = frame[f"{ACCURACY}_std"].fillna(0)
+    frame["low"], frame["high"] = frame["y"] - spread, frame["y"] + spread
+    frame["front"] = on_front(frame["x"].to_numpy(float), frame["y"].to_numpy(float))
+    names = list(dict.fromkeys(frame["what"]))
+    brush = alt.selection_interval(name="brush")
+    x = alt.X("x:Q", title=column.label, scale=alt.Scale(zero=False, padding=14))
+    y = alt.Y("y:Q", title="test top-1 (%)", scale=alt.Scale(zero=False, padding=10))
+    colour = alt.Color("what:N", title=None, scale=colour_scale(names), legend=_legend(names))
+    base = alt.Chart(alt.NamedData("points"))
+    front = (
+        base.transform_filter(alt.datum.front)
+        .mark_line(interpolate="step-after", color="#888888", strokeDash=[4, 3])
+        .encode(x=x, y=y)
+    )
+    bars = base.mark_rule().encode(x=x, y="low:Q", y2="high:Q", color=colour)
+    points = (
+        base.mark_point(filled=True, size=70, cursor="pointer")
+        .encode(
+            x=x,
+            y=y,
+            color=colour,
+            opacity=alt.condition(brush, alt.value(1.0), alt.value(0.25)),
+            tooltip=[
+                alt.Tooltip("name:N", title="variant"),
+                alt.Tooltip("y:Q", title="top-1 (%)", format=".2f"),
+                alt.Tooltip("x:Q", title=column.label, format=".3~g"),
+            ],
+        )
+        .add_params(brush)
+    )
+    spec: dict[str, Any] = (
+        alt.layer(front, bars, points).properties(width=620, height=320).to_dict()
+    )
+    kept = frame[["hash", "x", "y", "what", "low", "high", "front"]].assign(name=frame["variant"])
+    spec["datasets"] = {"points": kept.to_dict("records")}
+    return spec
+
+
+def linked_curves() -> dict[str, Any]:
+    """Learning curves of a variant beside its baseline as Vega-Lite; a page gives the data."""
+    base = alt.Chart(alt.NamedData("curves"))
+    x = alt.X("epoch:Q", title="epoch")
+    y = alt.Y("top1:Q", title="validation top-1 (%)", scale=alt.Scale(zero=False))
+    line = base.mark_line(strokeWidth=1.5).encode(
+        x=x,
+        y=y,
+        color=alt.Color("label:N", title=None, scale=alt.Scale(range=list(COLOURS))),
+        detail="seed:N",
+    )
+    spec: dict[str, Any] = line.properties(width=480, height=200).to_dict()
+    return spec
+
+
+def _what(frame: pd.DataFrame) -> list[str]:
+    """What a variant is of: its operation, or ``several``; with its model if there are more."""
+    found = []
+    several = frame["model"].nunique() > 1
+    for operations, model in zip(frame["operations"], frame["model"], strict=True):
+        used = {operation for operation in operations.values() if operation != ORIGINAL}
+        name = ORIGINAL if not used else next(iter(used)) if len(used) == 1 else MIXED
+        found.append(f"{model} {name}" if several else name)
+    return found
+
+
+def _legend(names: Sequence[str]) -> alt.Legend:
+    """Above the picture, in as many columns as fit beside each other."""
+    widest = max(map(len, names), default=1)
+    columns = max(1, math.floor(COLUMN_WIDTH / (4.6 * widest + 22)))
+    return alt.Legend(orient="top", columns=columns, direction="horizontal")

@@ -1,0 +1,91 @@
+"""Which pictures a study has, and their files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pfstudy.errors import PfstudyError
+from pfstudy.figures import charts
+from pfstudy.figures.curves import read_curves
+from pfstudy.figures.style import save
+from pfstudy.stats.effects import LEVELS
+from pfstudy.tables.effects import fit_effects
+from pfstudy.tables.rows import Rows
+
+Records = Sequence[Mapping[str, Any]]
+
+
+def draw(
+    rows: Rows, records: Records, directory: Path, kinds: Sequence[str], formats: Sequence[str]
+) -> tuple[list[Path], list[str]]:
+    """Draw the pictures of a study.
+
+    Args:
+        rows: Its variants.
+        records: Its runs.
+        directory: Where to.
+        kinds: Of `KINDS`; none for all that can be drawn.
+        formats: Endings of the files.
+
+    Returns:
+        The files, and why some pictures that were asked for cannot be drawn.
+
+    Raises:
+        PfstudyError: They cannot be written.
+    """
+    written: list[Path] = []
+    missing: list[str] = []
+    for kind in kinds or KINDS:
+        try:
+            chart = KINDS[kind](rows, records)
+        except PfstudyError as error:
+            if kinds:
+                missing.append(f"{kind}: {error}")
+            continue
+        for ending in formats:
+            path = directory / f"{kind}.{ending}"
+            save(chart, path)
+            written.append(path)
+    return written, missing
+
+
+def _against(cost: str, rows: Rows, records: Records) -> Any:
+    del records
+    return charts.accuracy_against(rows, cost)
+
+
+def _effects(rows: Rows, records: Records) -> Any:
+    del records
+    for level in LEVELS:
+        model = fit_effects(rows, level)
+        if model is not None:
+            return charts.effect_map(model)
+    raise PfstudyError(
+        "the variants cannot tell effects apart; train one place at a time: study=one_block."
+    )
+
+
+def _replaced(rows: Rows, records: Records) -> Any:
+    del records
+    return charts.replaced_blocks(rows)
+
+
+def _curves(rows: Rows, records: Records) -> Any:
+    curves = read_curves(records)
+    if curves.empty:
+        raise PfstudyError("the runs have no metrics.csv here.")
+    return charts.learning_curves(rows, curves)
+
+
+KINDS: dict[str, Callable[[Rows, Records], Any]] = {
+    "latency": partial(_against, "latency_ms"),
+    "macs": partial(_against, "macs"),
+    "params": partial(_against, "params"),
+    "effects": _effects,
+    "replaced": _replaced,
+    "curves": _curves,
+}
+"""The pictures by name."""

@@ -1,0 +1,1 @@
+"""Rows in, one self-contained page out."""

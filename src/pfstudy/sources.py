@@ -1,0 +1,137 @@
+"""Where tables come from: run directories, what was logged offline, W&B projects; merged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pfstudy import inventory, ledger, store
+from pfstudy.errors import PfstudyError
+from pfstudy.variant import SCHEMA_VERSION
+
+WANDB = "wandb:"
+
+Key = tuple[str, int]
+"""Identity of a variant, and a seed."""
+
+
+@dataclass(frozen=True)
+class Incomplete:
+    """A run that has no record, and is in no mean.
+
+    Attributes:
+        name: For people.
+        state: ``failed``, ``running``, ``interrupted``, ``pending``, ``crashed``, ...
+        key: Identity and seed.
+        reason: Why, where that is known.
+    """
+
+    name: str
+    state: str
+    key: Key
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What some sources have.
+
+    Attributes:
+        records: One for every identity and seed, each with its measurements of speed, and its
+            directory where it has one.
+        incomplete: The runs without a record.
+        num_repeated: Records that another source had already.
+        num_foreign: Runs of W&B that are not pfstudy's.
+    """
+
+    records: tuple[Mapping[str, Any], ...]
+    incomplete: tuple[Incomplete, ...] = ()
+    num_repeated: int = 0
+    num_foreign: int = 0
+
+
+def gather(
+    sources: Sequence[str | Path],
+    study: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Gathered:
+    """Read and merge sources; of a run that several have, the first one counts.
+
+    Args:
+        sources: Directories of runs, or of what W&B logged offline, or ``wandb:ENTITY/PROJECT``.
+        study: Whose members to take; ``None`` for all runs.
+        say: Told what takes long.
+
+    Raises:
+        PfstudyError: A source cannot be read, or there is no such study in any.
+    """
+    parts = [_read(str(source), study, say) for source in sources]
+    records: dict[Key, Mapping[str, Any]] = {}
+    for part in parts:
+        for record in part.records:
+            records.setdefault((record["identity"]["hash"], record["seed"]), record)
+    left = {run.key: run for part in parts for run in part.incomplete if run.key not in records}
+    return Gathered(
+        tuple(records.values()),
+        tuple(left.values()),
+        sum(len(part.records) for part in parts) - len(records),
+        sum(part.num_foreign for part in parts),
+    )
+
+
+def _read(source: str, study: str | None, say: Callable[[str], None]) -> Gathered:
+    if source.startswith(WANDB):
+        from pfstudy.tracking.reading import read_project
+
+        project = source.removeprefix(WANDB)
+        say(f"reading {source}")
+        return _of_wandb(project, read_project(project, study, say))
+    root = Path(source)
+    if not root.is_dir():
+        raise PfstudyError(f"there is no directory {root}; give the one that runs were made in.")
+    members = None if study is None else store.read_study(root, study)
+    found = _of_runs(root, members)
+    if found.records or found.incomplete or members is not None:
+        return found
+    from pfstudy.tracking.reading import find_offline, read_offline
+
+    return _of_wandb(source, read_offline(find_offline(root)))
+
+
+def _of_runs(root: Path, members: Sequence[str] | None) -> Gathered:
+    records = tuple(store.read_records(root, members))
+    done = {record["directory"] for record in records}
+    runs = inventory.find_runs(root) if members is None else [root / member for member in members]
+    left = [run for run in runs if run not in done]
+    return Gathered(records, tuple(_incomplete(left)))
+
+
+def _incomplete(directories: Iterable[Path]) -> Iterator[Incomplete]:
+    for directory in directories:
+        status = ledger.read_status(directory, lenient=True)
+        reason = status.written.get("reason")
+        slug, _, name = directory.parent.name.rpartition("-")
+        key = (name, int(directory.name.removeprefix("seed")))
+        failed = status.state == "failed"
+        yield Incomplete(f"{slug}-{directory.name}", status.state, key, reason if failed else None)
+
+
+def _of_wandb(project: str, logged: Iterable[Any]) -> Gathered:
+    records, incomplete, num_foreign = [], [], 0
+    for run in logged:
+        if run.record is not None:
+            version = run.record.get("schema_version")
+            if version != SCHEMA_VERSION:
+                raise PfstudyError(
+                    f"the run {run.name} of {project} has schema version {version}, but this "
+                    f"pfstudy reads {SCHEMA_VERSION}."
+                )
+            records.append({"speed": [], **run.record})
+        elif run.key is not None:
+            state = run.state if run.state != "finished" else "without a record"
+            incomplete.append(Incomplete(run.name, state, run.key))
+        else:
+            num_foreign += 1
+    return Gathered(tuple(records), tuple(incomplete), num_foreign=num_foreign)

@@ -1,0 +1,1 @@
+"""Statistics of studies: accuracies in, statements with their uncertainty out."""

@@ -1,0 +1,143 @@
+r"""Content in, a LaTeX ``table`` out: booktabs, multirow, siunitx."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from pfstudy import __version__
+from pfstudy.tables.columns import Column
+from pfstudy.tables.content import Cell, Content
+from pfstudy.tables.marks import FELL_BACK
+
+_PACKAGES = r"""% needs \usepackage{booktabs,multirow,siunitx}
+"""
+_ESCAPED = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "Δ": r"$\Delta$",
+    FELL_BACK: r"\textdagger{}",
+    **{character: "\\" + character for character in "&%$#_{}"},
+}
+_NUMBER = re.compile(r"([+-]?)(\d+)(?:\.(\d+))?")
+_MISSING = "{--}"
+
+
+def latex(content: Content) -> str:
+    r"""A ``table`` with the provenance of its figures in comments.
+
+    Numbers are aligned at their decimal point by siunitx; the best of a column is bold where the
+    difference is real.
+    """
+    by_column = zip(content.columns, zip(*content.lines, strict=True), strict=True)
+    kinds = [_kind(column, cells) for column, cells in by_column]
+    body = []
+    for number, line in enumerate(content.lines):
+        cells = []
+        for index, (column, cell) in enumerate(zip(content.columns, line, strict=True)):
+            text = _cell(column, cell, is_number=kinds[index].startswith("S"))
+            if index < content.num_groups and content.spans[index][number] > 1:
+                text = rf"\multirow{{{content.spans[index][number]}}}{{*}}{{{text}}}"
+            cells.append(text if content.begins(index, number) else "")
+        if number and content.num_groups and content.begins(0, number):
+            body.append(r"\midrule")
+        body.append(" & ".join(cells) + r" \\")
+    lines = [
+        *_provenance(content),
+        r"\begin{table}[tbp]",
+        r"\centering",
+        rf"\caption{{{escape(content.caption)}}}",
+        r"\sisetup{detect-weight, mode=text, separate-uncertainty=true, retain-explicit-plus}",
+        rf"\begin{{tabular}}{{{' '.join(kinds)}}}",
+        r"\toprule",
+        *_header(content.columns),
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return _PACKAGES + "\n".join(lines) + "\n"
+
+
+def escape(text: str) -> str:
+    """Escape what LaTeX takes for commands."""
+    return "".join(_ESCAPED.get(character, character) for character in text)
+
+
+def _header(columns: Sequence[Column]) -> list[str]:
+    """Two lines where columns side by side are of one group, else one."""
+    runs: list[tuple[str, list[Column]]] = []
+    for column in columns:
+        if runs and column.group and runs[-1][0] == column.group:
+            runs[-1][1].append(column)
+        else:
+            runs.append((column.group, [column]))
+    grouped = [bool(group) and len(members) > 1 for group, members in runs]
+    low = [
+        f"{{{escape((column.short or column.label) if is_group else column.label)}}}"
+        for (_, members), is_group in zip(runs, grouped, strict=True)
+        for column in members
+    ]
+    if not any(grouped):
+        return [" & ".join(low) + r" \\"]
+    high, rules, place = [], [], 1
+    for (group, members), is_group in zip(runs, grouped, strict=True):
+        end = place + len(members) - 1
+        if is_group:
+            high.append(rf"\multicolumn{{{len(members)}}}{{c}}{{{escape(group)}}}")
+            rules.append(rf"\cmidrule(lr){{{place}-{end}}}")
+        else:
+            high += [""] * len(members)
+        place = end + 1
+    return [" & ".join(high) + r" \\", " ".join(rules), " & ".join(low) + r" \\"]
+
+
+def _kind(column: Column, cells: Sequence[Cell]) -> str:
+    """Type of a column: of numbers, with the room that they need."""
+    if column.is_text:
+        return "l"
+    if column.joined == "interval" or not all(_NUMBER.fullmatch(c.first) for c in cells if c.first):
+        return "r"
+    found = [_NUMBER.fullmatch(cell.first) for cell in cells if cell.first]
+    parts = [match.groups() for match in found if match]
+    if not parts:
+        return "r"
+    sign = "+" if any(sign for sign, _, _ in parts) else ""
+    whole = max(len(number) for _, number, _ in parts)
+    decimals = max(len(fraction or "") for _, _, fraction in parts)
+    seconds = [cell.second.replace(".", "").lstrip("0") for cell in cells if cell.second]
+    spread = f"({max(map(len, seconds)) or 1})" if seconds else ""
+    return rf"S[table-format={sign}{whole}.{decimals}{spread}]"
+
+
+def _cell(column: Column, cell: Cell, *, is_number: bool) -> str:
+    if not cell.first:
+        return "" if column.is_text else _MISSING
+    if column.joined == "interval":
+        return rf"{{[${cell.first}$, ${cell.second}$]}}"
+    if column.is_text:
+        return escape(cell.first)
+    if not is_number:
+        return escape(cell.first + cell.mark)
+    text = cell.first + (f" +- {cell.second}" if cell.second else "")
+    text = rf"\bfseries {text}" if cell.is_best else text
+    return text + (rf"{{\textsuperscript{{{escape(cell.mark)}}}}}" if cell.mark else "")
+
+
+def _provenance(content: Content) -> list[str]:
+    runs = content.rows.runs
+    commits = dict.fromkeys(
+        f"{run['commit']}{' (modified)' if run['is_modified'] else ''}"
+        for run in runs
+        if run["commit"]
+    )
+    seeds: dict[str, list[str]] = {}
+    for run in runs:
+        seeds.setdefault(run["hash"], []).append(str(run["seed"]))
+    lines = [f"% made by pfstudy {__version__} of {len(runs)} runs"]
+    if commits:
+        lines.append(f"% commits: {', '.join(commits)}")
+    return [*lines, *(f"% {name}: seeds {', '.join(each)}" for name, each in seeds.items())]

@@ -1,0 +1,89 @@
+"""Records as runs leave them, made by hand."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+Record = dict[str, Any]
+
+SETTING = {
+    "device": "Some CPU",
+    "host": "here",
+    "batch_size": 1,
+    "layout": "contiguous",
+    "dtype": "float32",
+    "backend": "eager",
+    "num_threads": 1,
+}
+TRAINING = {
+    "epochs": 15,
+    "effective_batch_size": 64,
+    "world_size": 1,
+    "num_threads": 1,
+    "precision": "32-true",
+}
+ENVIRONMENT = {
+    "host": "here",
+    "cpu_model": "Some CPU",
+    "device": "cpu",
+    "git": {"commit": "1a2b3c4d5e6f", "dirty": False},
+    "versions": {"pfstudy": "0.1.0", "torch": "2.7.0", "lightning": "2.5.0", "timm": "1.0.15"},
+}
+
+
+def make_record(
+    label: str = "original",
+    accuracy: float = 97.0,
+    *,
+    family: str = "base",
+    model: str = "resnet_digits",
+    lr: float = 0.1,
+    seed: int = 0,
+    speed: tuple[float, float] | None = None,
+    num_projected_sites: int = 0,
+    params: int = 1_000_000,
+    macs: int = 2_000_000_000,
+    **setting: Any,
+) -> Record:
+    """Make a record of a run of the default family, lr 0.1."""
+    is_baseline = label == "original"
+    canonical: Record = {
+        "schema": 1,
+        "backbone": {"timm": model, "args": {"layers": [len(model)]}},
+        "recipe": {"lr": lr, "epochs": 15, "batch_size": 64},
+        "data": {"fingerprint": "0123456789abcdef", "num_test": 500},
+        "precision": "32-true",
+    }
+    if not is_baseline:
+        canonical["sites"] = {"layer1.0.conv2": {"operation": label}}
+    measured = {}
+    if speed is not None:
+        measured = {"latency_ms": speed[0], "relative_latency": speed[1]}
+        measured["baseline_latency_ms"] = speed[0] / speed[1]
+    return {
+        "schema_version": 1,
+        "identity": {
+            "hash": family if is_baseline else f"{family}-{label}",
+            "baseline": family,
+            "canonical": canonical,
+        },
+        "variant": {
+            "model": model,
+            "label": label,
+            "is_baseline": is_baseline,
+            "original": "conv",
+        },
+        "seed": seed,
+        "data": "digits",
+        "recipe": "digits",
+        "training": dict(TRAINING),
+        "environment": copy.deepcopy(ENVIRONMENT),
+        "metrics": {"test_top1_percent": accuracy},
+        "cost": {
+            "params": params,
+            "macs": macs,
+            "num_projected_sites": num_projected_sites,
+        },
+        "speed": [{**SETTING, **setting, **measured}] if measured else [],
+    }
