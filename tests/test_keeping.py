@@ -6,6 +6,7 @@ import pytest
 
 from pfstudy import keeping, ledger, store
 from pfstudy.errors import DiskError, PfstudyError
+from pfstudy.inventory import find_runs
 from pfstudy.keeping import Keep, forget, plan_forgetting, plan_pruning, prune
 from run_directories import let_owner_vanish, write_run, write_weights
 
@@ -140,7 +141,7 @@ class TestForget:
         assert files_below(target) == before
         assert not done.parent.exists()
         assert ledger.state_of(done) == "pending"
-        assert list(store.read_records(root)) == []
+        assert list(store.read_records(find_runs(root))) == []
 
     def test_all_seeds_of_a_variant_but_not_its_speed(self, tmp_path: Path) -> None:
         runs = [write_run(tmp_path, seed=seed, state="done") for seed in (0, 1)]

@@ -11,6 +11,7 @@ import pytest
 
 from pfstudy import files, ledger, store
 from pfstudy.errors import PfstudyError
+from pfstudy.inventory import find_runs
 
 MakeRun = Callable[..., store.Run]
 
@@ -119,7 +120,10 @@ class TestReadRecords:
         return tmp_path
 
     def test_all_with_the_speed_beside_them(self, root: Path) -> None:
-        found = {record["name"]: record["speed"] for record in store.read_records(root)}
+        found = {
+            record["name"]: record["speed"]
+            for record in store.read_records(find_runs(root, [ledger.RECORD]))
+        }
         speed = [{"latency_ms": 1}]
         assert found == {"a/seed0": speed, "a/seed1": speed, "b/seed0": []}
 
@@ -127,18 +131,18 @@ class TestReadRecords:
         target = root / "forgotten" / "a" / "seed0"
         target.parent.mkdir(parents=True)
         (root / "a" / "seed0").rename(target)
-        found = [record["name"] for record in store.read_records(root)]
+        found = [record["name"] for record in store.read_records(find_runs(root, [ledger.RECORD]))]
         assert found == ["a/seed1", "b/seed0"]
 
     def test_members_in_their_order_without_those_not_done(self, root: Path) -> None:
         members = ["b/seed0", "b/seed1", "a/seed1"]
-        found = [record["name"] for record in store.read_records(root, members)]
+        found = [record["name"] for record in store.read_records(root / m for m in members)]
         assert found == ["b/seed0", "a/seed1"]
 
     def test_unknown_schema(self, root: Path) -> None:
         files.write_json(root / "b" / "seed0" / ledger.RECORD, {"schema_version": 99})
         with pytest.raises(PfstudyError, match="schema version 99"):
-            list(store.read_records(root))
+            list(store.read_records([root / "b" / "seed0"]))
 
 
 class TestFiles:

@@ -11,19 +11,25 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import orjson
 from filelock import FileLock
 
 from pfstudy.errors import DiskError, PfstudyError
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
         PfstudyError: It cannot be read or is damaged.
     """
     try:
-        content = json.loads(path.read_text())
+        with open(path, "rb") as file:  # noqa: PTH123  (thousands of them: a Path takes as long)
+            text = file.read()
+        try:
+            content = orjson.loads(text)
+        except ValueError:  # NaN, which a loss may be, or damaged
+            content = json.loads(text)
     except OSError as error:
         raise PfstudyError(f"{path} cannot be read: {error.strerror}.") from None
     except ValueError as error:

@@ -26,6 +26,7 @@ from pfstudy.variant import decoration, flatten, label_of, varying_settings
 
 _MODEL = TypeAdapter(Model)
 _NUM_DIGITS = 10
+_SEED = re.compile(r"/seed(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,18 @@ class Description:
         return flatten({key: value for key, value in self.canonical.items() if key != "sites"})
 
 
-def is_run(directory: Path) -> bool:
-    """Whether a directory is that of a run."""
-    return (directory / STATE).exists() or (directory / CONFIG).exists()
+def is_run(directory: str | Path, marks: Sequence[str] = (STATE, CONFIG)) -> bool:
+    """Whether a directory is that of a run: whether it has one of these files."""
+    # of thousands, and a Path takes longer than the question
+    return any(os.path.exists(f"{directory}/{mark}") for mark in marks)  # noqa: PTH110
 
 
-def find_runs(directory: Path) -> list[Path]:
+def find_runs(directory: Path, marks: Sequence[str] = (STATE, CONFIG)) -> list[Path]:
     """Find the run directories in a directory of runs or of a variant, or the one given.
+
+    Args:
+        directory: Where to look.
+        marks: Files by which a run directory is known.
 
     Raises:
         PfstudyError: There is no such directory.
@@ -74,12 +80,12 @@ def find_runs(directory: Path) -> list[Path]:
             f"there is no directory {directory}; give the one that runs were made in, or that of "
             "a run."
         )
-    if is_run(directory):
+    if is_run(directory, marks):
         return [directory]
-    seeds = _seeds(directory)
+    seeds = _seeds(directory, marks)
     if seeds:
         return seeds
-    return [run for variant in _directories(directory) for run in _seeds(variant)]
+    return [run for variant in _directories(directory) for run in _seeds(variant, marks)]
 
 
 def describe(directory: Path) -> Description:
@@ -177,15 +183,15 @@ def _operation(entry: Mapping[str, Any] | None, site: Site) -> str:
     return str(name) + decoration(site, kernel_size, keeps_norm=keeps, usually_keeps=usually)
 
 
-def _seeds(directory: Path) -> list[Path]:
+def _seeds(directory: str | Path, marks: Sequence[str]) -> list[Path]:
     """The run directories of a variant, by their seed."""
-    found = {path: re.fullmatch(r"seed(\d+)", path.name) for path in _directories(directory)}
-    seeds = {path: int(seed[1]) for path, seed in found.items() if seed and is_run(path)}
-    return sorted(seeds, key=seeds.__getitem__)
+    found = {path: _SEED.search(path) for path in _directories(directory)}
+    seeds = {path: int(seed[1]) for path, seed in found.items() if seed and is_run(path, marks)}
+    return list(map(Path, sorted(seeds, key=seeds.__getitem__)))
 
 
-def _directories(directory: Path) -> list[Path]:
+def _directories(directory: str | Path) -> list[str]:
     """The directories in a directory, which may vanish meanwhile."""
     with suppress(OSError), os.scandir(directory) as entries:
-        return sorted(Path(entry) for entry in entries if entry.is_dir())
+        return sorted(entry.path for entry in entries if entry.is_dir())
     return []

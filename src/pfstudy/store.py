@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -138,8 +138,8 @@ def read_keep(directory: Path) -> tuple[str, ...]:
     return tuple(read_json(directory / CONFIG)["config"]["trainer"]["keep"])
 
 
-def read_records(root: Path, members: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Read the records below a directory, or of those run directories of it alone.
+def read_records(directories: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """Read the records of run directories, of those that have one.
 
     Yields:
         Records, each with the measurements beside it under ``"speed"``, and its ``"directory"``.
@@ -147,14 +147,10 @@ def read_records(root: Path, members: Sequence[str] | None = None) -> Iterator[d
     Raises:
         PfstudyError: A record is damaged or of a schema that this version does not know.
     """
-    if members is None:
-        directories = sorted(path.parent for path in root.glob(f"*/seed*/{RECORD}"))
-    else:
-        directories = [root / member for member in members]
-    speeds: dict[Path, list[dict[str, Any]]] = {}
+    speeds: dict[str, list[dict[str, Any]]] = {}
     for directory in directories:
-        path = directory / RECORD
-        if not path.exists():
+        path = f"{directory}/{RECORD}"
+        if not os.path.exists(path):  # noqa: PTH110  (of thousands)
             continue
         record = read_json(path)
         version = record.get("schema_version")
@@ -162,15 +158,21 @@ def read_records(root: Path, members: Sequence[str] | None = None) -> Iterator[d
             raise PfstudyError(
                 f"{path} has schema version {version}, but this pfstudy reads {SCHEMA_VERSION}."
             )
-        parent = directory.parent
+        parent = os.path.dirname(directory)  # noqa: PTH120
         if parent not in speeds:
             speeds[parent] = read_speeds(parent)
-        yield {**record, "speed": speeds[parent], "directory": directory}
+        record["speed"], record["directory"] = speeds[parent], directory
+        yield record
 
 
-def read_speeds(variant_dir: Path) -> list[dict[str, Any]]:
+def read_speeds(variant_dir: str | Path) -> list[dict[str, Any]]:
     """Read the measurements of a variant."""
-    return [read_json(path) for path in sorted((variant_dir / "speed").glob("*.json"))]
+    try:
+        with os.scandir(f"{variant_dir}/speed") as entries:
+            paths = sorted(entry.path for entry in entries if entry.name.endswith(".json"))
+    except OSError:
+        return []
+    return [read_json(path) for path in paths]
 
 
 def add_to_study(root: Path, name: str, runs: Sequence[Run]) -> list[str]:

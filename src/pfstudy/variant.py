@@ -294,11 +294,18 @@ def varying_settings(forms: Sequence[Mapping[str, Any]], models: Sequence[str]) 
     Returns:
         Dotted keys such as ``recipe.lr``.
     """
-    flat = [flatten({k: v for k, v in form.items() if k != "sites"}) for form in forms]
-    keys = sorted({key for form in flat for key in form})
+    distinct = {  # of thousands of variants, only the sites differ
+        (model, str({k: v for k, v in form.items() if k != "sites"})): form
+        for model, form in zip(models, forms, strict=True)
+    }
+    flat = [
+        (model, flatten({k: v for k, v in form.items() if k != "sites"}))
+        for (model, _), form in distinct.items()
+    ]
+    keys = sorted({key for _, form in flat for key in form})
 
     def varies(key: str) -> bool:
-        found = {(m, json.dumps(form.get(key))) for m, form in zip(models, flat, strict=True)}
+        found = {(model, json.dumps(form.get(key))) for model, form in flat}
         if key.startswith("backbone."):
             return len(found) > len({model for model, _ in found})
         return len({value for _, value in found}) > 1

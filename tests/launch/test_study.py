@@ -12,6 +12,7 @@ import pytest
 
 from configs import compose, compose_sweep
 from pfstudy import store
+from pfstudy.inventory import find_runs
 from pfstudy.launch.check import check_variants
 from pfstudy.schema.config import Study
 from pfstudy.schema.models import conf_directory
@@ -41,7 +42,7 @@ SUBSTITUTED = ("stage1.block1=maxpool", "stage1=maxpool", "maxpool")
 
 def labels_below(directory: Path) -> set[str]:
     """The variants that have a run directory."""
-    records = store.read_records(directory / "runs")
+    records = store.read_records(find_runs(directory / "runs"))
     found = {record["variant"]["label"] for record in records}
     assert len(found) == len(list(directory.glob("runs/*/seed*")))
     return found
@@ -169,7 +170,7 @@ def check_preset(preset: str, directory: Path, done: Ended) -> None:
     (stated,) = re.findall(r"(\d+) variants\b", PRESETS[preset].read_text())
     assert done.returncode == 0, done.stderr
     assert f"{stated} variants, {stated} runs, 0 done before" in done.stderr
-    records = list(store.read_records(directory / "runs"))
+    records = list(store.read_records(find_runs(directory / "runs")))
     assert len(records) == int(stated)
     assert any(record["variant"]["is_baseline"] for record in records)
     (study,) = (directory / "runs" / "studies").glob("*.json")

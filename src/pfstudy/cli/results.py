@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -121,9 +122,10 @@ def make_table(
     from pfstudy.tables.rows import make_rows
     from pfstudy.tables.speeds import choose_speed
 
-    if speed and not isinstance(speed, Mapping):
-        speed = choose_speed(found.records, speed)
-    rows = make_rows(found.records, baseline, speed or None, found.incomplete)
+    setting = (
+        speed if speed is None or isinstance(speed, Mapping) else choose_speed(found.records, speed)
+    )
+    rows = make_rows(found.records, baseline, setting, found.incomplete)
     return make_content(rows, style=style, columns=columns, group_by=group_by, compare=compare)
 
 
@@ -161,7 +163,7 @@ def show_audit(
 def _gather(sources: Sequence[str | Path], study: str | None) -> Gathered:
     from pfstudy.sources import gather
 
-    return gather(sources, study, lambda text: make_console().print(text, style="dim"))
+    return gather(sources, study, lambda text: print(text, file=sys.stderr))
 
 
 def _directory(sources: Sequence[str | Path], study: str | None) -> Path:

@@ -15,8 +15,8 @@ from pfstudy.schema.operations import ORIGINAL
 from pfstudy.speed.setting import describe_setting
 from pfstudy.stats.effects import Additive
 from pfstudy.stats.front import on_front
-from pfstudy.tables.columns import BY_KEY
-from pfstudy.tables.rows import ACCURACY, Rows
+from pfstudy.tables.columns import ACCURACY, BY_KEY
+from pfstudy.tables.rows import Rows
 
 COSTS = ("latency_ms", "macs", "params")
 MIXED = "several"

@@ -46,6 +46,22 @@ Correct = Callable[[str], np.ndarray | None]
 """Gives, of a variant, which test images it has right: ``(N,)``, or nothing if not known."""
 
 
+@dataclass(frozen=True)
+class _Samples:
+    """Of the baseline and then the others: sizes, means, and variances (NaN of one seed)."""
+
+    names: tuple[str, ...]
+    sizes_V: np.ndarray
+    means_V: np.ndarray
+    variances_V: np.ndarray
+
+    @property
+    def differences(self) -> np.ndarray:
+        """Of the others to the baseline."""
+        difference: np.ndarray = self.means_V[1:] - self.means_V[0]
+        return difference
+
+
 def compare_family(
     samples: Mapping[str, Sequence[float]],
     baseline: str,
@@ -68,20 +84,19 @@ def compare_family(
     Returns:
         By name, the baseline left out.
     """
-    control = np.asarray(samples[baseline], float)
-    others = {name: np.asarray(s, float) for name, s in samples.items() if name != baseline}
-    if not others:
+    if len(samples) < 2:
         return {}
-    if all(len(sample) == 1 for sample in (control, *others.values())):
-        return _mcnemar(control, others, correct(baseline), correct)
-    groups = [control, *others.values()]
-    variances = np.array([max(s.var(ddof=1), resolution**2 / 12) for s in groups if len(s) > 1])
-    degrees = np.array([len(s) - 1 for s in groups if len(s) > 1])
-    if float(variances @ degrees) == 0:
-        return {name: Comparison(float(s.mean() - control.mean())) for name, s in others.items()}
+    found = _summarise(samples, baseline, resolution)
+    if (found.sizes_V == 1).all():
+        return _mcnemar(found, correct)
+    repeated = found.sizes_V > 1
+    variances, degrees = found.variances_V[repeated], found.sizes_V[repeated] - 1
+    squares, df = float(variances @ degrees), int(degrees.sum())
+    if squares == 0:
+        return _write(found, found.differences * np.nan, found.differences * np.nan, None)
     if _differ_clearly(variances, degrees):
-        return _welch(control, others, resolution)
-    return _dunnett(control, others, float(variances @ degrees), int(degrees.sum()))
+        return _welch(found)
+    return _dunnett(found, squares, df)
 
 
 def pooled_deviation(samples: Sequence[Sequence[float]]) -> tuple[float, int]:
@@ -90,60 +105,86 @@ def pooled_deviation(samples: Sequence[Sequence[float]]) -> tuple[float, int]:
     Returns:
         0 and 0 if no variant has two seeds.
     """
-    repeated = [np.asarray(sample, float) for sample in samples if len(sample) > 1]
-    df = sum(len(sample) - 1 for sample in repeated)
-    squares = sum(float(sample.var(ddof=1)) * (len(sample) - 1) for sample in repeated)
-    return (float(np.sqrt(squares / df)), df) if df else (0.0, 0)
+    sizes_V, _, variances_V = _moments(samples)
+    repeated = sizes_V > 1
+    degrees = sizes_V[repeated] - 1
+    df = int(degrees.sum())
+    return (float(np.sqrt(variances_V[repeated] @ degrees / df)), df) if df else (0.0, 0)
 
 
-def _dunnett(
-    control: np.ndarray, others: Mapping[str, np.ndarray], squares: float, df: int
+def _summarise(
+    samples: Mapping[str, Sequence[float]], baseline: str, resolution: float
+) -> _Samples:
+    names = (baseline, *(name for name in samples if name != baseline))
+    sizes_V, means_V, variances_V = _moments([samples[name] for name in names])
+    return _Samples(names, sizes_V, means_V, np.maximum(variances_V, resolution**2 / 12))
+
+
+def _moments(samples: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sizes, means and variances ``(V,)``; of a sample of one, the variance is NaN."""
+    sizes_V = np.array([len(sample) for sample in samples])
+    starts_V = np.concatenate([[0], np.cumsum(sizes_V)[:-1]])
+    values = np.concatenate([np.asarray(sample, float) for sample in samples])
+    means_V = np.add.reduceat(values, starts_V) / sizes_V
+    squares_V = np.add.reduceat((values - np.repeat(means_V, sizes_V)) ** 2, starts_V)
+    variances_V = np.full(len(sizes_V), np.nan)
+    np.divide(squares_V, sizes_V - 1, out=variances_V, where=sizes_V > 1)
+    return sizes_V, means_V, variances_V
+
+
+def _dunnett(found: _Samples, squares: float, df: int) -> dict[str, Comparison]:
+    sizes, control = found.sizes_V[1:].tolist(), int(found.sizes_V[0])
+    errors = np.sqrt(squares / df * (1 / found.sizes_V[1:] + 1 / control))
+    quantile = max_t_quantile(CONFIDENCE, sizes, control, df)
+    p_values = adjusted_p_values(found.differences / errors, sizes, control, df)
+    return _write(found, quantile * errors, p_values, "dunnett")
+
+
+def _welch(found: _Samples) -> dict[str, Comparison]:
+    """Welch 1947; the degrees of freedom are Satterthwaite's.
+
+    A sample of one tells nothing of its own spread: there is no statement.
+    """
+    parts_V = found.variances_V / found.sizes_V
+    number = len(found.sizes_V) - 1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        errors = np.sqrt(parts_V[1:] + parts_V[0])
+        shares_V = parts_V**2 / (found.sizes_V - 1)
+        df = (parts_V[1:] + parts_V[0]) ** 2 / (shares_V[1:] + shares_V[0])
+        halves = errors * stdtrit(df, 1 - (1 - CONFIDENCE) / 2 / number)
+        p_values = 2 * number * stdtr(df, -np.abs(found.differences) / errors)
+    return _write(found, halves, np.minimum(p_values, 1.0), "welch")
+
+
+def _write(
+    found: _Samples, halves: np.ndarray, p_values: np.ndarray, test: Test | None
 ) -> dict[str, Comparison]:
-    sizes = [len(sample) for sample in others.values()]
-    differences = np.array([sample.mean() - control.mean() for sample in others.values()])
-    errors = np.sqrt(squares / df * (1 / np.array(sizes) + 1 / len(control)))
-    quantile = max_t_quantile(CONFIDENCE, sizes, len(control), df)
-    p_values = adjusted_p_values(differences / errors, sizes, len(control), df)
+    columns = (found.differences.tolist(), halves.tolist(), p_values.tolist())
     return {
-        name: _judge(float(difference), quantile * float(error), float(p), "dunnett")
-        for name, difference, error, p in zip(others, differences, errors, p_values, strict=True)
+        name: Comparison(difference)
+        if p_value != p_value
+        else Comparison(
+            difference,
+            difference - half,
+            difference + half,
+            p_value,
+            test,
+            _verdict(difference, p_value),
+        )
+        for name, difference, half, p_value in zip(found.names[1:], *columns, strict=True)
     }
 
 
-def _welch(
-    control: np.ndarray, others: Mapping[str, np.ndarray], resolution: float
-) -> dict[str, Comparison]:
-    """Welch 1947; the degrees of freedom are Satterthwaite's."""
-    found = {}
-    for name, sample in others.items():
-        difference = float(sample.mean() - control.mean())
-        if min(len(sample), len(control)) < 2:  # nothing tells its own spread
-            found[name] = Comparison(difference)
-            continue
-        parts = [max(s.var(ddof=1), resolution**2 / 12) / len(s) for s in (sample, control)]
-        error = float(np.sqrt(sum(parts)))
-        degrees = [len(sample) - 1, len(control) - 1]
-        df = sum(parts) ** 2 / sum(p**2 / d for p, d in zip(parts, degrees, strict=True))
-        quantile = float(stdtrit(df, 1 - (1 - CONFIDENCE) / 2 / len(others)))
-        p = min(1.0, 2 * len(others) * float(stdtr(df, -abs(difference) / error)))
-        found[name] = _judge(difference, quantile * error, p, "welch")
-    return found
-
-
-def _mcnemar(
-    control: np.ndarray,
-    others: Mapping[str, np.ndarray],
-    of_control: np.ndarray | None,
-    correct: Correct,
-) -> dict[str, Comparison]:
+def _mcnemar(found: _Samples, correct: Correct) -> dict[str, Comparison]:
     """McNemar 1947, exact; the interval is that of Agresti and Min 2005 (Wald's, adjusted)."""
-    found = {}
+    compared = {}
+    baseline, *others = found.names
+    of_control = correct(baseline)
     quantile = -float(ndtri((1 - CONFIDENCE) / 2 / len(others)))
-    for name, sample in others.items():
-        difference = float(sample[0] - control[0])
+    for name, difference in zip(others, found.differences.tolist(), strict=True):
         of_other = None if of_control is None else correct(name)
         if of_control is None or of_other is None or len(of_control) != len(of_other):
-            found[name] = Comparison(difference)
+            compared[name] = Comparison(difference)
             continue
         gained = int(np.sum(of_other & ~of_control))
         lost = int(np.sum(of_control & ~of_other))
@@ -153,8 +194,8 @@ def _mcnemar(
         spread = np.sqrt(gained + lost + 1 - (gained - lost) ** 2 / number) / number
         low, high = (100 * (middle + sign * quantile * float(spread)) for sign in (-1, 1))
         verdict = _verdict(difference, p)
-        found[name] = Comparison(difference, low, high, p, "mcnemar", verdict)
-    return found
+        compared[name] = Comparison(difference, low, high, p, "mcnemar", verdict)
+    return compared
 
 
 def _differ_clearly(variances: np.ndarray, degrees: np.ndarray) -> bool:
@@ -168,11 +209,6 @@ def _differ_clearly(variances: np.ndarray, degrees: np.ndarray) -> bool:
     statistic = total * np.log(pooled) - degrees @ np.log(variances)
     correction = 1 + ((1 / degrees).sum() - 1 / total) / (3 * (len(variances) - 1))
     return bool(chdtrc(len(variances) - 1, statistic / correction) < _CLEARLY)
-
-
-def _judge(difference: float, half: float, p_value: float, test: Test) -> Comparison:
-    verdict = _verdict(difference, p_value)
-    return Comparison(difference, difference - half, difference + half, p_value, test, verdict)
 
 
 def _verdict(difference: float, p_value: float) -> Verdict:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 SURE = 0.95
-NUM_DRAWS = 2000
+NUM_DRAWS = 1000
+_NUM_PARTS = 10
 
 
 def on_front(costs_V: np.ndarray, accuracies_V: np.ndarray) -> np.ndarray:
@@ -20,12 +21,17 @@ def on_front(costs_V: np.ndarray, accuracies_V: np.ndarray) -> np.ndarray:
     """
     costs, accuracies = np.atleast_2d(costs_V), np.atleast_2d(accuracies_V)
     order = np.lexsort((-accuracies, costs), axis=-1)
+    return _first_of_order(order, accuracies).reshape(np.shape(costs_V))
+
+
+def _first_of_order(order: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
+    """Which points of each row are more accurate than all that stand before them."""
     sorted_DV = np.take_along_axis(accuracies, order, axis=-1)
     best_DV = np.maximum.accumulate(sorted_DV, axis=-1)
-    before_DV = np.column_stack([np.full(len(costs), -np.inf), best_DV[:, :-1]])
-    found = np.zeros(costs.shape, bool)
+    before_DV = np.column_stack([np.full(len(order), -np.inf), best_DV[:, :-1]])
+    found = np.zeros(order.shape, bool)
     np.put_along_axis(found, order, sorted_DV > before_DV, axis=-1)
-    return found.reshape(np.shape(costs_V))
+    return found
 
 
 def front_probability(
@@ -47,14 +53,20 @@ def front_probability(
         seed: Of the draws.
     """
     generator = np.random.default_rng(seed)
-    shape = (NUM_DRAWS, len(costs_V))
-    normal_DV = generator.standard_normal(shape)
-    if df:  # pooled: the spread is off by the same factor for all
-        normal_DV /= np.sqrt(generator.chisquare(df, (NUM_DRAWS, 1)) / df)
-    drawn_DV = accuracies_V + accuracy_errors_V * normal_DV
-    costs_DV = costs_V * np.exp(cost_errors_V * generator.standard_normal(shape))
-    share: np.ndarray = on_front(costs_DV, drawn_DV).mean(axis=0)
-    return share
+    has_ties = not cost_errors_V.all()
+    num_on_V = np.zeros(len(costs_V))
+    shape = (NUM_DRAWS // _NUM_PARTS, len(costs_V))
+    for _ in range(_NUM_PARTS):  # all at once do not fit a processor's cache
+        normal_DV = generator.standard_normal(shape)
+        if df:  # pooled: the spread is off by the same factor for all
+            normal_DV /= np.sqrt(generator.chisquare(df, (len(normal_DV), 1)) / df)
+        drawn_DV = accuracies_V + accuracy_errors_V * normal_DV
+        costs_DV = costs_V * np.exp(cost_errors_V * generator.standard_normal(shape))
+        if has_ties:
+            num_on_V += on_front(costs_DV, drawn_DV).sum(axis=0)
+        else:
+            num_on_V += _first_of_order(np.argsort(costs_DV, axis=-1), drawn_DV).sum(axis=0)
+    return num_on_V / NUM_DRAWS
 
 
 def at_equal_cost(

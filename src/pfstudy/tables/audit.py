@@ -17,9 +17,9 @@ from pfstudy.tables.facts import (
     SEEDS,
     SPEED,
     Facts,
+    FactsReader,
     kind_of,
     position_of,
-    read_facts,
     where_missing,
 )
 
@@ -121,11 +121,12 @@ def audit_records(records: Iterable[Mapping[str, Any]]) -> Audit:
     for record in found:
         by_variant.setdefault(record["identity"]["hash"], []).append(record)
     variants = dict(zip(_names(by_variant), by_variant.values(), strict=True))
-    facts = {variant: read_facts(seeds) for variant, seeds in variants.items()}
+    reader = FactsReader()
+    facts = {variant: reader.read(seeds) for variant, seeds in variants.items()}
     settings = _compare_facts(facts)
     others = (_compare_seeds(variants), _compare_speed(variants))
     findings = [*settings, *(finding for finding in others if finding is not None)]
-    keys = {key for runs in facts.values() for _, run in runs for key in run} | {SEEDS}
+    keys = {key for run in _distinct(facts) for key in run} | {SEEDS}
     if any(record["speed"] for record in found):
         keys.add(SPEED)
     compared = dict.fromkeys(map(kind_of, sorted(keys, key=position_of)))
@@ -166,7 +167,7 @@ def _names(by_variant: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
 
 
 def _compare_facts(facts: Mapping[str, Sequence[tuple[int, Facts]]]) -> list[Finding]:
-    runs = [run for seeds in facts.values() for _, run in seeds]
+    runs = _distinct(facts)
     keys = sorted({key for run in runs for key in run}, key=lambda key: (position_of(key), key))
     differing = [key for key in keys if len({run.get(key) for run in runs}) > 1]
     found = {key: _group(key, facts) for key in differing}
@@ -175,6 +176,10 @@ def _compare_facts(facts: Mapping[str, Sequence[tuple[int, Facts]]]) -> list[Fin
         for key, groups in found.items()
         if len(groups) > 1 and not _follows(key, found)
     ]
+
+
+def _distinct(facts: Mapping[str, Sequence[tuple[int, Facts]]]) -> list[Facts]:
+    return list({id(run): run for seeds in facts.values() for _, run in seeds}.values())
 
 
 def _group(key: str, facts: Mapping[str, Sequence[tuple[int, Facts]]]) -> Groups:
@@ -206,7 +211,7 @@ def _compare_seeds(variants: Mapping[str, Sequence[Mapping[str, Any]]]) -> Findi
 def _compare_speed(variants: Mapping[str, Sequence[Mapping[str, Any]]]) -> Finding | None:
     """Find out whether there is no setting in which the speed of all variants is known."""
     settings = {
-        variant: {json.dumps(complete_setting(measured)) for measured in records[0]["speed"]}
+        variant: {_setting_text(measured) for measured in records[0]["speed"]}
         for variant, records in variants.items()
     }
     distinct = sorted(set.union(*settings.values()))
@@ -218,6 +223,10 @@ def _compare_speed(variants: Mapping[str, Sequence[Mapping[str, Any]]]) -> Findi
         for text in [texts[each] for each in sorted(measured)] or ["not measured"]:
             groups.setdefault(text, {})[variant] = ()
     return _finding(SPEED, groups)
+
+
+def _setting_text(measured: Mapping[str, Any]) -> str:
+    return json.dumps(complete_setting(measured))
 
 
 def _tell_apart(settings: Sequence[Mapping[str, Any]]) -> list[str]:

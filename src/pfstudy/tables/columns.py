@@ -10,6 +10,9 @@ from typing import Any, Literal
 from pfstudy.errors import unknown_name
 from pfstudy.words import duration
 
+ACCURACY = "test_top1_percent"
+"""Key of the figure that variants are judged by."""
+
 
 def _text(value: Any) -> str:
     return str(value)

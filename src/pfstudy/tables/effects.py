@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.stats.effects import Additive, Level, fit_additive
-from pfstudy.tables.rows import ACCURACY, Rows
+from pfstudy.tables.columns import ACCURACY
+from pfstudy.tables.rows import Rows
 
 
 def fit_effects(rows: Rows, level: Level) -> Additive | None:

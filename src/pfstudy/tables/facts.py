@@ -34,6 +34,7 @@ _VERSIONS = {
     "lightning": "library versions",
     "timm": "library versions",
 }
+_ENVIRONMENT = ("versions", "git", "device", "cpu_model")
 KINDS = {
     "data.fingerprint": "data",
     "precision": "precision",
@@ -54,14 +55,35 @@ Facts = dict[str, str]
 """By key, such as ``recipe.lr`` or ``training.num_threads``: the value, written for people."""
 
 
-def read_facts(seeds: Sequence[Mapping[str, Any]]) -> list[tuple[int, Facts]]:
-    """Read the seed of every run of a variant, and what must be shared.
+class FactsReader:
+    """Reads what runs must share; runs that share everything get the same object."""
 
-    Args:
-        seeds: The records of the variant's runs.
-    """
-    shared = _facts_of_identity(seeds[0])
-    return [(record["seed"], shared | _facts_of_training(record)) for record in seeds]
+    def __init__(self) -> None:
+        self._shared: dict[str, Facts] = {}
+        self._known: dict[tuple[str, str], Facts] = {}
+
+    def read(self, seeds: Sequence[Mapping[str, Any]]) -> list[tuple[int, Facts]]:
+        """Read the seed of every run of a variant, and what must be shared.
+
+        Args:
+            seeds: The records of the variant's runs.
+        """
+        canonical = seeds[0]["identity"]["canonical"]
+        others = {key: canonical[key] for key in canonical if key not in _NETWORK}
+        sources = [s["source"] for s in canonical.get("sites", {}).values() if "source" in s]
+        identity = f"{seeds[0]['data']}{others}{sources}"
+        return [(record["seed"], self._read(identity, record)) for record in seeds]
+
+    def _read(self, identity: str, record: Mapping[str, Any]) -> Facts:
+        training, environment = record.get("training", {}), record.get("environment", {})
+        of_training = [training.get(key) for key in _TRAINING]
+        of_environment = [environment.get(key) for key in _ENVIRONMENT]
+        key = (identity, f"{of_training}{of_environment}")
+        if key not in self._known:
+            if identity not in self._shared:
+                self._shared[identity] = _facts_of_identity(record)
+            self._known[key] = self._shared[identity] | _facts_of_training(record)
+        return self._known[key]
 
 
 def _facts_of_identity(record: Mapping[str, Any]) -> Facts:

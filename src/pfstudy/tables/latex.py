@@ -12,15 +12,17 @@ from pfstudy.tables.marks import FELL_BACK
 
 _PACKAGES = r"""% needs \usepackage{booktabs,multirow,siunitx}
 """
-_ESCAPED = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "Δ": r"$\Delta$",
-    FELL_BACK: r"\textdagger{}",
-    **{character: "\\" + character for character in "&%$#_{}"},
-}
+_ESCAPED = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "Δ": r"$\Delta$",
+        FELL_BACK: r"\textdagger{}",
+        **{character: "\\" + character for character in "&%$#_{}"},
+    }
+)
 _NUMBER = re.compile(r"([+-]?)(\d+)(?:\.(\d+))?")
 _MISSING = "{--}"
 
@@ -64,7 +66,7 @@ def latex(content: Content) -> str:
 
 def escape(text: str) -> str:
     """Escape what LaTeX takes for commands."""
-    return "".join(_ESCAPED.get(character, character) for character in text)
+    return text.translate(_ESCAPED)
 
 
 def _header(columns: Sequence[Column]) -> list[str]:

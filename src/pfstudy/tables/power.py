@@ -13,7 +13,8 @@ from rich.table import Table
 from pfstudy.errors import PfstudyError
 from pfstudy.stats.comparison import pooled_deviation
 from pfstudy.stats.power import MOST_SEEDS, seeds_needed, upper_deviation
-from pfstudy.tables.rows import ACCURACY, Rows
+from pfstudy.tables.columns import ACCURACY
+from pfstudy.tables.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,13 @@ def make_power(
     number = max(1, len(others))
 
     def need(name: str, points: float, seeds_now: int) -> Need:
-        safe = upper_deviation(deviation, df)
-        wanted = (seeds_needed(points, each, number, power) for each in (deviation, safe))
-        return Need(name, points, *wanted, seeds_now)
+        return Need(
+            name,
+            points,
+            seeds_needed(points, deviation, number, power),
+            seeds_needed(points, upper_deviation(deviation, df), number, power),
+            seeds_now,
+        )
 
     if difference is not None:
         least = int(rows.frame["num_seeds"].min())

@@ -5,29 +5,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.sources import Incomplete
-from pfstudy.stats.comparison import Comparison, compare_family, pooled_deviation
-from pfstudy.stats.front import SURE, at_equal_cost, front_probability
 from pfstudy.tables.audit import Finding, audit_records
+from pfstudy.tables.columns import ACCURACY
 from pfstudy.tables.marks import explain_marks, speed_mark
 from pfstudy.tables.published import published_of
 from pfstudy.tables.speeds import common_setting, measured_in
+from pfstudy.tables.statistics import compare, find_best, find_front
 from pfstudy.variant import flatten, varying_settings
 
 PROJECTED = " (+1x1)"
 """Marks a variant with sites where a 1x1 convolution follows the operation."""
-
-ACCURACY = "test_top1_percent"
-PREDICTIONS = "predictions.npz"
 
 _METRICS = (
     *("test_top1_percent", "test_top5_percent", "test_loss"),
@@ -40,7 +34,6 @@ _SPEED = (
     *("peak_memory_bytes", "energy_j"),
 )
 _FLOATS = (*_METRICS, f"{ACCURACY}_std", *_SPEED, "relative_speed", "training_seconds")
-_WIDTH_IN_ERRORS = 2 * 1.96
 
 
 @dataclass(frozen=True)
@@ -83,7 +76,7 @@ def make_rows(
         records: As `pfstudy.store.read_records` yields them.
         baseline: Label of the variant to compare with; ``None`` for the unsubstituted backbone.
         speed: What the measurements should have in common, such as ``{"batch_size": 8}``; of
-            those that do, or else of all, the setting that most records have is taken.
+            those that do, or else of all, the setting that most variants have is taken.
         incomplete: Runs that left no record.
 
     Raises:
@@ -98,16 +91,17 @@ def make_rows(
     models = [seeds[0]["variant"]["model"] for seeds in by_variant.values()]
     varying = varying_settings(forms, models)
     settings = ("model", *varying) if len(set(models)) > 1 else tuple(varying)
-    setting = common_setting(found, speed or {})
+    setting = common_setting([seeds[0] for seeds in by_variant.values()], speed or {})
     measured = [measured_in(seeds[0], setting) for seeds in by_variant.values()]
-    frame = pd.DataFrame(
+    rows = [
         _row(seeds, settings, m) for seeds, m in zip(by_variant.values(), measured, strict=True)
-    )
+    ]
+    frame = pd.DataFrame({key: [row[key] for row in rows] for key in rows[0]})
     frame = frame.astype(dict.fromkeys(_FLOATS, float))  # and nothing is NaN, not None
     _reconcile_latencies(frame)
-    frame = _compare(frame, by_variant, baseline)
-    front_cost = _find_front(frame, by_variant)
-    _find_best(frame, by_variant)
+    compare(frame, by_variant, baseline)
+    front_cost = find_front(frame, by_variant)
+    find_best(frame, by_variant)
     lacking = frame.loc[frame["difference_points"].isna(), "variant"]
     frame = frame.sort_values("is_baseline", ascending=False, kind="stable")
     return Rows(
@@ -123,22 +117,6 @@ def make_rows(
     )
 
 
-def read_correct(record: Mapping[str, Any]) -> np.ndarray | None:
-    """Read which test images a run has right: ``(N,)``; ``None`` if that was not kept."""
-    directory = record.get("directory")
-    path = None if directory is None else Path(directory) / PREDICTIONS
-    if path is None or not path.exists():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            labels = kept["labels"]
-            first = kept["top5"][:, 0] if "top5" in kept else kept["logits"].argmax(axis=1)
-            correct: np.ndarray = first == labels
-            return correct
-    except (OSError, ValueError, KeyError):
-        raise PfstudyError(f"{path} is damaged; move it away, and no test is made of it.") from None
-
-
 def _row(
     seeds: Sequence[Mapping[str, Any]], settings: Sequence[str], measured: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -146,8 +124,8 @@ def _row(
     flat = {"model": first["variant"]["model"]}
     if settings:
         flat |= flatten(first["identity"]["canonical"])
-    accuracies = [record["metrics"][ACCURACY] for record in seeds]
-    mean = math.fsum(accuracies) / len(accuracies)
+    metrics = [record["metrics"] for record in seeds]
+    accuracies = [each[ACCURACY] for each in metrics]
     return {
         "hash": first["identity"]["hash"],
         "family": first["identity"]["baseline"],
@@ -166,53 +144,26 @@ def _row(
         **{key: measured.get(key) for key in _SPEED},
         "relative_speed": 1 / measured["relative_latency"] if measured else None,
         "speed_mark": speed_mark(measured),
-        **{key: _mean([record["metrics"].get(key) for record in seeds]) for key in _METRICS},
-        ACCURACY: mean,
-        f"{ACCURACY}_std": float(np.std(accuracies, ddof=1)) if len(seeds) > 1 else None,
+        **{key: _mean([each.get(key) for each in metrics]) for key in _METRICS},
+        f"{ACCURACY}_std": _deviation(accuracies),
         **published_of(first),
         "training_seconds": _mean([record.get("training", {}).get("seconds") for record in seeds]),
         "num_seeds": len(seeds),
     }
 
 
+def _deviation(values: Sequence[float]) -> float | None:
+    """Standard deviation of a sample; of one value there is none."""
+    if len(values) < 2:
+        return None
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
 def _mean(values: Sequence[float | None]) -> float | None:
     """The mean, where every seed has a value."""
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(values) else None
-
-
-def _compare(
-    frame: pd.DataFrame, by_variant: Mapping[str, Sequence[Mapping[str, Any]]], baseline: str | None
-) -> pd.DataFrame:
-    """Compare every variant with the baseline of its family: same backbone, data, recipe."""
-    chosen = frame["is_baseline"] if baseline is None else frame["label"] == baseline
-    if baseline is not None and not chosen.any():
-        raise unknown_name("baseline", baseline, frame["label"])
-    compared: dict[str, Comparison] = {}
-    for _, family in frame.groupby("family", sort=False):
-        controls = family.loc[chosen.loc[family.index], "hash"]
-        if controls.empty:
-            continue
-        control = controls.iloc[0]
-        samples = {h: [r["metrics"][ACCURACY] for r in by_variant[h]] for h in family["hash"]}
-        compared[control] = Comparison(0.0)
-        compared |= compare_family(
-            samples,
-            control,
-            lambda name: read_correct(by_variant[name][0]),
-            _resolution(by_variant[control][0]),
-        )
-    nothing = dict.fromkeys(asdict(Comparison(0.0)), None)
-    rows = [asdict(compared[h]) if h in compared else nothing for h in frame["hash"]]
-    found = pd.DataFrame(rows, index=frame.index).rename(
-        columns={
-            "difference": "difference_points",
-            "low": "difference_low",
-            "high": "difference_high",
-        }
-    )
-    found = found.astype(dict.fromkeys(found.columns[:4], float))
-    return pd.concat([frame, found], axis=1)
 
 
 def _reconcile_latencies(frame: pd.DataFrame) -> None:
@@ -230,112 +181,6 @@ def _reconcile_latencies(frame: pd.DataFrame) -> None:
     frame["throughput_images_per_s"] = frame["throughput_images_per_s"] / scale
     for key in ("latency_p10_ms", "latency_p90_ms"):
         frame[key] = frame[key] * scale
-
-
-def _find_front(
-    frame: pd.DataFrame, by_variant: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> str | None:
-    """Find who is on the front of accuracy over latency, or else over MACs, of one dataset.
-
-    Sets ``front_probability``, and ``equal_latency_points``: the accuracy above the line through
-    the unsubstituted backbones at the same latency.
-
-    Returns:
-        Key of the cost.
-    """
-    frame["front_probability"] = np.nan
-    frame["equal_latency_points"] = np.nan
-    timed = int(frame["latency_ms"].notna().sum())
-    cost = "latency_ms" if timed > 1 else "macs"
-    datasets = [
-        json.dumps(by_variant[h][0]["identity"]["canonical"].get("data")) for h in frame["hash"]
-    ]
-    has_front = False
-    for _, shown in frame[frame[cost].notna()].groupby(pd.Series(datasets, frame.index)):
-        if len(shown) < 2:
-            continue
-        has_front = True
-        errors, df = _accuracy_errors(shown, by_variant)
-        probability = front_probability(
-            shown[cost].to_numpy(float),
-            _cost_errors(shown, cost),
-            shown[ACCURACY].to_numpy(float),
-            errors,
-            df,
-        )
-        frame.loc[shown.index, "front_probability"] = probability
-        bases = shown[shown["is_baseline"]]
-        if cost == "latency_ms" and len(bases) > 1:
-            line = (bases[cost].to_numpy(float), bases[ACCURACY].to_numpy(float))
-            above = [
-                at_equal_cost(*point, *line)
-                for point in zip(shown[cost], shown[ACCURACY], strict=True)
-            ]
-            frame.loc[shown.index, "equal_latency_points"] = pd.Series(above, shown.index, float)
-    frame["front"] = [
-        None if math.isnan(p) else "yes" if p >= SURE else "perhaps" if p >= 1 - SURE else "no"
-        for p in frame["front_probability"]
-    ]
-    return cost if has_front else None
-
-
-def _find_best(frame: pd.DataFrame, by_variant: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Find who is better than all others, and really so.
-
-    Sets ``is_most_accurate``: every other variant is worse by the test that compares all of them
-    with this one; and ``is_fastest``: its interval lies below all others'. Of one dataset and of
-    one backbone, or it is nobody.
-    """
-    frame["is_most_accurate"] = frame["is_fastest"] = False
-    if len(frame) < 2:
-        return
-    first = by_variant[frame["hash"].iloc[0]][0]
-    if frame["data"].nunique() == 1:
-        best = frame[ACCURACY].idxmax()
-        samples = {h: [r["metrics"][ACCURACY] for r in by_variant[h]] for h in frame["hash"]}
-        compared = compare_family(
-            samples,
-            frame["hash"][best],
-            lambda name: read_correct(by_variant[name][0]),
-            _resolution(first),
-        )
-        frame.loc[best, "is_most_accurate"] = all(c.verdict == "worse" for c in compared.values())
-    if frame["family"].nunique() == 1 and frame["relative_latency"].notna().all():
-        fastest = frame["relative_latency"].idxmin()
-        below = frame["relative_latency_low"].drop(fastest).min()
-        frame.loc[fastest, "is_fastest"] = frame["relative_latency_high"][fastest] < below
-
-
-def _accuracy_errors(
-    shown: pd.DataFrame, by_variant: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> tuple[np.ndarray, int]:
-    """Standard errors of mean accuracies in points: between seeds, or else between test images."""
-    samples = [[r["metrics"][ACCURACY] for r in by_variant[h]] for h in shown["hash"]]
-    deviation, df = pooled_deviation(samples)
-    if df:
-        return deviation / np.sqrt(shown["num_seeds"].to_numpy(float)), df
-    number = _num_test(by_variant[shown["hash"].iloc[0]][0])
-    shares = shown[ACCURACY].to_numpy(float) / 100
-    return 100 * np.sqrt(shares * (1 - shares) / number) if number else 0 * shares, 0
-
-
-def _cost_errors(shown: pd.DataFrame, cost: str) -> np.ndarray:
-    if cost != "latency_ms":
-        return np.zeros(len(shown))
-    ends = [shown[f"relative_latency_{end}"].to_numpy(float) for end in ("low", "high")]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        errors: np.ndarray = (np.log(ends[1]) - np.log(ends[0])) / _WIDTH_IN_ERRORS
-    return np.nan_to_num(errors, nan=0.0, posinf=0.0)
-
-
-def _num_test(record: Mapping[str, Any]) -> int:
-    data = record["identity"]["canonical"].get("data", {})
-    return int(record["metrics"].get("num_test_images") or data.get("num_test") or 0)
-
-
-def _resolution(record: Mapping[str, Any]) -> float:
-    number = _num_test(record)
-    return 100 / number if number else 0.0
 
 
 def _name(record: Mapping[str, Any]) -> str:

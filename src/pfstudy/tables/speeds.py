@@ -42,10 +42,10 @@ def choose_speed(records: Iterable[Mapping[str, Any]], wanted: Sequence[str]) ->
 def common_setting(
     records: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The setting, device included, in which most records are measured; empty if none is.
+    """The setting, device included, in which most variants are measured; empty if none is.
 
     Args:
-        records: As `pfstudy.store.read_records` yields them.
+        records: As `pfstudy.store.read_records` yields them, one of every variant.
         wanted: What it should have, such as ``{"batch_size": 8}``, if any has it.
     """
     found = [complete_setting(measured) for record in records for measured in record["speed"]]
