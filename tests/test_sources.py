@@ -145,10 +145,11 @@ class TestProjects:
         assert all("directory" in r for r in found.records)
 
 
-def test_the_id_of_a_run_says_whose_it_is() -> None:
+def test_the_config_of_a_run_says_whose_it_is() -> None:
     text = json.dumps({"schema_version": 1})
-    made = reading._make("x", "finished", {reading.RECORD_KEY: text}, "0123456789-3-1-abcdef")
+    config = {reading.IDENTITY_KEY: {"hash": "0123456789", "seed": 3}}
+    made = reading._make("x", "finished", {reading.RECORD_KEY: text}, config)
     assert (made.key, made.record) == (("0123456789", 3), {"schema_version": 1})
-    assert reading._make("x", "finished", {}, "k3j2h1").key is None
+    assert reading._make("x", "finished", {}, {"identity": "mine"}).key is None
     with pytest.raises(PfstudyError, match="the record of the W&B run x is damaged"):
-        reading._make("x", "finished", {reading.RECORD_KEY: text[:-3]}, "")
+        reading._make("x", "finished", {reading.RECORD_KEY: text[:-3]}, config)

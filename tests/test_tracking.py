@@ -153,7 +153,7 @@ class TestTracker:
     ) -> None:
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-        monkeypatch.setattr(tracking, "_INIT_TIMEOUT_S", 2)
+        monkeypatch.setattr(tracking.runs, "_INIT_TIMEOUT_S", 2)
         tracker, said = self.start(tmp_path, "online")
         tracker.log({"loss": 2.0}, step=1)
         tracker.finish(0)

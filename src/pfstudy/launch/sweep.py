@@ -87,6 +87,8 @@ def run_sweep(
         sweep = _Sweep(display, prepared.root, prepared.study, prepared.runs)
         sweep.announce(prepared.asked)
         sweep.run_phases(train=train, patient=patient)
+        if train:  # one that asked for what was done before
+            tracking.answer_agent(sweep.runs[0].directory.absolute(), display.note)
     return SweepResult(prepared.root, prepared.study, sweep.members, sweep.failed)
 
 

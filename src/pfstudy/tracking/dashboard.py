@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 from pfstudy.errors import PfstudyError
-from pfstudy.tracking.reading import explain_failure, require_login
+from pfstudy.tracking.failures import be_patient, explain_failure, require_login
 
 _X = {"latency_ms": "latency (ms)", "macs": "MACs", "params": "params"}
 _Y = "test_top1_percent"
@@ -54,8 +53,9 @@ def write_dashboard(project: str, dashboard: Dashboard) -> tuple[str, str]:
         raise PfstudyError(f"--wandb takes ENTITY/PROJECT, but got {project!r}.")
     if find_spec("wandb_workspaces") is None:
         raise PfstudyError("wandb-workspaces is not installed: pip install 'pfstudy[dashboard]'.")
-    os.environ.setdefault("WANDB_SILENT", "true")
-    require_login(project)
+    be_patient()
+    what = f"the report cannot be written to {project}"
+    require_login(what)
     try:
         report = _report(entity, name, dashboard)
         report.save()
@@ -63,7 +63,7 @@ def write_dashboard(project: str, dashboard: Dashboard) -> tuple[str, str]:
         workspace.save()
         return str(report.url), str(workspace.url)
     except Exception as error:  # whatever its layers raise
-        raise explain_failure(project, error) from None
+        raise explain_failure(what, error) from None
 
 
 def _report(entity: str, project: str, dashboard: Dashboard) -> Any:

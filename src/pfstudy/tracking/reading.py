@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 from pfstudy.errors import PfstudyError, first_line
+from pfstudy.tracking.failures import be_patient, explain_failure, require_login
 
 RECORD_KEY = "record_json"
 """Key of the summary that has the whole record, as text."""
 
-_RUN_ID = re.compile(r"([0-9a-f]{10})-(\d+)-\d+")  # identity, seed, attempt
+IDENTITY_KEY = "identity"
+"""Key of the config that says which run of ours it is."""
+
 _PAGE = 200
-_TIMEOUT_S = 30
-_WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
-_BUSY = ("429", "rate limit", "500", "502", "503", "504", "timed out", "timeout")
+_TIMEOUT_S = 120
+_SILENCE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -50,78 +50,49 @@ def read_project(
     Args:
         project: ``ENTITY/PROJECT``, or ``PROJECT`` of one's own.
         study: Whose runs; ``None`` for all.
-        say: Told when the server asks for patience.
+        say: Told when the server takes its time.
 
     Raises:
         PfstudyError: Nobody is logged in, there is no such project, or no network.
     """
-    os.environ.setdefault("WANDB_SILENT", "true")
+    if not all(project.split("/")) or project.count("/") > 1:
+        raise PfstudyError(f"a project of W&B is wandb:ENTITY/PROJECT, but got wandb:{project}.")
+    be_patient()
     import wandb
 
-    require_login(project)
-    filters = {"group": study} if study else {}
-    found: list[Logged] = []
-    for wait in (*_WAITS_S, None):
-        try:
-            api = wandb.Api(timeout=_TIMEOUT_S)
-            runs = api.runs(project, filters=filters, per_page=_PAGE, lazy=False)
-            return [_logged(run) for run in runs]
-        except Exception as error:  # wandb raises whatever its layers raise
-            text = str(error).lower()
-            if wait is None or not any(sign in text for sign in _BUSY):
-                raise explain_failure(project, error) from None
-            say(f"W&B asks for patience; trying again in {wait:g} s")
-            time.sleep(wait)
-    return found
-
-
-def require_login(project: str) -> None:
-    """Refuse to go on where nobody is logged in; wandb itself would ask for a key.
-
-    Raises:
-        PfstudyError: Nobody is, or the key is malformed.
-    """
-    import wandb
-
+    what = f"wandb:{project} cannot be read"
+    require_login(what)
+    waiting = Timer(_SILENCE_S, say, ["W&B does not answer yet; it has about a minute"])
+    waiting.daemon = True
+    waiting.start()
     try:
-        logged_in = wandb.login(prompt=False, verify=False)
-    except (wandb.errors.AuthenticationError, ValueError) as error:
-        raise explain_failure(project, error) from None
-    if not logged_in:
-        raise PfstudyError(
-            f"wandb:{project} is not to be reached: nobody is logged in to W&B; run `wandb login`."
-        )
+        api = wandb.Api(timeout=_TIMEOUT_S)
+        filters = {"group": study} if study else {}
+        runs = api.runs(project, filters=filters, per_page=_PAGE, lazy=False)
+        return [
+            _make(str(run.name), str(run.state), run.summary_metrics or {}, run.config or {})
+            for run in runs
+        ]
+    except PfstudyError:
+        raise
+    except Exception as error:  # wandb raises whatever its layers raise
+        raise explain_failure(what, error) from None
+    finally:
+        waiting.cancel()
 
 
-def _logged(run: Any) -> Logged:
-    return _make(str(run.name), str(run.state), dict(run.summary_metrics or {}), str(run.id))
-
-
-def _make(name: str, state: str, summary: Mapping[str, Any], run_id: str) -> Logged:
-    text = summary.get(RECORD_KEY)
+def _make(name: str, state: str, summary: Mapping[str, Any], config: Mapping[str, Any]) -> Logged:
+    text, identity = summary.get(RECORD_KEY), config.get(IDENTITY_KEY)
     record = None
     if isinstance(text, str):
         try:
             record = json.loads(text)
         except ValueError:
             raise PfstudyError(f"the record of the W&B run {name} is damaged.") from None
-    found = _RUN_ID.match(run_id)
-    return Logged(name, state, record, (found[1], int(found[2])) if found else None)
-
-
-def explain_failure(project: str, error: Exception) -> PfstudyError:
-    """Say why W&B could not be asked, in a sentence with the cure."""
-    text = first_line(error).rstrip(".")
-    lowered = str(error).lower()
-    if "api_key" in lowered or "api key" in lowered or "401" in lowered or "login" in lowered:
-        return PfstudyError(
-            f"wandb:{project} cannot be read: nobody is logged in ({text}); run `wandb login`."
-        )
-    if "not find" in lowered or "404" in lowered or "permission" in lowered:
-        return PfstudyError(
-            f"wandb:{project} cannot be read ({text}); give wandb:ENTITY/PROJECT as in its address."
-        )
-    return PfstudyError(f"wandb:{project} cannot be read: {text}; is there a network?")
+    key = None
+    if isinstance(identity, Mapping) and {"hash", "seed"} <= set(identity):
+        key = (str(identity["hash"]), int(identity["seed"]))
+    return Logged(name, state, record, key)
 
 
 def find_offline(directory: Path) -> list[Path]:
@@ -129,7 +100,7 @@ def find_offline(directory: Path) -> list[Path]:
     return sorted(directory.rglob("*run-*/run-*.wandb"))
 
 
-def read_offline(paths: list[Path]) -> Iterator[Logged]:
+def read_offline(paths: Sequence[Path]) -> Iterator[Logged]:
     """Read runs that were logged offline, by W&B's own ``wandb leet inspect``.
 
     Raises:
@@ -141,9 +112,8 @@ def read_offline(paths: list[Path]) -> Iterator[Logged]:
         try:
             content = json.loads(done.stdout)
         except ValueError:
-            reason = first_line(done.stderr.strip() or "it says nothing")
+            reason = first_line(ValueError(done.stderr.strip() or "it says nothing"))
             raise PfstudyError(f"{path} cannot be read by `wandb leet inspect`: {reason}") from None
-        name = content.get("display_name") or content.get("name") or path.stem
-        exit_code = content.get("exit_code")
-        state = content.get("state") or ("finished" if exit_code == 0 else "crashed")
-        yield _make(str(name), str(state), content.get("summary", {}), content.get("run_id", ""))
+        name = content.get("name") or path.stem
+        state = content.get("state") or "crashed"
+        yield _make(name, state, content.get("summary") or {}, content.get("config") or {})

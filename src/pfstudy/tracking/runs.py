@@ -6,14 +6,18 @@ once, and training goes on.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Logger
+from pfstudy.tracking.agents import take_agents_run
+from pfstudy.tracking.reading import IDENTITY_KEY, RECORD_KEY
+from pfstudy.variant import unflatten
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -21,6 +25,7 @@ LOST = "wandb/lost"
 """Marks a run directory whose run W&B does not know whole."""
 
 _INIT_TIMEOUT_S = 20
+_SPEED_FIGURES = ("latency_ms", "relative_latency", "throughput_images_per_s")
 
 
 def choose_mode(logger: Logger) -> Mode:
@@ -81,6 +86,45 @@ def stop_service() -> None:
         wandb.teardown()
 
 
+def config_to_log(
+    config: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    label: str,
+    operations: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What W&B is told of a run besides its figures.
+
+    Args:
+        config: The whole resolved config.
+        identity: Hash and canonical form of the variant, and the seed: that of the run, where the
+            config has the first of several.
+        label: Of the variant.
+        operations: What stands at every site, by its address.
+    """
+    told = {key: identity[key] for key in ("hash", "seed", "canonical")}
+    seed, stands = identity["seed"], unflatten(operations)
+    return {**config, IDENTITY_KEY: told, "seed": seed, "label": label, "operations": stands}
+
+
+def speed_to_log(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a measurement of speed that the summary has."""
+    return {key: measured[key] for key in _SPEED_FIGURES if key in measured}
+
+
+def record_to_log(
+    record: Mapping[str, Any], measured: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The figures of a record that the summary has, and the whole of it.
+
+    Args:
+        record: The record.
+        measured: Measurements of the variant's speed.
+    """
+    counted = {key: record["cost"][key] for key in ("params", "macs")}
+    whole = json.dumps({**record, "speed": list(measured)})
+    return {**record["metrics"], **counted, RECORD_KEY: whole}
+
+
 class Tracker:
     """One attempt at a run, as a run of W&B.
 
@@ -113,14 +157,16 @@ class Tracker:
         """Open the run.
 
         Args:
-            run_id: Never used before, also not by an attempt that was killed.
+            run_id: Never used before, also not by an attempt that was killed. An agent of a W&B
+                sweep has chosen another.
             name: Name for people.
             group: The study.
-            config: The whole resolved config.
+            config: As `config_to_log` gives it.
             job_type: What the run does.
         """
         if self._mode == "disabled":
             return
+        take_agents_run()  # if so, wandb ignores id, project and entity
         import wandb
 
         arguments: dict[str, Any] = {

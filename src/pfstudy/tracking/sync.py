@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
-from pfstudy.errors import PfstudyError, first_line
-from pfstudy.files import read_json
-from pfstudy.schema.config import Logger
-from pfstudy.tracking.reading import RECORD_KEY
-from pfstudy.tracking.runs import LOST, Tracker, choose_mode
-from pfstudy.variant import unflatten
+from pfstudy import ledger
+from pfstudy.tracking.anew import log_anew
+from pfstudy.tracking.failures import be_patient, reason_of, require_login
+from pfstudy.tracking.runs import LOST, stop_service
 
-_METRICS = "metrics.csv"
-_SYNCED = ".synced"
+_TOGETHER = 20
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ class Synced:
 
     Attributes:
         uploaded: Attempts that were uploaded.
-        logged: Runs that were logged anew from their files.
+        logged: Runs that were logged anew from their files; their attempts are uploaded, too.
         failed: Why not, by directory.
     """
 
@@ -54,89 +48,78 @@ class Synced:
 
 
 def find_pending(directories: Iterable[Path]) -> list[Pending]:
-    """Find the runs of which W&B does not know everything."""
+    """Find the runs of which W&B does not know everything; those that are running come later."""
     found = []
     for directory in directories:
-        attempts = sorted((directory / "wandb").glob("offline-run-*"))
-        offline = tuple(path for path in attempts if not list(path.glob(f"*{_SYNCED}")))
-        is_lost = (directory / LOST).exists() and (directory / "record.json").exists()
-        if offline or is_lost:
+        attempts = sorted((directory / "wandb").glob("offline-run-*/run-*.wandb"))
+        offline = tuple(path.parent for path in attempts if not _marker(path).exists())
+        is_lost = (directory / LOST).exists() and (directory / ledger.RECORD).exists()
+        if (offline or is_lost) and ledger.state_of(directory) != "running":
             found.append(Pending(directory, offline, is_lost))
     return found
 
 
-def sync(
-    pending: Sequence[Pending],
-    groups: Mapping[Path, str],
-    say: Callable[[str], None] = lambda text: None,
-) -> Synced:
+def sync(pending: Sequence[Pending], say: Callable[[str], None] = lambda text: None) -> Synced:
     """Upload what was logged offline, and log anew what was lost.
+
+    What cannot be uploaded stays as it was, for the next time.
 
     Args:
         pending: As `find_pending` gives it.
-        groups: The study of each run, by its directory.
-        say: Told of each that is done.
+        say: Told what takes long.
 
     Raises:
         PfstudyError: Nobody is logged in.
     """
-    if choose_mode(Logger("wandb")) != "online":
-        raise PfstudyError("nobody is logged in to W&B; run `wandb login`, then pfstudy sync.")
+    be_patient()
+    require_login("nothing is uploaded")
     done = Synced()
-    for number, run in enumerate(pending, 1):
-        say(f"{number} of {len(pending)}: {run.directory}")
-        for path in run.offline:
-            reason = _upload(path)
-            if reason is None:
-                done.uploaded.append(path)
-            else:
-                done.failed[path] = reason
+    paths: list[Path] = []
+    for run in pending:
+        paths += run.offline
         if run.is_lost:
-            reason = _log_anew(run.directory, groups.get(run.directory, ""))
-            if reason is None:
-                (run.directory / LOST).unlink()
-                done.logged.append(run.directory)
-            else:
-                done.failed[run.directory] = reason
+            paths += (run.directory / "wandb").glob(f"offline-run-*-{log_anew(run.directory)}")
+            (run.directory / LOST).unlink()  # from here on it is an attempt like others
+            done.logged.append(run.directory)
+    stop_service()
+    for start in range(0, len(paths), _TOGETHER):
+        batch = paths[start : start + _TOGETHER]
+        say(f"uploading {start + 1} to {start + len(batch)} of {len(paths)}")
+        failed = _upload(batch)
+        done.failed |= failed
+        done.uploaded += [path for path in batch if path not in failed]
+        if len(failed) == len(batch):  # nor would the others be taken
+            reason = next(iter(failed.values()))
+            done.failed |= dict.fromkeys(paths[start + len(batch) :], reason)
+            break
     return done
 
 
-def _upload(path: Path) -> str | None:
-    """Upload one attempt by W&B's own command; why not, if it does not work."""
-    command = [sys.executable, "-m", "wandb", "sync", "--yes", str(path)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if list(path.glob(f"*{_SYNCED}")):  # its exit code does not tell
-        return None
-    lines = [line for line in (ended.stderr + ended.stdout).splitlines() if line.strip()]
-    return lines[-1] if lines else "wandb sync says nothing"
+def _upload(paths: Sequence[Path]) -> dict[Path, str]:
+    """Upload attempts by W&B's own command; why not, for those that did not get there."""
+    command = [sys.executable, "-m", "wandb", "sync", "--yes", *map(str, paths)]
+    ended = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "WANDB_SILENT": "false"},
+    )
+    said = [line.removeprefix("wandb: ") for line in (ended.stdout + ended.stderr).splitlines()]
+    errors = [line.removeprefix("ERROR ") for line in said if line.startswith("ERROR ")]
+    failed = {}
+    for path in paths:
+        (log,) = path.glob("run-*.wandb")
+        # it marks as uploaded also what the server refused in the middle
+        own = [line for line in errors if f"/{log.stem.removeprefix('run-')}]" in line]
+        if own or not _marker(log).exists():
+            _marker(log).unlink(missing_ok=True)
+            log.with_suffix(".wandb.syncstate").unlink(missing_ok=True)
+            text = "\n".join(own or errors or said[-1:]) or "wandb sync says nothing"
+            failed[path] = reason_of(RuntimeError(text))
+    return failed
 
 
-def _log_anew(directory: Path, group: str) -> str | None:
-    """Log a run from its files; why not, if it does not work."""
-    said: list[str] = []
-    written, record = read_json(directory / "config.json"), read_json(directory / "record.json")
-    config, identity = written["config"], written["identity"]
-    logger = Logger(**{**config["logger"], "mode": "online"})
-    tracker = Tracker(logger, "online", directory, said.append)
-    name = f"{identity['hash']}-{identity['seed']}-0-{uuid4().hex[:6]}"
-    variant = record["variant"]
-    config = {**config, "seed": identity["seed"], "label": variant["label"]}
-    config["operations"] = unflatten(variant["operations"])
-    tracker.start(name, f"{directory.parent.name}-{directory.name}", group, config)
-    for row in _rows(directory / _METRICS):
-        tracker.log(row, step=int(row["epoch"]))
-    cost = {key: record["cost"][key] for key in ("params", "macs")}
-    tracker.summarise({**record["metrics"], **cost, RECORD_KEY: json.dumps(record)})
-    tracker.finish(0)
-    return first_line(PfstudyError(said[0])) if said else None
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [
-            {key: float(value) for key, value in row.items() if value}
-            for row in csv.DictReader(file)
-            if row.get("epoch")
-        ]
+def _marker(log: Path) -> Path:
+    """What W&B puts beside the log of a run that it has uploaded."""
+    return log.with_suffix(".wandb.synced")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -18,16 +17,13 @@ from pfstudy.errors import DiskError, DivergedError, PfstudyError, is_about_memo
 from pfstudy.ledger import Claim
 from pfstudy.schema.config import config_tree, parse_config
 from pfstudy.tasks import Task
-from pfstudy.tracking import Tracker
-from pfstudy.tracking.reading import RECORD_KEY
-from pfstudy.variant import Variant, make_variant, unflatten
+from pfstudy.tracking import Tracker, config_to_log, record_to_log, speed_to_log
+from pfstudy.variant import Variant, make_variant
 from pfstudy.worker.fit import Attempt, fit_and_test
 from pfstudy.worker.progress import Report
 from pfstudy.worker.ranks import Ranks, joined, ranks_of_environment
 from pfstudy.worker.results import remove_checkpoints
 from pfstudy.worker.stopping import Stopped, StopRequest
-
-_SPEED_FIGURES = ("latency_ms", "relative_latency", "throughput_images_per_s")
 
 
 def train_run(task: Task, report: Report) -> str:
@@ -127,6 +123,7 @@ def _train_tracked(attempt: Attempt, claimed: Claim) -> None:
 
     config = variant.config
     tracker = Tracker(config.logger, task.mode, task.directory, note, lambda: report("offline", {}))
+    identity = {"hash": variant.hash, "seed": attempt.seed, "canonical": variant.canonical}
     exit_code = 1
     try:
         tracker.start(
@@ -134,14 +131,9 @@ def _train_tracked(attempt: Attempt, claimed: Claim) -> None:
             run_id=f"{variant.hash}-{attempt.seed}-{attempt.number}-{uuid4().hex[:6]}",
             name=f"{variant.slug}-seed{attempt.seed}",
             group=task.study,
-            config={
-                **config_tree(config),
-                "seed": attempt.seed,
-                "label": variant.label,
-                "operations": unflatten(variant.operations),
-            },
+            config=config_to_log(config_tree(config), identity, variant.label, variant.operations),
         )
-        tracker.summarise({k: task.speed[k] for k in _SPEED_FIGURES if k in task.speed})
+        tracker.summarise(speed_to_log(task.speed))
         waiting = "waiting for a measurement of speed to end"
         with ExitStack() as leases:
             for device in sorted(set(task.devices)):  # in one order, or two wait
@@ -149,9 +141,7 @@ def _train_tracked(attempt: Attempt, claimed: Claim) -> None:
                     lease.training(device, lambda: note(waiting), lambda: report("waiting", {}))
                 )
             record = fit_and_test(attempt, tracker)
-        counted = {key: record["cost"][key] for key in ("params", "macs")}
-        whole = json.dumps({**record, "speed": [task.speed] if task.speed else []})
-        tracker.summarise({**record["metrics"], **counted, RECORD_KEY: whole})
+        tracker.summarise(record_to_log(record, [task.speed] if task.speed else []))
         claimed.check()
         files.write_json(task.directory / ledger.RECORD, record, durable=True, once=True)
         exit_code = 0

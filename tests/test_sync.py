@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import wandb_server
+from conftest import QUICK_SPEED, Pfstudy
+from pfstudy import cli, files, ledger, store
+from pfstudy.sources import gather
+from pfstudy.tracking import failures, stop_service
+from pfstudy.tracking.reading import IDENTITY_KEY, RECORD_KEY
+from pfstudy.tracking.runs import LOST
+from wandb_server import ENTITY, KEY, PROJECT, QUICK, Server
+
+PATH = f"{ENTITY}/{PROJECT}"
+VARIANTS = ("original", "maxpool")
+SHARED = (
+    *("variant", "params", "macs", "latency_ms", "speed_setting"),
+    *("test_top1_percent", "difference_points", "num_seeds"),
+)
+"""Columns that need no predictions, which W&B has not."""
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: Any
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory, pfstudy: Pfstudy) -> Path:
+    """A real sweep without an account; returns its directory of runs."""
+    directory = tmp_path_factory.mktemp("offline")
+    settings = ("recipe.epochs=2", f"logger.project={PROJECT}", "study.name=mine", *QUICK_SPEED)
+    done = pfstudy(directory, "-m", f"block.spatial={','.join(VARIANTS)}", *settings)
+    assert done.returncode == 0, done.stderr
+    return directory / "runs"
+
+
+@pytest.fixture(scope="module")
+def _server() -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch, wandb_server.serve() as server:
+        for name, value in {**QUICK, "WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url}.items():
+            patch.setenv(name, value)
+        stop_service()
+        yield server
+        stop_service()
+
+
+@pytest.fixture
+def server(_server: Server) -> Server:
+    _server.clear()
+    return _server
+
+
+@pytest.fixture
+def root(sweep: Path, tmp_path: Path) -> Path:
+    """The sweep's directory of runs, to be changed."""
+    return Path(shutil.copytree(sweep, tmp_path / "runs", symlinks=True))
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Ended]]:
+    """Give a command, in this process."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def give(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["pfstudy", *map(str, arguments)])
+        code: int | str | None = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code
+        return Ended(code, *capsys.readouterr())
+
+    yield give
+    signal.signal(signal.SIGTERM, before)
+
+
+def run_dir(root: Path, label: str) -> Path:
+    (found,) = root.glob(f"*-{label}-*/seed0")
+    return found
+
+
+def lose(directory: Path) -> None:
+    """Let a run look as if W&B had been lost from its beginning."""
+    for path in (directory / "wandb").glob("offline-run-*"):
+        shutil.rmtree(path)
+    (directory / LOST).touch()
+
+
+def markers(root: Path) -> list[str]:
+    return sorted(path.name for path in root.rglob("*.sync*"))
+
+
+def by_identity(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Records without where they lie."""
+    return {
+        record["identity"]["hash"]: {k: v for k, v in record.items() if k != "directory"}
+        for record in records
+    }
+
+
+def test_what_was_logged_offline_is_uploaded_whole(
+    server: Server, root: Path, run: Callable[..., Ended]
+) -> None:
+    assert run("sync", root, "--dry-run").out == (
+        "to upload: 2 attempts logged offline, 0 runs whose tracking was lost\n"
+    )
+    assert server.runs == []
+    ended = run("sync", root)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == "uploading 1 to 2 of 2\nuploaded: 2 attempts\n"
+    by_label = {server.config(node["name"])["label"]: node for node in server.runs}
+    assert set(by_label) == set(VARIANTS)
+    for label, node in by_label.items():
+        directory, name = run_dir(root, label), node["name"]
+        record = files.read_json(directory / ledger.RECORD)
+        assert (node["group"], node["state"], server.exit_codes[name]) == ("mine", "finished", 0)
+        config, summary = server.config(name), server.summary(name)
+        assert config[IDENTITY_KEY] == {"hash": record["identity"]["hash"], "seed": 0}
+        assert config["recipe"]["epochs"] == 2
+        assert config["operations"]["stage1"]["block1"] in (label, "conv")
+        (measured,) = store.read_speeds(directory.parent)
+        assert json.loads(summary[RECORD_KEY]) == {**record, "speed": [measured]}
+        assert summary["latency_ms"] == measured["latency_ms"]
+        assert summary["test_top1_percent"] == record["metrics"]["test_top1_percent"]
+        assert [row["epoch"] for row in server.history[name]] == [1, 2]
+
+    again = run("sync", root)
+    assert again == (0, "nothing to upload: W&B knows all runs that are not running\n", "")
+
+    here, there = gather([root], "mine").records, gather([f"wandb:{PATH}"], "mine").records
+    assert by_identity(there) == by_identity(here)
+    tables = [run("table", source, "--json") for source in (root, f"wandb:{PATH}")]
+    first, second = (json.loads(ended.out) for ended in tables)
+    assert [[row[key] for key in SHARED] for row in first] == [
+        [row[key] for key in SHARED] for row in second
+    ]
+    assert None not in [row[key] for row in second for key in SHARED]
+    assert tables[1].err == f"reading wandb:{PATH}\n"
+
+
+def test_run_directories_are_not_needed(root: Path, tmp_path: Path) -> None:
+    """What W&B wrote offline is a source by itself."""
+    for label in VARIANTS:
+        shutil.copytree(run_dir(root, label) / "wandb", tmp_path / "moved" / label, symlinks=True)
+    here, moved = gather([root]), gather([tmp_path / "moved"])
+    assert moved.incomplete == ()
+    assert by_identity(moved.records) == by_identity(here.records)
+    assert len(here.records) == 2
+
+
+def test_what_was_lost_is_logged_anew(
+    server: Server, root: Path, run: Callable[..., Ended]
+) -> None:
+    directory = run_dir(root, "maxpool")
+    lose(directory)
+    said = run("sync", directory, "--dry-run", "--json").out
+    assert json.loads(said) == {"offline": 0, "lost": 1}
+    ended = run("sync", directory)
+    assert ended.out.endswith("uploaded: 1 attempt, 1 run of them logged anew from its files\n")
+    assert not (directory / LOST).exists()
+    (node,) = server.runs
+    record = files.read_json(directory / ledger.RECORD)
+    summary, config = server.summary(node["name"]), server.config(node["name"])
+    assert json.loads(summary[RECORD_KEY]) == {
+        **record,
+        "speed": store.read_speeds(directory.parent),
+    }
+    assert (node["group"], config["label"], "latency_ms" in summary) == ("mine", "maxpool", True)
+    assert [row["epoch"] for row in server.history[node["name"]]] == [1, 2]
+    assert node["displayName"] == "resnet_digits-digits-maxpool-seed0"
+
+
+@pytest.mark.parametrize(
+    ("refused", "reason"),
+    [
+        pytest.param({"upsertBucket": 401}, "the server said no", id="key"),
+        pytest.param({"upsertBucket": 503}, "W&B is out of order (HTTP 503)", id="down"),
+        pytest.param({"file_stream": 403}, "Fatal error while uploading data", id="curves"),
+    ],
+)
+def test_a_server_that_refuses_changes_nothing(
+    server: Server, root: Path, run: Callable[..., Ended], refused: dict[str, int], reason: str
+) -> None:
+    server.refused = refused
+    ended = run("sync", root)
+    assert ended.code == 1
+    assert "uploaded: 0 attempts" in ended.out
+    assert ended.err.startswith("pfstudy: 2 not uploaded, such as ")
+    assert reason in ended.err
+    assert ended.err.count("\n") == 1
+    assert markers(root) == []
+
+
+def test_no_network_changes_nothing(
+    server: Server, root: Path, run: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    stop_service()
+    lose(run_dir(root, "maxpool"))
+    ended = run("sync", root, "--json")
+    assert ended.code == 1
+    assert "2 not uploaded" in ended.err
+    assert "W&B does not answer (tcp 127.0.0.1:9: connect: connection refused)" in ended.err
+    assert json.loads(ended.out)["uploaded"] == []
+    assert markers(root) == []
+
+    # a part of it, and then the rest
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    stop_service()
+    assert "uploaded: 1 attempt" in run("sync", run_dir(root, "original")).out
+    assert "uploaded: 1 attempt" in run("sync", root).out
+    assert len(server.runs) == 2
+
+
+def test_nobody_is_logged_in(
+    root: Path, run: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    stop_service()
+    ended = run("sync", root)
+    sentence = "nothing is uploaded: nobody is logged in to W&B; run `wandb login`."
+    assert (ended.code, ended.err) == (2, f"pfstudy: {sentence}\n")
+    assert markers(root) == []
+
+
+def test_a_run_that_goes_on_is_left_for_later(root: Path, run: Callable[..., Ended]) -> None:
+    directory = run_dir(root, "maxpool")
+    (directory / ledger.RECORD).unlink()
+    claimed = ledger.claim(directory)
+    assert claimed is not None
+    said = run("sync", directory, "--dry-run", "--json").out
+    assert json.loads(said) == {"offline": 0, "lost": 0}
+    claimed.end("interrupted")
+    said = run("sync", directory, "--dry-run", "--json").out
+    assert json.loads(said) == {"offline": 1, "lost": 0}
+
+
+def test_wandb_has_about_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB__GRAPHQL_RETRY_MAX", "99")
+    for name in ("WANDB__FILE_STREAM_RETRY_MAX", "WANDB_SILENT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    failures.be_patient()
+    assert os.environ["WANDB__FILE_STREAM_RETRY_MAX"] == "5"
+    assert os.environ["WANDB__GRAPHQL_RETRY_MAX"] == "99"  # what the user has set stands
