@@ -87,6 +87,18 @@ def write_text(path: Path, text: str, *, durable: bool = False, once: bool = Fal
     return True
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory, and those above it, where there is none.
+
+    Raises:
+        DiskError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file beside where it belongs, and put it there when it is whole.

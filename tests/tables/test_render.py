@@ -3,18 +3,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pypdf import PdfReader
 from rich.console import Console
 
 from pfstudy.errors import PfstudyError
 from pfstudy.tables import render
-from pfstudy.tables.content import make_content
-from pfstudy.tables.latex import latex
+from pfstudy.tables.content import Content, make_content
+from pfstudy.tables.latex import PACKAGES, latex
 from pfstudy.tables.rows import Rows, make_rows
 
 ODD = r"odd_name & 50% of #1 $x$ {a|b} ~^ \end"
@@ -52,7 +55,7 @@ def test_markdown_has_a_line_for_every_variant(rows: Rows) -> None:
     lines = markdown(rows).splitlines()
     assert [cells_of(line) for line in (lines[0], *lines[2:4])] == [
         ["variant", "params (M)", "MACs (G)", "latency (ms)", "speed (x)", "top-1 (%)",
-         "diff. (points)", "95 % interval", "verdict", "on the front"],
+         "diff. (points)", "95 % interval", "verdict", "front"],
         ["original (conv)", "1.00", "2.00", "2.00", "1.00", "97.50 ± 0.71", "+0.00", "-", "",
          "perhaps"],
         ["maxpool", "**0.500**", "**0.123**", "1.60", "1.25", "96.00", "-1.50", "-12.50 to +9.50",
@@ -162,7 +165,7 @@ def test_latex_has_booktabs_rules_and_escaped_cells(record: Any) -> None:
         r"odd\_name \& 50\% of \#1 \$x\$ \{a|b\} \textasciitilde{}\textasciicircum{} "
         r"\textbackslash{}end" in text
     )
-    assert r"top-1 (\%)" in text
+    assert r"{top-1}" in text
     assert r"{l S[table-format=1.2] S[table-format=1.2] S[table-format=2.2]" in text
 
 
@@ -176,7 +179,7 @@ def test_a_name_looks_the_same_in_the_terminal(record: Any, rows: Rows) -> None:
 
 def printed(rows: Rows) -> str:
     console = Console(file=io.StringIO(), width=200, color_system=None)
-    console.print(render.terminal(make_content(rows), "title"))
+    console.print(render.terminal(make_content(rows, name="title")))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -196,26 +199,76 @@ def test_a_directory_that_cannot_be_made_is_named(rows: Rows, tmp_path: Path) ->
         render.write_files(make_content(rows), tmp_path / "file", ["markdown"])
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_the_latex_table_compiles(record: Any, tmp_path: Path) -> None:
-    rows = make_rows(
-        [
-            record("original", 97.0, speed=(2.0, 1.0)),
-            record("original", 98.0, speed=(2.0, 1.0)),
-            record(ODD, 96.0, lr=0.2, speed=(1.6, 0.8), num_projected_sites=1),
+@pytest.fixture
+def compiled(tmp_path: Path) -> Callable[[Content], tuple[str, str]]:
+    """Compile a table into a page; gives the page's text and what LaTeX said."""
+    packages = subprocess.run(
+        ["kpsewhich", "adjustbox.sty", "multirow.sty", "siunitx.sty"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ) if shutil.which("kpsewhich") and shutil.which("pdflatex") else None  # fmt: skip
+    if packages is None or len(packages.stdout.split()) < 3:
+        pytest.skip("pdflatex with adjustbox, multirow and siunitx is not installed")
+
+    def compile_page(content: Content) -> tuple[str, str]:
+        lines = [
+            r"\documentclass[twocolumn]{article}",
+            rf"\usepackage{{{','.join(PACKAGES)}}}",
+            r"\begin{document}",
+            r"\input{table}",
+            r"\end{document}",
         ]
-    )
-    lines = [
-        r"\documentclass{article}",
-        r"\usepackage{booktabs,multirow,siunitx}",
-        r"\begin{document}",
-        r"\input{table}",
-        r"\end{document}",
-    ]
-    (tmp_path / "paper.tex").write_text("\n".join(lines))
-    render.write_files(make_content(rows), tmp_path, ["latex"])
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert "Missing character" not in (tmp_path / "paper.log").read_text(errors="replace")
-    assert (tmp_path / "paper.pdf").stat().st_size > 0
+        (tmp_path / "paper.tex").write_text("\n".join(lines))
+        render.write_files(content, tmp_path, ["latex"])
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:]
+        (page,) = PdfReader(tmp_path / "paper.pdf").pages
+        return page.extract_text(), (tmp_path / "paper.log").read_text(errors="replace")
+
+    return compile_page
+
+
+class TestCompiledLatex:
+    @pytest.fixture
+    def records(self, record: Any) -> list[Any]:
+        timed = {"relative_latency_low": 0.78, "relative_latency_high": 0.82}
+        return [
+            record("original", 97.0, speed=(2.0, 1.0)),
+            record("original", 97.2, seed=1, speed=(2.0, 1.0)),
+            record(ODD, 96.0, lr=0.2, speed=(1.6, 0.8), num_projected_sites=1, **timed),
+            record(ODD, 90.1, seed=1, lr=0.2, speed=(1.6, 0.8), num_projected_sites=1, **timed),
+            record("better", 99.0, speed=(1.2, 0.6), fell_back=True),
+            record("better", 99.1, seed=1, speed=(1.2, 0.6), fell_back=True),
+        ]
+
+    @pytest.mark.parametrize("style", ["short", "paper", "full"])
+    def test_fits_a_column_and_misses_no_character(
+        self, records: Any, compiled: Any, style: str
+    ) -> None:
+        content = make_content(make_rows(records), style=style)
+        text, log = compiled(content)
+        assert "Overfull" not in log
+        assert "Missing character" not in log
+        assert "original (conv)" in text
+        assert "50% of #1" in text
+
+    def test_figures_stand_on_the_page_as_in_the_table(self, records: Any, compiled: Any) -> None:
+        text, _ = compiled(make_content(make_rows(records), style="paper", name="my_study"))
+        page = " ".join(text.split())
+        assert re.search(r"97\.10 ?± ?0\.14", page)
+        assert re.search(r"93\.05 ?± ?4\.17", page)
+        assert "cost" in page
+        assert page.index("params") < page.index("(M)")
+
+    def test_groups_span_their_lines(self, record: Any, compiled: Any) -> None:
+        records = [
+            record(label, family=model, model=model)
+            for model in ("resnet18", "resnet50")
+            for label in ("original", "maxpool")
+        ]
+        content = make_content(make_rows(records), group_by=["model"])
+        text, _ = compiled(content)
+        assert latex(content).count(r"\multirow{2}{*}") == 2
+        assert text.count("resnet18") == text.count("resnet50") == 1

@@ -86,14 +86,14 @@ def show_table(
         if name not in render.FORMATS:
             raise unknown_name("format", name, render.FORMATS)
     found = _gather(sources, study)
-    content = make_table(found, baseline, speed, style, columns, group_by, compare)
+    content = make_table(found, baseline, speed, style, columns, group_by, compare, study)
     if as_json:
         print(render.json(content))
         return
     directory = output or _directory(sources, study)
     paths = render.write_files(content, directory, formats)
     console = make_console()
-    console.print(render.terminal(content, study))
+    console.print(render.terminal(content))
     rows = content.rows
     if rows.lacks_baseline:
         console.print(
@@ -116,6 +116,7 @@ def make_table(
     columns: Sequence[str] = (),
     group_by: Sequence[str] = (),
     compare: str | None = None,
+    name: str | None = None,
 ) -> Content:
     """Make the content of a table of what was gathered; the arguments are those of `show_table`."""
     from pfstudy.tables.content import make_content
@@ -126,7 +127,9 @@ def make_table(
         speed if speed is None or isinstance(speed, Mapping) else choose_speed(found.records, speed)
     )
     rows = make_rows(found.records, baseline, setting, found.incomplete)
-    return make_content(rows, style=style, columns=columns, group_by=group_by, compare=compare)
+    return make_content(
+        rows, style=style, columns=columns, group_by=group_by, compare=compare, name=name
+    )
 
 
 def show_audit(
@@ -350,13 +353,14 @@ def report(
     path = output or _directory(sources, study) / "report.html"
     write_page(
         path,
-        study or "Study",
+        study or f"Runs in {', '.join(map(str, sources))}",
         content,
         audit_records(found.records),
         records=found.records,
         curves=read_curves(found.records),
         models=models,
         sources=list(map(str, sources)),
+        baseline=baseline,
     )
     make_console().print(f"written: {path}", soft_wrap=True, style="dim")
 

@@ -10,7 +10,7 @@ import altair as alt
 import pandas as pd
 
 from pfstudy.errors import PfstudyError
-from pfstudy.figures.style import COLOURS, COLUMN_WIDTH, SHAPES, colour_scale, dress
+from pfstudy.figures.style import COLUMN_WIDTH, SHAPES, colour_scale, dress
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.speed.setting import describe_setting
 from pfstudy.stats.effects import Additive
@@ -29,7 +29,7 @@ def accuracy_against(rows: Rows, cost: str) -> Any:
     """Accuracy against a cost with error bars, and the front.
 
     Error bars are the standard deviation between seeds, and the 95 % interval of the time
-    relative to the backbone.
+    relative to the backbone. A ring marks who is on the front in at least 95 % of bootstrap draws.
 
     Raises:
         PfstudyError: The cost is not known of any variant.
@@ -46,6 +46,7 @@ def accuracy_against(rows: Rows, cost: str) -> Any:
         ratio = frame[f"relative_latency_{end}"] / frame["relative_latency"]
         frame[f"x_{end}"] = frame["x"] * (ratio if cost == "latency_ms" else 1)
     frame["what"] = _what(frame)
+    frame["is_sure"] = frame["front"] == "yes"
     frame["front"] = on_front(frame["x"].to_numpy(float), frame["y"].to_numpy(float))
     names = list(dict.fromkeys(frame["what"]))
     x = alt.X("x:Q", title=column.label, scale=alt.Scale(zero=False, nice=True, padding=12))
@@ -66,7 +67,12 @@ def accuracy_against(rows: Rows, cost: str) -> Any:
     widths = base.mark_rule(strokeWidth=1).encode(x="x_low:Q", x2="x_high:Q", y=y, color=colour)
     points = base.mark_point(filled=True, size=42, opacity=1)
     points = points.encode(x=x, y=y, color=colour, shape=shape)
-    layers = [front, bars, *([widths] if cost == "latency_ms" else []), points]
+    rings = (
+        alt.Chart(shown[(shown["is_sure"]) & (cost == rows.front_cost)])
+        .mark_point(filled=False, size=110, color="#444444", strokeWidth=0.8, opacity=1)
+        .encode(x=x, y=y)
+    )
+    layers = [front, bars, *([widths] if cost == "latency_ms" else []), rings, points]
     if len(frame) <= _MOST_LABELS and frame["what"].nunique() < len(frame):
         layers.append(
             base.mark_text(fontSize=7, dy=-8, color="#444444").encode(x=x, y=y, text="label:N")
@@ -79,7 +85,7 @@ def accuracy_against(rows: Rows, cost: str) -> Any:
 def effect_map(model: Additive) -> Any:
     """What replacing the layers of every place by every operation does to the accuracy.
 
-    A white frame marks effects whose 95 % interval excludes none.
+    Effects whose 95 % interval includes none are written faintly.
     """
     frame = pd.DataFrame(
         {
@@ -134,17 +140,23 @@ def replaced_blocks(rows: Rows) -> Any:
     if frame["num_replaced"].nunique() < 2:
         raise PfstudyError("all variants replace as many blocks; there is nothing to draw.")
     frame["what"] = _what(frame)
-    baselines = frame[frame["what"] == ORIGINAL]
-    names = [name for name in dict.fromkeys(frame["what"]) if name != ORIGINAL]
-    # every operation's line begins at the backbone
-    starts = [baselines.assign(what=name) for name in names]
-    drawn = pd.concat([frame[frame["what"] != ORIGINAL], *starts])
+    is_baseline = frame["num_replaced"] == 0
+    names = list(dict.fromkeys(frame.loc[~is_baseline, "what"]))
+    # every operation's line begins at its backbone, which is drawn last
+    models = {name: set(frame.loc[frame["what"] == name, "model"]) for name in names}
+    starts = [
+        frame[is_baseline & frame["model"].isin(models[name])].assign(what=name) for name in names
+    ]
+    drawn = pd.concat([frame[~is_baseline], *starts, frame[is_baseline].assign(what=ORIGINAL)])
+    names.append(ORIGINAL)
     spread = drawn[f"{ACCURACY}_std"].fillna(0)
     drawn["low"], drawn["high"] = drawn[ACCURACY] - spread, drawn[ACCURACY] + spread
     drawn = drawn.drop(columns=["operations", "directories"])
     x = alt.X("num_replaced:Q", title="replaced blocks", axis=alt.Axis(tickMinStep=1, format="d"))
     y = alt.Y(f"{ACCURACY}:Q", title="test top-1 (%)", scale=alt.Scale(zero=False, padding=8))
-    colour = alt.Color("what:N", title=None, scale=colour_scale(names), legend=_legend(names))
+    colour = alt.Color(
+        "what:N", title=None, scale=colour_scale(names, ORIGINAL), legend=_legend(names)
+    )
     base = alt.Chart(drawn)
     mean = base.mark_line(strokeWidth=1.2).encode(x=x, y=alt.Y(f"mean({ACCURACY}):Q"), color=colour)
     bars = base.mark_rule(strokeWidth=1).encode(x=x, y="low:Q", y2="high:Q", color=colour)
@@ -178,66 +190,6 @@ def learning_curves(rows: Rows, curves: pd.DataFrame) -> Any:
     return dress(alt.layer(band, line).properties(width=COLUMN_WIDTH, height=_HEIGHT))
 
 
-def linked_scatter(rows: Rows, cost: str) -> dict[str, Any]:
-    """Accuracy against a cost as Vega-Lite, for a page: its points can be selected by dragging."""
-    frame = rows.frame[rows.frame[cost].notna()].copy()
-    column = BY_KEY[cost]
-    frame["x"] = frame[cost] * (column.scale or 1)
-    frame["y"] = frame[ACCURACY]
-    frame["what"] = _what(frame)
-    spread = frame[f"{ACCURACY}_std"].fillna(0)
-    frame["low"], frame["high"] = frame["y"] - spread, frame["y"] + spread
-    frame["front"] = on_front(frame["x"].to_numpy(float), frame["y"].to_numpy(float))
-    names = list(dict.fromkeys(frame["what"]))
-    brush = alt.selection_interval(name="brush")
-    x = alt.X("x:Q", title=column.label, scale=alt.Scale(zero=False, padding=14))
-    y = alt.Y("y:Q", title="test top-1 (%)", scale=alt.Scale(zero=False, padding=10))
-    colour = alt.Color("what:N", title=None, scale=colour_scale(names), legend=_legend(names))
-    base = alt.Chart(alt.NamedData("points"))
-    front = (
-        base.transform_filter(alt.datum.front)
-        .mark_line(interpolate="step-after", color="#888888", strokeDash=[4, 3])
-        .encode(x=x, y=y)
-    )
-    bars = base.mark_rule().encode(x=x, y="low:Q", y2="high:Q", color=colour)
-    points = (
-        base.mark_point(filled=True, size=70, cursor="pointer")
-        .encode(
-            x=x,
-            y=y,
-            color=colour,
-            opacity=alt.condition(brush, alt.value(1.0), alt.value(0.25)),
-            tooltip=[
-                alt.Tooltip("name:N", title="variant"),
-                alt.Tooltip("y:Q", title="top-1 (%)", format=".2f"),
-                alt.Tooltip("x:Q", title=column.label, format=".3~g"),
-            ],
-        )
-        .add_params(brush)
-    )
-    spec: dict[str, Any] = (
-        alt.layer(front, bars, points).properties(width=620, height=320).to_dict()
-    )
-    kept = frame[["hash", "x", "y", "what", "low", "high", "front"]].assign(name=frame["variant"])
-    spec["datasets"] = {"points": kept.to_dict("records")}
-    return spec
-
-
-def linked_curves() -> dict[str, Any]:
-    """Learning curves of a variant beside its baseline as Vega-Lite; a page gives the data."""
-    base = alt.Chart(alt.NamedData("curves"))
-    x = alt.X("epoch:Q", title="epoch")
-    y = alt.Y("top1:Q", title="validation top-1 (%)", scale=alt.Scale(zero=False))
-    line = base.mark_line(strokeWidth=1.5).encode(
-        x=x,
-        y=y,
-        color=alt.Color("label:N", title=None, scale=alt.Scale(range=list(COLOURS))),
-        detail="seed:N",
-    )
-    spec: dict[str, Any] = line.properties(width=480, height=200).to_dict()
-    return spec
-
-
 def _what(frame: pd.DataFrame) -> list[str]:
     """What a variant is of: its operation, or ``several``; with its model if there are more."""
     found = []
@@ -253,4 +205,4 @@ def _legend(names: Sequence[str]) -> alt.Legend:
     """Above the picture, in as many columns as fit beside each other."""
     widest = max(map(len, names), default=1)
     columns = max(1, math.floor(COLUMN_WIDTH / (4.6 * widest + 22)))
-    return alt.Legend(orient="top", columns=columns, direction="horizontal")
+    return alt.Legend(orient="top", columns=columns, direction="horizontal", symbolOpacity=1)

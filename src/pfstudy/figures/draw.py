@@ -11,7 +11,6 @@ from pfstudy.errors import PfstudyError
 from pfstudy.figures import charts
 from pfstudy.figures.curves import read_curves
 from pfstudy.figures.style import save
-from pfstudy.stats.effects import LEVELS
 from pfstudy.tables.effects import fit_effects
 from pfstudy.tables.rows import Rows
 
@@ -34,8 +33,13 @@ def draw(
         The files, and why some pictures that were asked for cannot be drawn.
 
     Raises:
-        PfstudyError: They cannot be written.
+        PfstudyError: They cannot be written, or the runs are of several datasets.
     """
+    datasets = list(dict.fromkeys(rows.frame["data"]))
+    if len(datasets) > 1:
+        raise PfstudyError(
+            f"runs on {', '.join(datasets)} do not fit into one picture; choose some: --study NAME."
+        )
     written: list[Path] = []
     missing: list[str] = []
     for kind in kinds or KINDS:
@@ -59,7 +63,7 @@ def _against(cost: str, rows: Rows, records: Records) -> Any:
 
 def _effects(rows: Rows, records: Records) -> Any:
     del records
-    for level in LEVELS:
+    for level in ("block", "stage"):
         model = fit_effects(rows, level)
         if model is not None:
             return charts.effect_map(model)

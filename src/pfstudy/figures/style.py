@@ -57,5 +57,6 @@ def save(chart: Any, path: Path) -> None:
     if ending not in FORMATS:
         raise PfstudyError(f"{path} has no ending of a picture; use .{', .'.join(FORMATS)}.")
     options = {"ppi": _PNG_PPI} if ending == "png" else {}
+    files.make_directory(path.parent)
     with files.replacing(path) as draft:
         chart.save(draft, format=ending, **options)

@@ -45,6 +45,11 @@ def write_caption(rows: Rows, columns: Sequence[Column]) -> str:
         parts.append(
             "At equal latency: accuracy above the line through the unsubstituted backbones."
         )
+    if any(key.startswith("published") for key in shown):
+        parts.append(
+            "Published: Han et al. 2022, ImageNet-1k, the shorter training, without CutMix; times on "
+            "the authors' GPU relative to R50."
+        )
     if rows.frame["variant"].str.endswith(PROJECTED).any():
         parts.append(
             f"{PROJECTED.strip()}: a 1x1 convolution follows where the operation cannot change "

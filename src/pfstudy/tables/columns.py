@@ -117,7 +117,7 @@ COLUMNS = (
     Column("p_value", "p", _probability, group=_DIFFERENCE),
     Column("verdict", "verdict", _text, group=_DIFFERENCE),
     Column("equal_latency_points", "at equal latency (points)", _points, True),
-    Column("front", "on the front", _text),
+    Column("front", "front", _text),
     Column("front_probability", "front probability", _times),
     Column("published", "network", _text, group=_PUBLISHED),
     Column("published_top1_percent", "published top-1 (%)", _percent, True, group=_PUBLISHED,

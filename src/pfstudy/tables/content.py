@@ -11,6 +11,7 @@ import pandas as pd
 from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.tables.caption import write_caption
 from pfstudy.tables.columns import Column, choose_columns, setting_columns
+from pfstudy.tables.published import PUBLISHED
 from pfstudy.tables.rows import Rows
 
 MISSING = "-"
@@ -49,6 +50,7 @@ class Content:
         num_groups: How many columns at the front group lines: equal values stand once.
         caption: What one must know to read it.
         rows: What it was made of.
+        name: Of the study, if it is one.
     """
 
     columns: tuple[Column, ...]
@@ -56,6 +58,7 @@ class Content:
     num_groups: int
     caption: str
     rows: Rows
+    name: str = ""
 
     @property
     def keys(self) -> list[str]:
@@ -104,6 +107,7 @@ def make_content(
     columns: Sequence[str] = (),
     group_by: Sequence[str] = (),
     compare: str | None = None,
+    name: str | None = None,
 ) -> Content:
     """Choose and write what a table shows.
 
@@ -115,6 +119,7 @@ def make_content(
         columns: Keys of columns instead.
         group_by: Settings, or ``model`` or ``data``, that lines are grouped by.
         compare: Name of published figures to set beside ours.
+        name: Of the study.
 
     Raises:
         PfstudyError: There is no such style, column or setting.
@@ -127,6 +132,11 @@ def make_content(
     groups = setting_columns(group_by)
     chosen = [*groups, *(column for column in chosen if column.key not in group_by)]
     frame = rows.frame
+    if compare and frame["published"].isna().all():
+        raise PfstudyError(
+            "none of these networks has published figures, which are known by parameters and "
+            f"MACs; there are those of {', '.join(each.name for each in PUBLISHED)}."
+        )
     if not columns:
         chosen = [c for c in chosen if c.key in _ALWAYS or _is_known(frame, c)]
     if not chosen:
@@ -140,6 +150,7 @@ def make_content(
         len(groups),
         write_caption(rows, chosen),
         rows,
+        name or "",
     )
 
 

@@ -10,8 +10,9 @@ from pfstudy.tables.columns import Column
 from pfstudy.tables.content import Cell, Content
 from pfstudy.tables.marks import FELL_BACK
 
-_PACKAGES = r"""% needs \usepackage{booktabs,multirow,siunitx}
-"""
+PACKAGES = ("adjustbox", "booktabs", "multirow", "siunitx")
+"""What a document that takes the table in must load."""
+
 _ESCAPED = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -24,14 +25,23 @@ _ESCAPED = str.maketrans(
     }
 )
 _NUMBER = re.compile(r"([+-]?)(\d+)(?:\.(\d+))?")
+_UNIT = re.compile(r"(.+) (\([^()]+\))")
 _MISSING = "{--}"
+_IN_SHORT = {  # text that would make a column wide; the caption explains it
+    "verdict": {"not distinguishable": "n.d."},
+    "front": {"yes": r"$\star$", "perhaps": r"$\circ$", "no": ""},
+}
+_EXPLAINED = {
+    "verdict": "n.d.: not distinguishable.",
+    "front": r"$\star$: on the front; $\circ$: perhaps.",
+}
 
 
 def latex(content: Content) -> str:
     r"""A ``table`` with the provenance of its figures in comments.
 
     Numbers are aligned at their decimal point by siunitx; the best of a column is bold where the
-    difference is real.
+    difference is real. What is wider than the text is scaled down to it.
     """
     by_column = zip(content.columns, zip(*content.lines, strict=True), strict=True)
     kinds = [_kind(column, cells) for column, cells in by_column]
@@ -50,8 +60,13 @@ def latex(content: Content) -> str:
         *_provenance(content),
         r"\begin{table}[tbp]",
         r"\centering",
-        rf"\caption{{{escape(content.caption)}}}",
-        r"\sisetup{detect-weight, mode=text, separate-uncertainty=true, retain-explicit-plus}",
+        rf"\caption{{{_caption(content)}}}",
+        rf"\label{{tab:{_label(content.name)}}}",
+        r"\sisetup{detect-weight, separate-uncertainty, table-align-uncertainty=false,",
+        r"  retain-explicit-plus, group-minimum-digits=12}",
+        r"\setlength{\belowcaptionskip}{4pt}",
+        r"\setlength{\tabcolsep}{4pt}",
+        r"\begin{adjustbox}{max width=\linewidth}",
         rf"\begin{{tabular}}{{{' '.join(kinds)}}}",
         r"\toprule",
         *_header(content.columns),
@@ -59,9 +74,10 @@ def latex(content: Content) -> str:
         *body,
         r"\bottomrule",
         r"\end{tabular}",
+        r"\end{adjustbox}",
         r"\end{table}",
     ]
-    return _PACKAGES + "\n".join(lines) + "\n"
+    return rf"% needs \usepackage{{{','.join(PACKAGES)}}}" + "\n" + "\n".join(lines) + "\n"
 
 
 def escape(text: str) -> str:
@@ -69,8 +85,18 @@ def escape(text: str) -> str:
     return text.translate(_ESCAPED)
 
 
+def _caption(content: Content) -> str:
+    shown = {column.key for column in content.columns}
+    return " ".join([escape(content.caption), *(_EXPLAINED[k] for k in _EXPLAINED if k in shown)])
+
+
+def _label(name: str) -> str:
+    """What `\\ref` finds the table by."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "pfstudy"
+
+
 def _header(columns: Sequence[Column]) -> list[str]:
-    """Two lines where columns side by side are of one group, else one."""
+    """Names, and units below; above them a line of groups where columns side by side are of one."""
     runs: list[tuple[str, list[Column]]] = []
     for column in columns:
         if runs and column.group and runs[-1][0] == column.group:
@@ -78,13 +104,15 @@ def _header(columns: Sequence[Column]) -> list[str]:
         else:
             runs.append((column.group, [column]))
     grouped = [bool(group) and len(members) > 1 for group, members in runs]
-    low = [
-        f"{{{escape((column.short or column.label) if is_group else column.label)}}}"
-        for (_, members), is_group in zip(runs, grouped, strict=True)
-        for column in members
-    ]
+    low = _names(
+        [
+            (column.short or column.label) if is_group else column.label
+            for (_, members), is_group in zip(runs, grouped, strict=True)
+            for column in members
+        ]
+    )
     if not any(grouped):
-        return [" & ".join(low) + r" \\"]
+        return low
     high, rules, place = [], [], 1
     for (group, members), is_group in zip(runs, grouped, strict=True):
         end = place + len(members) - 1
@@ -94,7 +122,18 @@ def _header(columns: Sequence[Column]) -> list[str]:
         else:
             high += [""] * len(members)
         place = end + 1
-    return [" & ".join(high) + r" \\", " ".join(rules), " & ".join(low) + r" \\"]
+    return [" & ".join(high) + r" \\", " ".join(rules), *low]
+
+
+def _names(labels: Sequence[str]) -> list[str]:
+    """Labels, with their units in a line of their own: a column is as wide as its figures."""
+    split = [_UNIT.fullmatch(label) for label in labels]
+    parts = [
+        found.groups() if found else (label, "") for label, found in zip(labels, split, strict=True)
+    ]
+    lines = zip(*parts, strict=True)
+    written = [[f"{{{escape(text)}}}" if text else "" for text in line] for line in lines]
+    return [" & ".join(line) + r" \\" for line in written if any(line)]
 
 
 def _kind(column: Column, cells: Sequence[Cell]) -> str:
@@ -121,12 +160,13 @@ def _cell(column: Column, cell: Cell, *, is_number: bool) -> str:
     if column.joined == "interval":
         return rf"{{[${cell.first}$, ${cell.second}$]}}"
     if column.is_text:
-        return escape(cell.first)
+        return _IN_SHORT.get(column.key, {}).get(cell.first, escape(cell.first))
     if not is_number:
         return escape(cell.first + cell.mark)
     text = cell.first + (f" +- {cell.second}" if cell.second else "")
     text = rf"\bfseries {text}" if cell.is_best else text
-    return text + (rf"{{\textsuperscript{{{escape(cell.mark)}}}}}" if cell.mark else "")
+    # the mark hangs into the margin of the column, so that the figures stay aligned
+    return text + (rf"{{\rlap{{\textsuperscript{{{escape(cell.mark)}}}}}}}" if cell.mark else "")
 
 
 def _provenance(content: Content) -> list[str]:

@@ -44,10 +44,10 @@ def write_files(content: Content, directory: Path, formats: Sequence[str]) -> li
     return paths
 
 
-def terminal(content: Content, title: str | None = None) -> Table:
+def terminal(content: Content) -> Table:
     """Table for the terminal."""
     table = Table(
-        title=title,
+        title=rich_escape(content.name) or None,
         caption=rich_escape(content.caption),
         box=box.SIMPLE_HEAD,
         caption_justify="left",
