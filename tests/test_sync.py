@@ -4,21 +4,24 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
 import wandb_server
 from conftest import QUICK_SPEED, Pfstudy
 from pfstudy import cli, files, ledger, store
+from pfstudy.schema.config import Logger
 from pfstudy.sources import gather
-from pfstudy.tracking import failures, stop_service
+from pfstudy.tracking import Tracker, failures, stop_service
 from pfstudy.tracking.reading import IDENTITY_KEY, RECORD_KEY
 from pfstudy.tracking.runs import LOST
-from wandb_server import ENTITY, KEY, PROJECT, QUICK, Server
+from wandb_server import ENTITY, PROJECT, SWEEP, Server
 
 PATH = f"{ENTITY}/{PROJECT}"
 VARIANTS = ("original", "maxpool")
@@ -49,12 +52,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, pfstudy: Pfstudy) -> Path:
 
 @pytest.fixture(scope="module")
 def _server() -> Iterator[Server]:
-    with pytest.MonkeyPatch.context() as patch, wandb_server.serve() as server:
-        for name, value in {**QUICK, "WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url}.items():
-            patch.setenv(name, value)
-        stop_service()
+    with wandb_server.serve_logged_in() as server:
         yield server
-        stop_service()
 
 
 @pytest.fixture
@@ -87,6 +86,25 @@ def run(
 
     yield give
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def asked_by_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], None]]:
+    """Set what an agent of a sweep sets for the command that it starts."""
+
+    def ask(run_id: str) -> None:
+        parameters = tmp_path / f"config-{run_id}.yaml"
+        parameters.write_text("wandb_version: 1\nseed:\n  value: 0\n")
+        monkeypatch.setenv("WANDB_SWEEP_ID", SWEEP)
+        monkeypatch.setenv("WANDB_RUN_ID", run_id)
+        monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(parameters))
+        stop_service()
+
+    yield ask
+    monkeypatch.undo()
+    stop_service()
 
 
 def run_dir(root: Path, label: str) -> Path:
@@ -130,7 +148,8 @@ def test_what_was_logged_offline_is_uploaded_whole(
         record = files.read_json(directory / ledger.RECORD)
         assert (node["group"], node["state"], server.exit_codes[name]) == ("mine", "finished", 0)
         config, summary = server.config(name), server.summary(name)
-        assert config[IDENTITY_KEY] == {"hash": record["identity"]["hash"], "seed": 0}
+        whose = {key: record["identity"][key] for key in ("hash", "canonical")}
+        assert config[IDENTITY_KEY] == {**whose, "seed": 0}
         assert config["recipe"]["epochs"] == 2
         assert config["operations"]["stage1"]["block1"] in (label, "conv")
         (measured,) = store.read_speeds(directory.parent)
@@ -151,6 +170,30 @@ def test_what_was_logged_offline_is_uploaded_whole(
     ]
     assert None not in [row[key] for row in second for key in SHARED]
     assert tables[1].err == f"reading wandb:{PATH}\n"
+
+
+def test_a_dashboard_shows_what_was_uploaded(
+    server: Server, root: Path, run: Callable[..., Ended]
+) -> None:
+    run("sync", root)
+    ended = run("report", root, "--study=mine", "--wandb", PATH)
+    assert ended.code == 0, ended.err
+    assert ended.out.count(f"written: {server.url}/{PATH}") == 2
+    report, workspace = (json.loads(view["spec"]) for view in server.views)
+    (table,) = [b["content"] for b in report["blocks"] if b["type"] == "markdown-block"]
+    assert "maxpool" in table
+    panels = workspace["section"]["panelBankConfig"]["sections"][0]["panels"]
+    shown = {a for p in panels for k, a in p["config"].items() if k in ("xAxis", "yAxis")}
+    shown |= {c["accessor"] for p in panels for c in p["config"].get("columns", [])}
+    assert "config:operations.value.stage2.block2" in shown
+    for node in server.runs:
+        config, summary = json.loads(node["config"]), server.summary(node["name"])
+        for accessor in shown:
+            kind, _, path = accessor.partition(":")
+            found = config if kind == "config" else summary
+            for key in path.split("."):
+                found = found[key]
+            assert isinstance(found, str if kind == "config" else float | int)
 
 
 def test_run_directories_are_not_needed(root: Path, tmp_path: Path) -> None:
@@ -225,6 +268,68 @@ def test_no_network_changes_nothing(
     assert "uploaded: 1 attempt" in run("sync", run_dir(root, "original")).out
     assert "uploaded: 1 attempt" in run("sync", root).out
     assert len(server.runs) == 2
+
+
+def test_an_agent_that_asks_for_what_is_done_gets_its_figures(
+    server: Server,
+    root: Path,
+    run: Callable[..., Ended],
+    asked_by_agent: Callable[[str], None],
+) -> None:
+    asked_by_agent("agentsrun")
+    settings = ("recipe.epochs=2", "study.name=mine", f"runs_dir={root}", *QUICK_SPEED)
+    ended = run("block.spatial=maxpool", "seed=0", *settings)
+    assert ended.code == 0, ended.err
+    assert [node["name"] for node in server.runs] == ["agentsrun"]
+    assert server.sweeps == {"agentsrun": SWEEP}
+    record = files.read_json(run_dir(root, "maxpool") / ledger.RECORD)
+    summary = server.summary("agentsrun")
+    assert summary["test_top1_percent"] == record["metrics"]["test_top1_percent"]
+    assert server.run("agentsrun")["state"] == "finished"
+
+
+def test_an_agents_run_is_that_of_the_first_attempt(
+    server: Server, tmp_path: Path, asked_by_agent: Callable[[str], None]
+) -> None:
+    asked_by_agent("agentsrun")
+    for number in range(2):
+        tracker = Tracker(Logger("wandb"), "online", tmp_path, print)
+        tracker.start(f"own{number}", "maxpool-seed0", "mine", {"seed": 0, "recipe": {"lr": 0.1}})
+        tracker.finish(number)
+        stop_service()  # the next one is in another process
+    assert server.exit_codes == {"agentsrun": 0, "own1": 1}
+    assert server.sweeps == {"agentsrun": SWEEP}
+    assert server.config("agentsrun")["recipe"] == {"lr": 0.1}
+
+
+@pytest.mark.slow
+def test_agents_drive_a_sweep(server: Server, tmp_path: Path, executable: str) -> None:
+    """As `docs/sweep.yaml` has them, the second time for what is done."""
+    settings = Path(__file__).parents[1] / "docs" / "sweep.yaml"
+    binaries = Path(executable).parent
+    environment = os.environ | {
+        "PATH": f"{binaries}:{os.environ['PATH']}",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    environment.pop("WANDB_SERVICE", None)
+
+    def give(*arguments: str) -> None:
+        command = [str(binaries / "wandb"), *arguments]
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
+
+    give("sweep", str(settings))
+    content = yaml.safe_load(server.sweep_config)
+    content["command"] += ["recipe.epochs=1", "speed=none"]
+    server.sweep_config = yaml.safe_dump(content)
+    asked = {"block.spatial": {"value": "maxpool"}, "seed": {"value": 0}}
+    server.asked_runs = [{"run_id": name, "args": asked} for name in ("first", "second")]
+    give("agent", f"{ENTITY}/pfstudy/{SWEEP}")
+    assert server.exit_codes == {"first": 0, "second": 0}
+    assert server.sweeps == {"first": SWEEP, "second": SWEEP}
+    figures = [server.summary(name)["test_top1_percent"] for name in ("first", "second")]
+    assert figures[0] == figures[1]
+    (record,) = (tmp_path / "runs").glob("*/seed0/record.json")
+    assert files.read_json(record)["metrics"]["test_top1_percent"] == figures[0]
 
 
 def test_nobody_is_logged_in(

@@ -12,20 +12,15 @@ from pfstudy.errors import PfstudyError
 from pfstudy.sources import gather
 from pfstudy.tracking import reading, stop_service
 from pfstudy.tracking.reading import IDENTITY_KEY, RECORD_KEY, read_project
-from wandb_server import ENTITY, KEY, PROJECT, QUICK, Server, run_node
+from wandb_server import ENTITY, PROJECT, Server, run_node
 
 PATH = f"{ENTITY}/{PROJECT}"
 
 
 @pytest.fixture(scope="module")
 def _server() -> Iterator[Server]:
-    """One server, and one service of wandb's that knows it."""
-    with pytest.MonkeyPatch.context() as patch, wandb_server.serve() as server:
-        for name, value in {**QUICK, "WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url}.items():
-            patch.setenv(name, value)
-        stop_service()
+    with wandb_server.serve_logged_in() as server:
         yield server
-        stop_service()
 
 
 @pytest.fixture
@@ -54,7 +49,7 @@ def fails(capsys: pytest.CaptureFixture[str], source: str) -> str:
         with pytest.raises(SystemExit) as exited:
             main()
     assert exited.value.code == 2
-    said = capsys.readouterr().err
+    said = capsys.readouterr().err.removeprefix(f"reading {source}\n")
     assert said.startswith("pfstudy: ")
     assert said.count("\n") == 1, said
     return said

@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+
+from pfstudy.tracking import stop_service
+
 KEY = "k" * 40
 ENTITY, PROJECT = "me", "study"
 SWEEP = "sweep123"
@@ -69,7 +73,7 @@ class Server:
         asked: Variables of the queries for runs that were answered.
         views: Inputs of the mutations that save reports and workspaces.
         sweep_config: The sweep's, as text of YAML.
-        commands: What the next heartbeats of agents are answered with.
+        asked_runs: Ids and arguments of the runs that agents are asked for, one after the other.
         url: Where it listens.
     """
 
@@ -82,7 +86,7 @@ class Server:
     asked: list[dict[str, Any]] = field(default_factory=list)
     views: list[dict[str, Any]] = field(default_factory=list)
     sweep_config: str = ""
-    commands: list[list[dict[str, Any]]] = field(default_factory=list)
+    asked_runs: list[dict[str, Any]] = field(default_factory=list)
     url: str = ""
 
     def clear(self) -> None:
@@ -142,7 +146,11 @@ class Server:
         if "createAgent" in query:
             return 200, {"data": {"createAgent": {"agent": {"id": "agent"}}}}
         if "agentHeartbeat" in query:
-            commands = self.commands.pop(0) if self.commands else [{"type": "exit"}]
+            commands: list[dict[str, Any]] = []
+            if not json.loads(variables["runState"]):  # nothing is running
+                asked = self.asked_runs.pop(0) if self.asked_runs else None
+                run = {"type": "run", "program": None, **(asked or {})}
+                commands = [run if asked else {"type": "exit"}]
             answer = {"agent": {"id": "agent"}, "commands": json.dumps(commands)}
             return 200, {"data": {"agentHeartbeat": answer}}
         if "sweep(sweepName" in query:
@@ -207,6 +215,17 @@ class Server:
         if body.get("complete"):
             self.exit_codes[run_id] = body["exitcode"]
             run["state"] = "failed" if body["exitcode"] else "finished"
+
+
+@contextmanager
+def serve_logged_in() -> Iterator[Server]:
+    """Serve while somebody is logged in, and let wandb be impatient; starts no service yet."""
+    with pytest.MonkeyPatch.context() as patch, serve() as server:
+        for name, value in {**QUICK, "WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url}.items():
+            patch.setenv(name, value)
+        stop_service()
+        yield server
+        stop_service()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 from pfstudy.errors import PfstudyError
 from pfstudy.tracking.failures import be_patient, explain_failure, require_login
+from pfstudy.tracking.reading import IDENTITY_KEY
 
 _X = {"latency_ms": "latency (ms)", "macs": "MACs", "params": "params"}
 _Y = "test_top1_percent"
@@ -23,7 +24,7 @@ class Dashboard:
         study: Whose runs are shown; ``None`` for all of the project.
         table: The table as Markdown, with its caption.
         remarks: Sentences that stand above it.
-        settings: Keys of the config that vary, such as ``recipe.lr``.
+        settings: Keys of the canonical form that vary, such as ``recipe.lr``.
         places: Addresses of the sites, such as ``stage1.block1``.
     """
 
@@ -49,10 +50,14 @@ def write_dashboard(project: str, dashboard: Dashboard) -> tuple[str, str]:
         PfstudyError: wandb-workspaces is not installed, nobody is logged in, or W&B refuses.
     """
     entity, _, name = project.partition("/")
-    if not (entity and name):
+    if not (entity and name) or "/" in name:
         raise PfstudyError(f"--wandb takes ENTITY/PROJECT, but got {project!r}.")
     if find_spec("wandb_workspaces") is None:
         raise PfstudyError("wandb-workspaces is not installed: pip install 'pfstudy[dashboard]'.")
+    if "'" in (dashboard.study or ""):
+        raise PfstudyError(
+            f"wandb-workspaces cannot filter by a study with an apostrophe, {dashboard.study}."
+        )
     be_patient()
     what = f"the report cannot be written to {project}"
     require_login(what)
@@ -69,12 +74,11 @@ def write_dashboard(project: str, dashboard: Dashboard) -> tuple[str, str]:
 def _report(entity: str, project: str, dashboard: Dashboard) -> Any:
     import wandb_workspaces.reports.v2 as wr
 
-    filters = f"Group = '{dashboard.study}'" if dashboard.study else ""
     runs = wr.Runset(
         entity=entity,
         project=project,
         name=dashboard.study or "runs",
-        filters=filters,
+        filters=_of_study(dashboard),
         groupby=["config.label"],
     )
     blocks: list[Any] = [wr.TableOfContents(), wr.H1("Results")]
@@ -106,8 +110,17 @@ def _workspace(entity: str, project: str, dashboard: Dashboard) -> Any:
             ws.Section(name="Accuracy against cost", panels=_panels(dashboard), is_open=True),
             ws.Section(name="Learning curves", panels=curves, is_open=True),
         ],
-        runset_settings=ws.RunsetSettings(groupby=[ws.Config("label")]),
+        runset_settings=ws.RunsetSettings(
+            filters=_of_study(dashboard), groupby=[ws.Config("label")]
+        ),
     )
+
+
+def _of_study(dashboard: Dashboard) -> list[Any]:
+    """Filters that leave the runs of the study."""
+    import wandb_workspaces.expr as expr
+
+    return [expr.Metric("Group") == dashboard.study] if dashboard.study else []
 
 
 def _panels(dashboard: Dashboard) -> list[Any]:
@@ -119,13 +132,13 @@ def _panels(dashboard: Dashboard) -> list[Any]:
         )
         for key, label in _X.items()
     ]
-    stands = [f"operations.{place}" for place in dashboard.places]
+    keys = {place: f"operations.{place}" for place in dashboard.places}
+    keys |= {key: f"{IDENTITY_KEY}.canonical.{key}" for key in dashboard.settings}
     columns = [
-        *(
-            wr.ParallelCoordinatesPlotColumn(wr.Config(key))
-            for key in (*stands, *dashboard.settings)
-        ),
+        *(wr.ParallelCoordinatesPlotColumn(wr.Config(key), name) for name, key in keys.items()),
         wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric("latency_ms"), "latency (ms)"),
         wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(_Y), "test top-1 (%)"),
     ]
-    return [*scatters, wr.ParallelCoordinatesPlot(title="what stands where", columns=columns)]
+    below = wr.Layout(x=0, y=6, w=24, h=8)
+    stands = wr.ParallelCoordinatesPlot(title="what stands where", columns=columns, layout=below)
+    return [*scatters, stands]
