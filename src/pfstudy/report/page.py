@@ -1,32 +1,38 @@
 """One page that shows a study: the table, plots that are linked with it, the audit.
 
-Nothing is loaded from elsewhere: styles, scripts (Vega, by vl-convert) and data are in the page.
+Nothing is loaded from elsewhere: styles, scripts (Vega, by vl-convert) and data are in the page,
+and its content security policy allows these by their digests and nothing else.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from pfstudy import __version__, files
-from pfstudy.figures import charts
+from pfstudy import files
+from pfstudy.environment import package_version
+from pfstudy.errors import PfstudyError
+from pfstudy.report.data import page_curves, page_data
+from pfstudy.report.parts import audit_part, effects_part, facts, results_table
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.stats.effects import Additive
 from pfstudy.tables.audit import Audit
-from pfstudy.tables.columns import BY_KEY, Column
 from pfstudy.tables.content import Content
-from pfstudy.tables.render import audit_sentence, plain_cell
 from pfstudy.variant import flatten
+from pfstudy.words import counted
 
 _HERE = Path(__file__).parent
-_MOST_CURVES = 60_000
+_SCRIPTS = ("table.js", "plots.js", "detail.js", "page.js")
+_MOST_VALUES = 6
 
 
 def write_page(
@@ -39,11 +45,12 @@ def write_page(
     curves: pd.DataFrame,
     models: Sequence[Additive] = (),
     sources: Sequence[str] = (),
+    baseline: str | None = None,
 ) -> None:
     """Write the page.
 
     Args:
-        path: Where to.
+        path: Where to; its directory is made.
         title: Of the study.
         content: The table.
         audit: What the runs do not share.
@@ -51,133 +58,117 @@ def write_page(
         curves: As `pfstudy.figures.curves.read_curves` gives them; may be empty.
         models: Additive models whose effects are shown.
         sources: Where the records come from.
+        baseline: Label of the variant that others are compared with, unless the backbone.
 
     Raises:
         PfstudyError: It cannot be written.
     """
-    import vl_convert
-
+    if path.is_dir():
+        raise PfstudyError(f"{path} is a directory; give the page a name in it.")
+    style = (_HERE / "page.css").read_text()
+    script = "\n".join((_HERE / name).read_text() for name in _SCRIPTS)
     parts = {
+        "policy": _policy(style, library(), script),
         "title": escape(title),
-        "summary": escape(_summary(content)),
-        "asked": _facts(_asked(records, sources)),
-        "caption": escape(content.caption),
-        "effects": _effects(models),
-        "audit": _audit(audit),
-        "environment": _facts(_environment(records)),
-        "footer": escape(f"Made by pfstudy {__version__}."),
-        "style": (_HERE / "page.css").read_text(),
-        "script": (_HERE / "page.js").read_text(),
-        "library": vl_convert.javascript_bundle(_LIBRARY),
-        "data": _as_script(_data(content, records, curves, models)),
+        "question": escape(_question(content, records)),
+        "summary": _summary(content),
+        "asked": facts(_asked(records, sources, baseline)),
+        "table": results_table(content, f"Results of {counted(len(content.lines), 'variant')}"),
+        "notes": escape(content.caption),
+        "effects": effects_part(models),
+        "audit": audit_part(audit),
+        "environment": facts(_environment(records)),
+        "footer": escape(f"Made by pfstudy {package_version('pfstudy')}."),
+        "style": style,
+        "script": script,
+        "library": library(),
+        "data": _as_script(page_data(content, records, baseline)),
+        "curves": _as_script(page_curves(content, curves)),
     }
     template = (_HERE / "page.html").read_text()
     # in one pass: what is put in may look like a place itself
     files.write_text(path, re.sub(r"\{\{ (\w+) \}\}", lambda found: parts[found[1]], template))
 
 
-_LIBRARY = "window.vegaEmbed = vegaEmbed;"
+@cache
+def library() -> str:
+    """Vega, as a script that sets ``vegaEmbed``; vl-convert takes two seconds to bundle it."""
+    import vl_convert
+
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return bundle
 
 
-def _data(
-    content: Content,
-    records: Sequence[Mapping[str, Any]],
-    curves: pd.DataFrame,
-    models: Sequence[Additive],
-) -> dict[str, Any]:
-    frame = content.rows.frame
-    costs = [key for key in charts.COSTS if frame[key].notna().any()]
-    forms = {r["identity"]["hash"]: flatten(r["identity"]["canonical"]) for r in records}
-    rows = [
-        _row(content.columns, line, row, forms)
-        for line, row in zip(content.lines, content.ordered.to_dict("records"), strict=True)
-    ]
-    return {
-        "original": ORIGINAL,
-        "columns": [{"key": c.key, "label": c.label, "text": c.is_text} for c in content.columns],
-        "rows": rows,
-        "costs": [[key, BY_KEY[key].label] for key in costs],
-        "scatters": {key: charts.linked_scatter(content.rows, key) for key in costs},
-        "curve": charts.linked_curves(),
-        "curves": _curves(content, curves),
-        "effects": {
-            f"effects-{model.level}": charts.effect_map(model).to_dict() for model in models
-        },
-    }
+def _policy(style: str, *scripts: str) -> str:
+    """No connection, and only the scripts and the styles of the page, by their digests."""
+
+    def digests(*texts: str) -> str:
+        found = (hashlib.sha256(text.encode()).digest() for text in texts)
+        return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in found)
+
+    return (
+        f"default-src 'none'; script-src {digests(*scripts)}; style-src {digests(style)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
 
 
-def _row(
-    columns: Sequence[Column],
-    line: Sequence[Any],
-    row: Mapping[str, Any],
-    forms: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
-    cells = [plain_cell(c, cell, " ± ") for c, cell in zip(columns, line, strict=True)]
-    name = f"{row['model']}: {row['variant']}"
-    ours, theirs = forms.get(row["hash"], {}), forms.get(row["family"], {})
-    keys = [k for k in {**theirs, **ours} if ours.get(k) != theirs.get(k)]
-    return {
-        "hash": row["hash"],
-        "family": row["family"],
-        "name": name,
-        "text": " ".join([name, *cells]).lower(),
-        "cells": cells,
-        "best": [cell.is_best for cell in line],
-        "values": {column.key: _plain(row[column.key]) for column in columns},
-        "operations": row["operations"],
-        "difference": [[key, _text(ours.get(key)), _text(theirs.get(key))] for key in keys],
-    }
-
-
-def _curves(content: Content, curves: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    if curves.empty:
-        return {}
-    step = max(1, math.ceil(len(curves) / _MOST_CURVES))
-    labels = content.rows.frame.set_index("hash")["label"].to_dict()
-    found: dict[str, list[dict[str, Any]]] = {}
-    for name, curve in curves[curves["epoch"] % step == 0].groupby("hash", sort=False):
-        found[str(name)] = [
-            {"label": labels[name], "seed": int(s), "epoch": int(e), "top1": round(float(v), 3)}
-            for s, e, v in zip(
-                curve["seed"], curve["epoch"], curve["val_top1_percent"], strict=True
-            )
-        ]
-    return found
+def _question(content: Content, records: Sequence[Mapping[str, Any]]) -> str:
+    operations = _operations(records)
+    if not operations:
+        return "How accurate is it, and what does it cost?"
+    models = _listed(content.rows.frame["model"])
+    originals = _listed(record["variant"].get("original") for record in records) or "original"
+    return (
+        "What happens to accuracy and cost when "
+        f"{originals} layers of {models} become {', '.join(operations)}?"
+    )
 
 
 def _summary(content: Content) -> str:
     frame = content.rows.frame
     runs = int(frame["num_seeds"].sum())
+    numbers = (
+        f"{counted(len(frame), 'variant')}, {counted(runs, 'run')} on {_listed(frame['data'])}"
+    )
+    parts = [f"<span>{escape(numbers)}</span>"]
     verdicts = frame["verdict"].value_counts()
-    parts = [f"{len(frame)} variants, {runs} runs on {', '.join(frame['data'].unique())}."]
     for verdict in ("better", "worse", "not distinguishable"):
         if verdict in verdicts:
-            parts.append(f"{verdicts[verdict]} {verdict}.")
-    return " ".join(parts)
+            kind = verdict.partition(" ")[0]
+            parts.append(f'<span class="verdict {kind}">{verdicts[verdict]} {verdict}</span>')
+    return "\n".join(parts)
 
 
-def _asked(records: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> dict[str, str]:
-    first = records[0]
-    recipe = first["identity"]["canonical"].get("recipe", {})
+def _asked(
+    records: Sequence[Mapping[str, Any]], sources: Sequence[str], baseline: str | None
+) -> dict[str, str]:
+    recipes: dict[str, list[Any]] = {}
+    for record in records:
+        for key, value in flatten(record["identity"]["canonical"].get("recipe", {})).items():
+            recipes.setdefault(key, []).append(value)
+    settings = "; ".join(f"{key} {_listed(values)}" for key, values in recipes.items())
     return {
         "backbones": _listed(r["variant"]["model"] for r in records),
-        "operations": _listed(
-            operation for r in records for operation in r["variant"].get("operations", {}).values()
-        ),
+        "operations": ", ".join(_operations(records)),
+        "compared with": baseline or "the unsubstituted backbone",
         "data": _listed(r["data"] for r in records),
-        "recipe": f"{_listed(r['recipe'] for r in records)} "
-        f"({', '.join(f'{key} {value}' for key, value in recipe.items())})",
-        "seeds": _listed(str(r["seed"]) for r in records),
-        "from": ", ".join(sources),
+        "recipe": f"{_listed(r['recipe'] for r in records)} ({settings})",
+        "seeds": _listed(sorted({r["seed"] for r in records})),
+        "runs from": ", ".join(sources),
     }
 
 
+def _operations(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was put in place of the backbone's own layers."""
+    found = dict.fromkeys(
+        operation for r in records for operation in r["variant"].get("operations", {}).values()
+    )
+    return [operation for operation in found if operation != ORIGINAL]
+
+
 def _environment(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    found = [record["environment"] for record in records]
-    versions: dict[str, set[str]] = {}
-    for environment in found:
-        for name, version in environment.get("versions", {}).items():
-            versions.setdefault(name, set()).add(str(version))
+    found = [record.get("environment") or {} for record in records]
+    names = dict.fromkeys(name for e in found for name in e.get("versions", {}))
     commits = [e["git"]["commit"][:10] + (" (modified)" if e["git"]["dirty"] else "")
                for e in found if e.get("git")]  # fmt: skip
     return {
@@ -185,83 +176,19 @@ def _environment(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         "processors": _listed(e.get("cpu_model") for e in found),
         "devices": _listed(e.get("device") for e in found),
         "commits": _listed(commits),
-        **{name: ", ".join(sorted(each)) for name, each in versions.items()},
+        "Python": _listed(e.get("python") for e in found),
+        **{name: _listed(e.get("versions", {}).get(name) for e in found) for name in names},
     }
 
 
-def _effects(models: Sequence[Additive]) -> str:
-    if not models:
-        return ""
-    parts = [
-        '<section aria-labelledby="effects-heading">',
-        '<h2 id="effects-heading">What each place contributes</h2>',
-    ]
-    for model in models:
-        parts.append(f"<p>{escape(describe_model(model))}</p>")
-        listed = "; ".join(f"{e.place} {e.operation} {e.points:+.2f}" for e in model.effects)
-        label = escape(f"Effects in points: {listed}")
-        parts.append(
-            f'<div class="chart" id="effects-{model.level}" role="img" aria-label="{label}"></div>'
-        )
-    return "\n".join([*parts, "</section>"])
+def _listed(values: Iterable[Any]) -> str:
+    """The different values; of many, the first and how many more."""
+    known = list(dict.fromkeys(str(value) for value in values if value not in (None, "")))
+    more = len(known) - _MOST_VALUES
+    return ", ".join(known[:_MOST_VALUES]) + (f" and {more} more" if more > 0 else "")
 
 
-def describe_model(model: Additive) -> str:
-    """Say what an additive model tells apart, and how well it holds."""
-    each = {"block": "every block", "stage": "every stage", "operation": "every operation"}
-    parts = [
-        f"Additive model with an effect of {each[model.level]}: explains {100 * model.r2:.0f} % "
-        "of the variance between variants."
-    ]
-    if model.r2_held_out is None:
-        parts.append("There are too few combinations of effects to judge it by.")
-    else:
-        parts.append(
-            f"{model.num_combinations} combinations, each predicted from all other variants: "
-            f"{100 * max(0.0, model.r2_held_out):.0f} % of their variance, off by "
-            f"{model.error_held_out:.2f} points (root mean square)."
-        )
-    return " ".join(parts)
-
-
-def _audit(audit: Audit) -> str:
-    parts = [f"<p>{escape(audit_sentence(audit))}</p>"]
-    if audit.findings:
-        rows = "".join(
-            f'<tr><th scope="row">{escape(finding.name)}</th><td>{escape(value.text)}</td>'
-            f"<td>{escape(value.runs_in_short())}</td></tr>"
-            for finding in audit.findings
-            for value in finding.values
-        )
-        head = "".join(f'<th scope="col">{text}</th>' for text in ("what", "value", "runs"))
-        parts.append(
-            f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody>'
-            "</table></div>"
-        )
-    parts += [f"<p>{escape(remark)}</p>" for remark in audit.remarks]
-    return "\n".join(parts)
-
-
-def _facts(facts: Mapping[str, str]) -> str:
-    return "".join(
-        f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items() if text
-    )
-
-
-def _listed(values: Any) -> str:
-    return ", ".join(dict.fromkeys(str(value) for value in values if value))
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
-
-
-def _plain(value: Any) -> Any:
-    """What JSON has: no NaN."""
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _as_script(data: Mapping[str, Any]) -> str:
+def _as_script(data: Any) -> str:
     """JSON that cannot end the element it stands in."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False, default=str)
     return text.replace("<", "\\u003c")
