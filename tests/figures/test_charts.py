@@ -124,7 +124,7 @@ def test_lines_of_replaced_blocks_begin_at_the_backbone(records: Any) -> None:
     chart = charts.replaced_blocks(make_rows(records)).to_dict()
     data = pd.DataFrame(next(iter(chart["datasets"].values())))
     by_operation = data.groupby("what")["num_replaced"].apply(sorted).to_dict()
-    assert by_operation == {"maxpool": [0, 2], "avgpool": [0, 4]}
+    assert by_operation == {"maxpool": [0, 2], "avgpool": [0, 4], "original": [0]}
 
 
 @pytest.mark.parametrize("name", ["x.gif", "x"])

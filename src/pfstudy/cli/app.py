@@ -11,8 +11,10 @@ from pfstudy import __version__
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 _PIPE_WIDTH = 160
+_ANY_WIDTH = 10_000
 
 _HELP = """What happens to accuracy and speed when the spatial operation *here* becomes *that*?
 
@@ -62,6 +64,14 @@ def make_console() -> Console:
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     return console
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Print a table into a pipe, however wide it is."""
+    from rich.measure import Measurement
+
+    room = console.options.update(max_width=_ANY_WIDTH)
+    console.print(table, width=max(console.width, Measurement.get(console, room, table).minimum))
 
 
 def _version(wanted: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pfstudy.cli.app import AsJson, app, make_console
+from pfstudy.cli.app import AsJson, app, make_console, print_whole
 from pfstudy.cli.overrides import compose_only
 from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.words import counted
@@ -93,7 +93,10 @@ def show_table(
     directory = output or _directory(sources, study)
     paths = render.write_files(content, directory, formats)
     console = make_console()
-    console.print(render.terminal(content))
+    if console.is_terminal:
+        console.print(render.terminal(content, console.width))
+    else:
+        print_whole(console, render.terminal(content))
     rows = content.rows
     if rows.lacks_baseline:
         console.print(

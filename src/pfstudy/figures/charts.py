@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import altair as alt
 import pandas as pd
 
 from pfstudy.errors import PfstudyError
-from pfstudy.figures.style import COLUMN_WIDTH, SHAPES, colour_scale, dress
+from pfstudy.figures.style import COLOURS, COLUMN_WIDTH, SHAPES, colour_scale, dress
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.speed.setting import describe_setting
 from pfstudy.stats.effects import Additive
@@ -21,7 +22,9 @@ from pfstudy.tables.rows import Rows
 COSTS = ("latency_ms", "macs", "params")
 MIXED = "several"
 
-_MOST_LABELS = 14
+_LETTER = 4.0  # width and height of small type, in points
+_LINE = 9.0
+_MOST_TICKS = 12
 _HEIGHT = 170
 
 
@@ -43,11 +46,13 @@ def accuracy_against(rows: Rows, cost: str) -> Any:
     spread = frame[f"{ACCURACY}_std"].fillna(0)
     frame["y_low"], frame["y_high"] = frame["y"] - spread, frame["y"] + spread
     for end in ("low", "high"):
-        ratio = frame[f"relative_latency_{end}"] / frame["relative_latency"]
+        ratio = (frame[f"relative_latency_{end}"] / frame["relative_latency"]).fillna(1)
         frame[f"x_{end}"] = frame["x"] * (ratio if cost == "latency_ms" else 1)
     frame["what"] = _what(frame)
     frame["is_sure"] = frame["front"] == "yes"
     frame["front"] = on_front(frame["x"].to_numpy(float), frame["y"].to_numpy(float))
+    frame["name"] = _names(frame, rows.settings)
+    frame["shown_name"] = _place_labels(frame)
     names = list(dict.fromkeys(frame["what"]))
     x = alt.X("x:Q", title=column.label, scale=alt.Scale(zero=False, nice=True, padding=12))
     y = alt.Y("y:Q", title="test top-1 (%)", scale=alt.Scale(zero=False, nice=True, padding=8))
@@ -73,10 +78,12 @@ def accuracy_against(rows: Rows, cost: str) -> Any:
         .encode(x=x, y=y)
     )
     layers = [front, bars, *([widths] if cost == "latency_ms" else []), rings, points]
-    if len(frame) <= _MOST_LABELS and frame["what"].nunique() < len(frame):
-        layers.append(
-            base.mark_text(fontSize=7, dy=-8, color="#444444").encode(x=x, y=y, text="label:N")
-        )
+    if frame["what"].nunique() < len(frame):
+        halo = {"stroke": "white", "strokeWidth": 3}
+        layers += [
+            base.mark_text(fontSize=7, dy=-9, **outline).encode(x=x, y=y, text="shown_name:N")
+            for outline in (halo, {"color": "#444444"})
+        ]
     subtitle = describe_setting(rows.speed) if cost == "latency_ms" and rows.speed else ""
     title = alt.TitleParams(subtitle, fontSize=7) if subtitle else alt.Undefined
     return dress(alt.layer(*layers, title=title).properties(width=COLUMN_WIDTH, height=_HEIGHT))
@@ -93,12 +100,12 @@ def effect_map(model: Additive) -> Any:
             "operation": effect.operation,
             "points": effect.points,
             "is_sure": effect.half_width is not None and abs(effect.points) > effect.half_width,
-            "text": f"{effect.points:+.1f}",
+            "text": f"{round(effect.points, 1) + 0.0:+.1f}",
         }
         for effect in model.effects
     )
     largest = max(0.1, float(frame["points"].abs().max()))
-    places = list(dict.fromkeys(effect.place for effect in model.effects))
+    places = sorted({effect.place for effect in model.effects}, key=_numbers)
     x = alt.X("place:N", title=None, sort=places, axis=alt.Axis(labelAngle=-45, grid=False))
     y = alt.Y("operation:N", title=None, axis=alt.Axis(grid=False))
     base = alt.Chart(frame)
@@ -152,7 +159,9 @@ def replaced_blocks(rows: Rows) -> Any:
     spread = drawn[f"{ACCURACY}_std"].fillna(0)
     drawn["low"], drawn["high"] = drawn[ACCURACY] - spread, drawn[ACCURACY] + spread
     drawn = drawn.drop(columns=["operations", "directories"])
-    x = alt.X("num_replaced:Q", title="replaced blocks", axis=alt.Axis(tickMinStep=1, format="d"))
+    most = int(drawn["num_replaced"].max())
+    ticks = list(range(0, most + 1, math.ceil(most / _MOST_TICKS)))
+    x = alt.X("num_replaced:Q", title="replaced blocks", axis=alt.Axis(values=ticks, format="d"))
     y = alt.Y(f"{ACCURACY}:Q", title="test top-1 (%)", scale=alt.Scale(zero=False, padding=8))
     colour = alt.Color(
         "what:N", title=None, scale=colour_scale(names, ORIGINAL), legend=_legend(names)
@@ -171,23 +180,60 @@ def learning_curves(rows: Rows, curves: pd.DataFrame) -> Any:
         rows: The variants.
         curves: Columns ``hash``, ``seed``, ``epoch``, ``val_top1_percent``.
     """
-    labels = rows.frame.set_index("hash")["label"].to_dict()
-    frame = curves.assign(label=curves["hash"].map(labels))
-    names = [name for name in rows.frame["label"] if name in set(frame["label"])]
+    variants = rows.frame[rows.frame["hash"].isin(curves["hash"])]
+    names = dict(zip(variants["hash"], _names(variants, rows.settings), strict=True))
+    if len(names) > len(COLOURS) + 1:  # too many to be told apart by colour
+        names = dict(zip(variants["hash"], _what(variants), strict=True))
+    frame = curves.assign(name=curves["hash"].map(names))
+    shown = list(dict.fromkeys(names.values()))
     x = alt.X("epoch:Q", title="epoch")
     colour = alt.Color(
-        "label:N", title=None, scale=colour_scale(names, ORIGINAL), legend=_legend(names)
+        "name:N", title=None, scale=colour_scale(shown, ORIGINAL), legend=_legend(shown)
     )
     value = "val_top1_percent"
     scale = alt.Scale(zero=False)
-    base = alt.Chart(frame)
+    base = alt.Chart(frame).encode(x=x, color=colour, detail="hash:N")
     band = base.mark_area(opacity=0.18).encode(
-        x=x, y=alt.Y(f"min({value}):Q", scale=scale), y2=f"max({value}):Q", color=colour
+        y=alt.Y(f"min({value}):Q", scale=scale), y2=f"max({value}):Q"
     )
     line = base.mark_line(strokeWidth=1.2).encode(
-        x=x, y=alt.Y(f"mean({value}):Q", title="validation top-1 (%)", scale=scale), color=colour
+        y=alt.Y(f"mean({value}):Q", title="validation top-1 (%)", scale=scale)
     )
     return dress(alt.layer(band, line).properties(width=COLUMN_WIDTH, height=_HEIGHT))
+
+
+def _numbers(place: str) -> list[int]:
+    """Order of ``stage2.block10``."""
+    return [int(number) for number in re.findall(r"\d+", place)]
+
+
+def _names(frame: pd.DataFrame, settings: Sequence[str]) -> list[str]:
+    """Labels, with what the variants differ in besides."""
+    keys = [key for key in settings if frame[key].nunique(dropna=False) > 1]
+    return [
+        " ".join([row["label"], *(f"{key.rpartition('.')[2]}={row[key]}" for key in keys)])
+        for row in frame.to_dict("records")
+    ]
+
+
+def _place_labels(frame: pd.DataFrame) -> list[str]:
+    """Names of the points that have room for one above them; the front comes first."""
+    spans = {a: (frame[f"{a}_low"].min(), frame[f"{a}_high"].max()) for a in ("x", "y")}
+    scaled = {
+        axis: (frame[axis] - low) / ((high - low) or 1) * size
+        for (axis, (low, high)), size in zip(spans.items(), (COLUMN_WIDTH, _HEIGHT), strict=True)
+    }
+    # middles and half widths of what is drawn: the points, and the names placed so far
+    boxes = [(x, y, _LETTER) for x, y in zip(scaled["x"], scaled["y"], strict=True)]
+    placed = dict.fromkeys(frame.index, "")
+    for index in frame.sort_values("front", ascending=False, kind="stable").index:
+        name = str(frame["name"][index])
+        middle, height = scaled["x"][index], scaled["y"][index] + _LINE
+        half = len(name) * _LETTER / 2
+        if all(abs(middle - x) > half + w or abs(height - y) >= _LINE for x, y, w in boxes):
+            boxes.append((middle, height, half))
+            placed[index] = name
+    return list(placed.values())
 
 
 def _what(frame: pd.DataFrame) -> list[str]:

@@ -91,7 +91,7 @@ def _caption(content: Content) -> str:
 
 
 def _label(name: str) -> str:
-    """What `\\ref` finds the table by."""
+    """The key that the table is referred to by."""
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "pfstudy"
 
 

@@ -16,11 +16,13 @@ from rich.table import Table
 from pfstudy.files import write_text
 from pfstudy.speed.setting import describe_setting
 from pfstudy.tables.audit import Audit
-from pfstudy.tables.columns import EVALUATION_COLUMNS, Column
+from pfstudy.tables.columns import ACCURACY, EVALUATION_COLUMNS, Column
 from pfstudy.tables.content import MISSING, Cell, Content
 from pfstudy.tables.latex import latex
 
-_WIDEST = 40
+_BETWEEN = 3
+_EXPENDABLE = ("params", "front", "equal_latency_points", "macs", "difference_low", "latency_ms")
+_ESSENTIAL = ("variant", ACCURACY, "difference_points")
 
 
 def write_files(content: Content, directory: Path, formats: Sequence[str]) -> list[Path]:
@@ -44,29 +46,53 @@ def write_files(content: Content, directory: Path, formats: Sequence[str]) -> li
     return paths
 
 
-def terminal(content: Content) -> Table:
-    """Table for the terminal."""
+def terminal(content: Content, width: int | None = None) -> Table:
+    """Table for a terminal; columns that do not fit are left out, and named.
+
+    Args:
+        content: The table.
+        width: Characters of a line; ``None`` for as many as it takes.
+    """
+    lines = _written(content, lambda column, cell: plain_cell(column, cell, " +- "))
+    widths = [
+        max(map(len, [*column.label.split(), *(line[index] for line in lines)]))
+        for index, column in enumerate(content.columns)
+    ]
+    shown = _fitting(content.columns, widths, width)
+    left_out = [c.label for i, c in enumerate(content.columns) if i not in shown]
+    hint = f" Too wide for this terminal, see the files: {', '.join(left_out)}." if left_out else ""
     table = Table(
         title=rich_escape(content.name) or None,
-        caption=rich_escape(content.caption),
+        caption=rich_escape(content.caption + hint),
         box=box.SIMPLE_HEAD,
         caption_justify="left",
     )
-    lines = _written(content, lambda column, cell: plain_cell(column, cell, " +- "))
-    for index, column in enumerate(content.columns):
+    for index in shown:
+        column = content.columns[index]
         justify: Literal["left", "right"] = "left" if column.is_text else "right"
-        width = max(map(len, [*column.label.split(), *(line[index] for line in lines)]))
-        table.add_column(
-            column.label, justify=justify, min_width=min(width, _WIDEST), overflow="fold"
-        )
+        fixed = widths[index] if index or _fits(shown, widths, width) else None
+        table.add_column(column.label, justify=justify, width=fixed, overflow="fold")
     for line, cells in zip(lines, content.lines, strict=True):
-        table.add_row(
-            *(
-                f"[bold]{rich_escape(text)}[/bold]" if cell.is_best else rich_escape(text)
-                for text, cell in zip(line, cells, strict=True)
-            )
-        )
+        texts = [(rich_escape(line[index]), cells[index].is_best) for index in shown]
+        table.add_row(*(f"[bold]{text}[/bold]" if is_best else text for text, is_best in texts))
     return table
+
+
+def _fitting(columns: Sequence[Column], widths: Sequence[int], room: int | None) -> list[int]:
+    """Indices of the columns that fit, those that matter most."""
+    shown = list(range(len(columns)))
+    keys = [column.key for column in columns]
+    order = [keys.index(key) for key in _EXPENDABLE if key in keys]
+    order += [i for i in reversed(shown) if i not in order and keys[i] not in _ESSENTIAL]
+    for index in order:
+        if _fits(shown, widths, room):
+            break
+        shown.remove(index)
+    return shown
+
+
+def _fits(shown: Sequence[int], widths: Sequence[int], room: int | None) -> bool:
+    return room is None or sum(widths[index] + _BETWEEN for index in shown) < room
 
 
 def markdown(content: Content) -> str:
