@@ -131,7 +131,7 @@ class Browser:
 
     @property
     def points(self) -> list[Any]:
-        return self.all("#scatter path[aria-roledescription='point']")[: len(VARIANTS)]
+        return self.all("#scatter .mark-symbol.role-mark path")[: len(VARIANTS)]
 
     @property
     def faint(self) -> list[bool]:
@@ -315,7 +315,7 @@ def test_clicking_a_point_shows_the_variant(page: Browser) -> None:
     assert page.one("#table tr[aria-current]").text.startswith("dwconv")
     page.wait(lambda: "dwconv ends at" in page.one("#curves").get_attribute("aria-label"))
     # a ring is around it
-    assert len(page.all("#scatter path[aria-roledescription='point']")) == len(VARIANTS) + 1
+    assert len(page.all("#scatter .mark-symbol.role-mark path")) == len(VARIANTS) + 1
 
 
 def test_enter_on_a_row_shows_blocks_curves_and_difference(page: Browser) -> None:
@@ -335,7 +335,7 @@ def test_enter_on_a_row_shows_blocks_curves_and_difference(page: Browser) -> Non
         *("original (conv): 2 of 4 blocks", "maxpool: 2 of 4 blocks")
     ]
     page.wait(lambda: "stage2=maxpool ends" in page.one("#curves").get_attribute("aria-label"))
-    assert len(page.all("#curves path[aria-roledescription='line mark']")) == 4  # with the baseline
+    assert len(page.all("#curves .mark-line path")) == 4  # with the baseline
     assert [cell.text for cell in page.all("#difference tbody tr > *")] == [
         *("layer1.0.conv2", "conv", "stage2=maxpool")
     ]

@@ -156,8 +156,14 @@ def test_differences_are_named_by_place_and_taken_together(
         "layer1.1.conv2": {**pool, "drops": ["layer1.1.act2", "layer1.1.bn2"]},
         "layer2.1.conv2": {"operation": "dwconv"},
     }
+    every = record("avgpool", 95.0)
+    every["variant"]["operations"] = dict.fromkeys(places, "avgpool")
+    layers = [f"layer{stage}.{block}.conv2" for stage in (1, 2) for block in (0, 1)]
+    every["identity"]["canonical"]["sites"] = {key: {"operation": "avgpool"} for key in layers}
     other["identity"]["canonical"]["precision"] = "bf16-mixed"
-    assert write_records(tmp_path / "page.html", [base, other])["differences"][1] == [
+    data = write_records(tmp_path / "page.html", [base, other, every])
+    assert data["differences"][2] == [["every block", "conv", "avgpool"]]
+    assert data["differences"][1] == [
         ["stage1.block1-2", "conv", "maxpool, kernel 3, without act2 and bn2"],
         ["stage2.block2", "conv", "dwconv"],
         ["precision", "32-true", "bf16-mixed"],
@@ -247,6 +253,14 @@ def test_costs_that_some_lack_leave_these_out(record: Callable[..., Any], tmp_pa
     data = write_records(tmp_path / "page.html", records)
     assert cost_of(data, "latency_ms")["x"] == [2.0, None]
     assert cost_of(data, "latency_ms")["front"] == [0]
+
+
+def test_several_datasets_have_no_common_front(record: Callable[..., Any], tmp_path: Path) -> None:
+    other = record(family="other", accuracy=70.0)
+    other["data"] = "imagenet"
+    data = write_records(tmp_path / "page.html", [record(), other])
+    assert cost_of(data, "macs")["front"] == []
+    assert data["colours"]["data"] == ["digits", "imagenet"]
 
 
 def test_a_page_cannot_be_a_directory(record: Callable[..., Any], tmp_path: Path) -> None:

@@ -117,7 +117,8 @@ def _costs(frame: pd.DataFrame) -> list[dict[str, Any]]:
                 cost[end] = _plain(values * ratio)
         known = np.flatnonzero(values.notna())
         best = on_front(values.to_numpy()[known], frame[ACCURACY].to_numpy(float)[known])
-        front = known[best]
+        # accuracies on several datasets have no common front
+        front = known[best & (frame["data"].nunique() == 1)]
         cost["front"] = [int(row) for row in front[np.argsort(values.to_numpy()[front])]]
         costs.append(cost)
     return costs
@@ -150,6 +151,7 @@ def _colours(
             what_stands(op for address, op in each.items() if address.partition(".")[0] == stage)
             for each in frame["operations"]
         ]
+    found["data"] = frame["data"].tolist()
     for key in settings:
         found[key] = [str(value) for value in frame[key]]
     shown = {

@@ -36,7 +36,11 @@ def list_differences(
         change = (stood.get(place, original), stands.get(place, original))
         if change[0] != change[1]:
             groups.setdefault(change, []).append(place)
-    found = [(_name(places), *change) for change, places in groups.items()]
+    all_places = list(ours["variant"].get("operations", {}))
+    found = [
+        ("every block" if places == all_places else _name(places), *change)
+        for change, places in groups.items()
+    ]
     left, right = ({k: v for k, v in flat.items() if not k.startswith(f"{_SITES}.")}
                    for flat in (flatten(other), flatten(form)))  # fmt: skip
     keys = [key for key in {**left, **right} if left.get(key) != right.get(key)]

@@ -75,7 +75,7 @@ def write_page(
         "asked": facts(_asked(records, sources, baseline)),
         "table": results_table(content, f"Results of {counted(len(content.lines), 'variant')}"),
         "notes": escape(content.caption),
-        "effects": effects_part(models),
+        "effects": effects_part(models, content.rows.frame["family"].nunique()),
         "audit": audit_part(audit),
         "environment": facts(_environment(records)),
         "footer": escape(f"Made by pfstudy {package_version('pfstudy')}."),

@@ -94,17 +94,24 @@ def audit_part(audit: Audit) -> str:
     return "\n".join(found)
 
 
-def effects_part(models: Sequence[Additive]) -> str:
-    """The effects of every model as a map: a row for each place, a column for each operation."""
+def effects_part(models: Sequence[Additive], num_families: int) -> str:
+    """The effects of every model as a map: a row for each place, a column for each operation.
+
+    Args:
+        models: Of the largest family of variants.
+        num_families: How many there are.
+    """
     if not models:
         return ""
+    of_which = " Of the backbone and settings with the most variants." if num_families > 1 else ""
     return "\n".join(
         [
             '<section aria-labelledby="effects-heading">',
             '<h2 id="effects-heading">What each place contributes</h2>',
             "<p>Change of the test accuracy in points, with its 95 % interval, when an operation "
             "stands at a place. <strong>Bold</strong>: the interval excludes none. "
-            '<span class="key gain-4">gain</span> <span class="key loss-4">loss</span></p>',
+            '<span class="key gain-4">gain</span> <span class="key loss-4">loss</span>'
+            f"{of_which}</p>",
             '<div class="maps">',
             *map(_effect_map, models),
             "</div></section>",

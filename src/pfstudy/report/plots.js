@@ -31,6 +31,7 @@ const draw = async (place, spec, values) => {
   const { ink, soft, grid, axis } = palette();
   const font = getComputedStyle(document.body).fontFamily;
   const config = {
+    aria: false, // a plot is one picture with one name; each point is a row of the table
     font, background: "transparent", view: { stroke: null },
     axis: {
       labelColor: soft, titleColor: ink, gridColor: grid, domainColor: axis, tickColor: axis,
@@ -145,15 +146,16 @@ const scatter = (() => {
 
   const describe = (cost) => {
     const known = points.map((point) => point.y);
-    const best = cost.front.slice(-1).map((row) => data.name[row]);
+    const best = cost.front.slice(-1).map((row) => `; most accurate: ${data.name[row]}`).join("");
     return `Scatter plot: test accuracy against ${cost.label} of ${points.length} variants, from `
-      + `${Math.min(...known).toFixed(2)} to ${Math.max(...known).toFixed(2)} %; most accurate: ${best}. The same figures stand in the table of results.`;
+      + `${Math.min(...known).toFixed(2)} to ${Math.max(...known).toFixed(2)} %${best}. The same figures stand in the table of results.`;
   };
 
   const redraw = async (cost, by, onBrush) => {
     points = pointsOf(cost, data.colours[by]);
     const bars = `Bars: standard deviation over the seeds${cost.low ? ", and the 95 % interval of the relative time" : ""}. `;
-    byId("scatter-hint").textContent = `${bars}Dashed: the front; no variant is both cheaper and more accurate. Drag to select points, click one to see the variant.`;
+    const front = cost.front.length > 1 ? "Dashed: the front; no variant is both cheaper and more accurate. " : "";
+    byId("scatter-hint").textContent = `${bars}${front}Drag to select points, click one to see the variant.`;
     place.setAttribute("aria-label", describe(cost));
     const made = await draw(place, specOf(cost, by), copies());
     if (!made) return;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pfstudy import __version__
+from pfstudy.environment import package_version
 from pfstudy.tables.columns import Column
 from pfstudy.tables.content import Cell, Content
 from pfstudy.tables.marks import FELL_BACK
@@ -179,7 +179,7 @@ def _provenance(content: Content) -> list[str]:
     seeds: dict[str, list[str]] = {}
     for run in runs:
         seeds.setdefault(run["hash"], []).append(str(run["seed"]))
-    lines = [f"% made by pfstudy {__version__} of {len(runs)} runs"]
+    lines = [f"% made by pfstudy {package_version('pfstudy')} of {len(runs)} runs"]
     if commits:
         lines.append(f"% commits: {', '.join(commits)}")
     return [*lines, *(f"% {name}: seeds {', '.join(each)}" for name, each in seeds.items())]
