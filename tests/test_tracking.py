@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import wandb_server
 from pfstudy import tracking
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Logger
@@ -161,6 +162,21 @@ class TestTracker:
         assert "not to be reached" in sentence
         assert "offline" in sentence
         assert [e["type"] for e in read_entries(tmp_path)].count("history") == 1
+
+    def test_network_that_is_gone_at_the_end_is_not_waited_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tracking.runs, "_FINISH_TIMEOUT_S", 1)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        with wandb_server.serve() as server:
+            monkeypatch.setenv("WANDB_BASE_URL", server.url)
+            tracker, said = self.start(tmp_path, "online")
+        tracker.log({"loss": 2.0}, step=1)
+        tracker.finish(0)
+        (sentence,) = said
+        assert sentence.startswith("tracking is lost (Timed out")
+        assert "`pfstudy sync` tells W&B later" in sentence
+        assert (tmp_path / tracking.runs.LOST).exists()
 
 
 @pytest.mark.usefixtures("_fresh_wandb")

@@ -25,6 +25,7 @@ LOST = "wandb/lost"
 """Marks a run directory whose run W&B does not know whole."""
 
 _INIT_TIMEOUT_S = 20
+_FINISH_TIMEOUT_S = 60
 _SPEED_FIGURES = ("latency_ms", "relative_latency", "throughput_images_per_s")
 
 
@@ -181,6 +182,8 @@ class Tracker:
         }
         settings = wandb.Settings(
             init_timeout=_INIT_TIMEOUT_S,
+            finish_timeout=_FINISH_TIMEOUT_S,  # else it waits for hours for a network that is gone
+            finish_timeout_raises=True,
             silent=True,
             console="off",
             # what these would probe is the same for all runs, and stands in our records
@@ -230,7 +233,9 @@ class Tracker:
 
     def _lose(self, reason: str) -> None:
         """Say so, to people and to `pfstudy sync`."""
-        self._say(f"tracking is lost ({reason}); training goes on.")
+        self._say(
+            f"tracking is lost ({reason}); the run goes on, and `pfstudy sync` tells W&B later."
+        )
         with suppress(OSError):
             (self._directory / LOST).parent.mkdir(exist_ok=True)
             (self._directory / LOST).touch()
