@@ -109,7 +109,7 @@ def test_effects_are_a_map(tmp_path: Path) -> None:
         Effect("stage2", "avgpool", 0.4, None),
     )
     path = tmp_path / "x.svg"
-    style.save(charts.effect_map(Additive("stage", effects, 0.9, 0, None, None)), path)
+    style.save(charts.effect_map(Additive("stage", effects, False, 0.9, 0, None, None)), path)
     assert {"-0.1", "-2.0", "+0.4", "stage1", "stage2", "maxpool", "avgpool"} <= texts(path)
 
 

@@ -17,7 +17,7 @@ import yaml
 from pfstudy import files, store
 from pfstudy.launch.sweep import default_study_name, list_runs, name_runs
 from pfstudy.schema.config import Config, parse_config
-from pfstudy.variant import make_variant
+from pfstudy.variant import make_variant, unflatten
 
 GRID = ("block.spatial=conv,maxpool", "recipe.epochs=1", "seeds=2")
 
@@ -383,7 +383,7 @@ class TestStudyAndTable:
         lines = sweep.done.stdout.splitlines()
         (baseline,) = [line for line in lines if line.strip().startswith("original (conv)")]
         (maxpool,) = [line for line in lines if line.strip().startswith("maxpool")]
-        assert "1.00x" in baseline
+        assert " 1.00 " in baseline
         assert "+0.00" in baseline
         assert " +- " in maxpool
         assert "2 seeds" in sweep.done.stdout
@@ -433,8 +433,15 @@ class TestTracking:
         assert (found["state"], found["exit_code"]) == ("finished", 0)
         written = files.read_json(sweep.run_dir("maxpool") / "config.json")["config"]
         written = json.loads(json.dumps(written))
-        assert found["config"] == {**written, "seed": 0, "label": "maxpool"}
         record = files.read_json(sweep.run_dir("maxpool") / "record.json")
+        identity = record["identity"]
+        assert found["config"] == {
+            **written,
+            "seed": 0,
+            "label": "maxpool",
+            "operations": unflatten(record["variant"]["operations"]),
+            "identity": {"hash": identity["hash"], "seed": 0, "canonical": identity["canonical"]},
+        }
         (speed,) = store.read_speeds(sweep.run_dir("maxpool").parent)
         expected = {
             **record["metrics"],
@@ -512,7 +519,7 @@ class TestAgain:
         for path, time in before.items():
             assert after[path] == time, path
         assert not (sweep.run_dir("identity") / "wandb").exists()
-        rows = [line.split()[0] for line in done.stdout.splitlines() if "x " in line]
+        rows = [line.split()[0] for line in done.stdout.splitlines() if "+-" in line]
         assert rows == ["original", "maxpool", "identity"]
 
 

@@ -44,7 +44,7 @@ VARIANTS = {  # label: accuracy, relative time
 EFFECTS = Additive(
     "stage",
     (Effect("stage1", "maxpool", -0.5, 0.2), Effect("stage2", "maxpool", 0.1, 0.3)),
-    *(0.9, 4, 0.8, 0.1),
+    *(False, 0.9, 4, 0.8, 0.1),
 )
 
 # the colours that text is seen in, blended over what lies behind it

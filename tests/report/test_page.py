@@ -16,10 +16,10 @@ from pfstudy.errors import PfstudyError
 from pfstudy.figures.curves import read_curves
 from pfstudy.report.data import page_curves
 from pfstudy.report.page import write_page
-from pfstudy.report.parts import describe_model
 from pfstudy.stats.effects import Additive, Effect
 from pfstudy.tables.audit import audit_records
 from pfstudy.tables.content import make_content
+from pfstudy.tables.effects import describe_model
 from pfstudy.tables.rows import make_rows
 
 NONE = pd.DataFrame(columns=["hash", "seed", "epoch", "val_top1_percent"])
@@ -194,7 +194,7 @@ def test_another_baseline_is_what_variants_differ_from(
 
 def test_effects_are_a_table(write: Callable[..., Page], tmp_path: Path) -> None:
     effects = (Effect("stage1", "maxpool", -0.5, 0.2), Effect("stage2", "maxpool", 0.1, 0.3))
-    model = Additive("stage", effects, 0.9, 4, 0.8, 0.1)
+    model = Additive("stage", effects, False, 0.9, 4, 0.8, 0.1)
     write(model)
     text = (tmp_path / "report.html").read_text()
     assert '<td class="loss-4"><strong>-0.50</strong> <small>± 0.20</small></td>' in text

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pfstudy.stats.comparison import Comparison, compare_family, pooled_deviation
+from pfstudy.stats.comparison import Comparison, compare_family
 
 BASE = "original"
 
@@ -139,10 +139,3 @@ class TestOneSeed:
 
 def test_a_baseline_alone_is_compared_with_nothing() -> None:
     assert compare_family({BASE: [98.0, 97.0]}, BASE) == {}
-
-
-def test_the_spread_is_pooled_over_variants() -> None:
-    deviation, df = pooled_deviation([[1.0, 3.0], [5.0, 5.0, 8.0], [2.0]])
-    assert df == 3
-    assert deviation == pytest.approx(((2 + 6) / 3) ** 0.5)
-    assert pooled_deviation([[1.0], [2.0]]) == (0.0, 0)

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pfstudy.stats.effects import fit_additive
 
@@ -90,3 +91,16 @@ def test_too_few_combinations_judge_nothing() -> None:
     model = fit_additive(singles, list(map(accuracy, singles)), [1] * 6, BASE, "block")
     assert model is not None
     assert (model.num_combinations, model.r2_held_out, model.error_held_out) == (1, None, None)
+
+
+def test_the_larger_of_misfit_and_spread_between_seeds_makes_the_intervals() -> None:
+    values = [accuracy(each) for each in ALL]
+    exact = fit_additive(ALL, values, [3] * len(ALL), BASE, "block", 0.3, 32)
+    assert exact is not None
+    # each effect is estimated from all 16 variants of 3 seeds: 4 s^2 / 48
+    expected = stats.t.ppf(0.975, 32) * 0.3 * (4 / 48) ** 0.5
+    assert exact.effects[0].half_width == pytest.approx(expected)
+    noise = np.random.default_rng(0).normal(0, 2, len(values))
+    bad = fit_additive(ALL, values + noise, [3] * len(ALL), BASE, "block", 0.3, 32)
+    assert bad is not None
+    assert bad.effects[0].half_width > 3 * expected

@@ -144,3 +144,12 @@ def test_bold_is_bold_in_the_terminal(records: Any) -> None:
             r["metrics"]["test_top1_percent"] += 2.8
     console.print(render.terminal(make_content(make_rows(better))))
     assert "\x1b[1m99.95 +- 0.10" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_no_name_ends_a_comment(record: Any) -> None:
+    made = record("maxpool")
+    made["identity"]["hash"] = "a-->\n\\input{secrets}"
+    content = make_content(make_rows([record(), made]))
+    assert render.html(content).count("-->") == 1
+    assert all(line.startswith("%") for line in latex(content).splitlines()[:5])
+    assert "\n\\input" not in latex(content)

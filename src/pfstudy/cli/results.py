@@ -276,12 +276,32 @@ def power(
 
     if not 0 < chance < 1:
         raise PfstudyError(f"--power is a probability between 0 and 1, but got {chance:g}.")
-    content = make_table(found := _gather(sources, study), baseline)
-    made = make_power(content.rows, found.records, chance, difference)
+    made = make_power(make_table(_gather(sources, study), baseline).rows, chance, difference)
     if as_json:
         print(json.dumps(power_data(made), indent=1))
     else:
         make_console().print(power_table(made))
+
+
+@app.command()
+def effects(
+    sources: Sources = ["runs"],  # noqa: B006
+    study: OfStudy = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what each operation contributes at each block, stage, and everywhere.
+
+    By an additive model, which is judged by how well it predicts combinations from the others.
+    """
+    from pfstudy.tables.effects import effects_data, effects_table, fit_all
+
+    models = fit_all(make_table(_gather(sources, study)).rows)
+    if as_json:
+        print(json.dumps(effects_data(models), indent=1))
+        return
+    console = make_console()
+    for model in models:
+        console.print(effects_table(model))
 
 
 @app.command()

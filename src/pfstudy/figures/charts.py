@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from pfstudy.speed.setting import describe_setting
 from pfstudy.stats.effects import Additive
 from pfstudy.stats.front import on_front
 from pfstudy.tables.columns import ACCURACY, BY_KEY
+from pfstudy.tables.effects import in_order
 from pfstudy.tables.rows import Rows
 
 COSTS = ("latency_ms", "macs", "params")
@@ -105,7 +105,7 @@ def effect_map(model: Additive) -> Any:
         for effect in model.effects
     )
     largest = max(0.1, float(frame["points"].abs().max()))
-    places = sorted({effect.place for effect in model.effects}, key=_numbers)
+    places = in_order([effect.place for effect in model.effects])
     x = alt.X("place:N", title=None, sort=places, axis=alt.Axis(labelAngle=-45, grid=False))
     y = alt.Y("operation:N", title=None, axis=alt.Axis(grid=False))
     base = alt.Chart(frame)
@@ -200,11 +200,6 @@ def learning_curves(rows: Rows, curves: pd.DataFrame) -> Any:
         y=alt.Y(f"mean({value}):Q", title="validation top-1 (%)", scale=scale)
     )
     return dress(alt.layer(band, line).properties(width=COLUMN_WIDTH, height=_HEIGHT))
-
-
-def _numbers(place: str) -> list[int]:
-    """Order of ``stage2.block10``."""
-    return [int(number) for number in re.findall(r"\d+", place)]
 
 
 def _names(frame: pd.DataFrame, settings: Sequence[str]) -> list[str]:

@@ -8,8 +8,9 @@ from itertools import groupby
 
 from pfstudy.stats.effects import Additive, Effect
 from pfstudy.tables.audit import Audit
-from pfstudy.tables.columns import Column
+from pfstudy.tables.columns import Column, write_points
 from pfstudy.tables.content import Cell, Content
+from pfstudy.tables.effects import describe_model, in_order
 from pfstudy.tables.render import audit_sentence, plain_cell
 
 _NUM_TINTS = 4
@@ -120,7 +121,7 @@ def effects_part(models: Sequence[Additive], num_families: int) -> str:
 
 
 def _effect_map(model: Additive) -> str:
-    places = dict.fromkeys(effect.place for effect in model.effects)
+    places = in_order([effect.place for effect in model.effects])
     operations = dict.fromkeys(effect.operation for effect in model.effects)
     found = {(effect.place, effect.operation): effect for effect in model.effects}
     largest = max((abs(effect.points) for effect in model.effects), default=0) or 1.0
@@ -146,29 +147,11 @@ def _effect(effect: Effect | None, largest: float) -> str:
     tint = round(_NUM_TINTS * abs(effect.points) / largest)
     kind = f"{'gain' if effect.points > 0 else 'loss'}-{tint}" if tint else "none"
     width = effect.half_width
-    text = f"{effect.points:+.2f}"
+    text = write_points(effect.points)
     if width is not None and abs(effect.points) > width:
         text = f"<strong>{text}</strong>"
     spread = "" if width is None else f" <small>± {width:.2f}</small>"
     return f'<td class="{kind}">{text}{spread}</td>'
-
-
-def describe_model(model: Additive) -> str:
-    """Say what an additive model tells apart, and how well it holds."""
-    each = {"block": "every block", "stage": "every stage", "operation": "every operation"}
-    parts = [
-        f"Additive model with an effect of {each[model.level]}: explains {100 * model.r2:.0f} % "
-        "of the variance between variants."
-    ]
-    if model.r2_held_out is None:
-        parts.append("There are too few combinations of effects to judge it by.")
-    else:
-        parts.append(
-            f"{model.num_combinations} combinations, each predicted from all other variants: "
-            f"{100 * max(0.0, model.r2_held_out):.0f} % of their variance, off by "
-            f"{model.error_held_out:.2f} points (root mean square)."
-        )
-    return " ".join(parts)
 
 
 def _heads(*texts: str) -> str:

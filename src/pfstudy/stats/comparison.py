@@ -99,19 +99,6 @@ def compare_family(
     return _dunnett(found, squares, df)
 
 
-def pooled_deviation(samples: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """Standard deviation between seeds, pooled over variants, and its degrees of freedom.
-
-    Returns:
-        0 and 0 if no variant has two seeds.
-    """
-    sizes_V, _, variances_V = _moments(samples)
-    repeated = sizes_V > 1
-    degrees = sizes_V[repeated] - 1
-    df = int(degrees.sum())
-    return (float(np.sqrt(variances_V[repeated] @ degrees / df)), df) if df else (0.0, 0)
-
-
 def _summarise(
     samples: Mapping[str, Sequence[float]], baseline: str, resolution: float
 ) -> _Samples:

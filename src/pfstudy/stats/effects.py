@@ -28,7 +28,7 @@ class Effect:
         place: Address of a block or a stage, or ``everywhere``.
         operation: What stands there instead of the original.
         points: Change of the accuracy where it stands at all blocks of the place.
-        half_width: Half of its 95 % interval; ``None`` if no degrees of freedom are left.
+        half_width: Half of its 95 % interval; ``None`` if nothing tells how sure it is.
     """
 
     place: str
@@ -44,6 +44,7 @@ class Additive:
     Attributes:
         level: The places that effects are told apart by.
         effects: Those of all places and operations.
+        is_saturated: Whether there are as many effects as variants, so that it fits anyhow.
         r2: Share of the variance between variants that it explains.
         num_combinations: Variants that combine effects, and could be predicted from the others.
         r2_held_out: The share that it explains of these, each predicted from all others;
@@ -53,6 +54,7 @@ class Additive:
 
     level: Level
     effects: tuple[Effect, ...]
+    is_saturated: bool
     r2: float
     num_combinations: int
     r2_held_out: float | None
@@ -65,8 +67,13 @@ def fit_additive(
     num_seeds: Sequence[int],
     original: str,
     level: Level,
+    deviation: float = 0.0,
+    deviation_df: int = 0,
 ) -> Additive | None:
     """Fit the model to variants of one family.
+
+    The intervals come from the spread between seeds, or from what the model leaves unexplained
+    where that is larger.
 
     Args:
         operations: What stands at every site, by address, of every variant.
@@ -74,6 +81,8 @@ def fit_additive(
         num_seeds: Of each; the weights of the fit.
         original: What stands at the sites of the baseline.
         level: The places that effects are told apart by.
+        deviation: Standard deviation between seeds in points, pooled over the variants.
+        deviation_df: Degrees of freedom that it is known with; 0 if it is not.
 
     Returns:
         ``None`` if the variants cannot tell the effects apart.
@@ -81,23 +90,26 @@ def fit_additive(
     features = _features(operations, original, level)
     if not features or len(operations) <= len(features):
         return None
-    design_VF = np.array([[row.get(f, 0.0) for f in features] for row in _shares(operations, original, level)])  # fmt: skip  # noqa: E501
+    rows = _shares(operations, original, level)
+    design_VF = np.array([[row.get(feature, 0.0) for feature in features] for row in rows])
     design_VF = np.column_stack([np.ones(len(operations)), design_VF])
     if np.linalg.matrix_rank(design_VF) < design_VF.shape[1]:
         return None
     values_V, weights_V = np.asarray(accuracies, float), np.asarray(num_seeds, float)
-    found_F, covariance_FF, df = _fit(design_VF, values_V, weights_V)
-    half_F = None
-    if df:
-        half_F = stdtrit(df, (1 + CONFIDENCE) / 2) * np.sqrt(np.diag(covariance_FF))
+    found_F, spread_F = _fit(design_VF, values_V, weights_V)
+    left_V = values_V - design_VF @ found_F
+    df = len(values_V) - design_VF.shape[1]
+    misfit = float(weights_V @ left_V**2) / df if df else 0.0
+    variance, df = max((misfit, df), (deviation**2, deviation_df))
+    half_F = stdtrit(df, (1 + CONFIDENCE) / 2) * np.sqrt(variance) * spread_F if df else None
     effects = tuple(
         Effect(*feature, float(found_F[i]), None if half_F is None else float(half_F[i]))
         for i, feature in enumerate(features, 1)
     )
-    left_V = values_V - design_VF @ found_F
     return Additive(
         level,
         effects,
+        len(values_V) == design_VF.shape[1],
         _explained(left_V, values_V),
         *_hold_out(design_VF, values_V, weights_V),
     )
@@ -136,14 +148,11 @@ def _place(address: str, level: Level) -> str:
 
 def _fit(
     design_VF: np.ndarray, values_V: np.ndarray, weights_V: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Weighted least squares: coefficients, their covariance, degrees of freedom left."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted least squares: coefficients, and their standard errors at a variance of 1."""
     root_V = np.sqrt(weights_V)
     inverse_FV = np.linalg.pinv(design_VF * root_V[:, None])
-    found_F = inverse_FV @ (values_V * root_V)
-    df = len(values_V) - design_VF.shape[1]
-    squares = float(np.sum(weights_V * (values_V - design_VF @ found_F) ** 2))
-    return found_F, inverse_FV @ inverse_FV.T * (squares / df if df else 0.0), df
+    return inverse_FV @ (values_V * root_V), np.sqrt(np.sum(inverse_FV**2, axis=1))
 
 
 def _hold_out(
@@ -156,7 +165,7 @@ def _hold_out(
         kept = np.arange(len(values_V)) != index
         if np.linalg.matrix_rank(design_VF[kept]) < design_VF.shape[1]:
             continue
-        found_F, _, _ = _fit(design_VF[kept], values_V[kept], weights_V[kept])
+        found_F, _ = _fit(design_VF[kept], values_V[kept], weights_V[kept])
         predicted.append(float(design_VF[index] @ found_F))
         true.append(float(values_V[index]))
     if len(true) < 3:

@@ -34,8 +34,9 @@ def _percent(value: float) -> str:
     return f"{value:.2f}"
 
 
-def _points(value: float) -> str:
-    return f"{value:+.2f}"
+def write_points(value: float) -> str:
+    """Write a difference, and never ``-0.00``."""
+    return f"{round(value, 2) + 0.0:+.2f}"
 
 
 def _probability(value: float) -> str:
@@ -110,13 +111,13 @@ COLUMNS = (
     Column("test_top5_percent", "top-5 (%)", _percent, True, group=_ACCURACY),
     Column("test_loss", "loss", _three_digits, False, group=_ACCURACY),
     Column("val_top1_percent", "val. top-1 (%)", _percent, True, group=_ACCURACY),
-    Column("difference_points", "diff. (points)", _points, True, group=_DIFFERENCE,
+    Column("difference_points", "diff. (points)", write_points, True, group=_DIFFERENCE,
            short="points"),
-    Column("difference_low", "95 % interval", _points, partner="difference_high",
+    Column("difference_low", "95 % interval", write_points, partner="difference_high",
            joined="interval", group=_DIFFERENCE),
     Column("p_value", "p", _probability, group=_DIFFERENCE),
     Column("verdict", "verdict", _text, group=_DIFFERENCE),
-    Column("equal_latency_points", "at equal latency (points)", _points, True),
+    Column("equal_latency_points", "at equal latency (points)", write_points, True),
     Column("front", "front", _text),
     Column("front_probability", "front probability", _times),
     Column("published", "network", _text, group=_PUBLISHED),

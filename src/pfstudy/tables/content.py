@@ -8,11 +8,13 @@ from functools import cached_property
 
 import pandas as pd
 
+from pfstudy.environment import package_version
 from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.tables.caption import write_caption
 from pfstudy.tables.columns import Column, choose_columns, setting_columns
 from pfstudy.tables.published import PUBLISHED
 from pfstudy.tables.rows import Rows
+from pfstudy.words import counted
 
 MISSING = "-"
 
@@ -86,6 +88,24 @@ class Content:
     def begins(self, index: int, number: int) -> bool:
         """Whether a cell is written: of columns that group, where a value begins."""
         return index >= self.num_groups or bool(self.spans[index][number])
+
+    @property
+    def provenance(self) -> list[str]:
+        """Where the figures come from: commits, and the identity and seeds of every variant."""
+        runs = self.rows.runs
+        commits = dict.fromkeys(
+            run["commit"] + (" (modified)" if run["is_modified"] else "")
+            for run in runs
+            if run["commit"]
+        )
+        seeds: dict[str, list[str]] = {}
+        for run in runs:
+            seeds.setdefault(run["hash"], []).append(str(run["seed"]))
+        lines = [f"made by pfstudy {package_version('pfstudy')} of {counted(len(runs), 'run')}"]
+        if commits:
+            lines.append(f"commits: {', '.join(commits)}")
+        lines += [f"{name}: seeds {', '.join(each)}" for name, each in seeds.items()]
+        return [" ".join(line.split()) for line in lines]  # what is no line does not end a comment
 
     @property
     def ordered(self) -> pd.DataFrame:

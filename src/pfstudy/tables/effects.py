@@ -1,11 +1,24 @@
-"""Rows in, additive models of what each place contributes out."""
+"""Rows in, additive models of what each place contributes out, and their tables."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from pfstudy.errors import PfstudyError
 from pfstudy.schema.operations import ORIGINAL
-from pfstudy.stats.effects import Additive, Level, fit_additive
-from pfstudy.tables.columns import ACCURACY
+from pfstudy.stats.effects import LEVELS, Additive, Level, fit_additive
+from pfstudy.tables.columns import ACCURACY, write_points
 from pfstudy.tables.rows import Rows
+from pfstudy.tables.statistics import pooled
+
+_EACH = {"block": "every block", "stage": "every stage", "operation": "every operation"}
 
 
 def fit_effects(rows: Rows, level: Level) -> Additive | None:
@@ -24,4 +37,70 @@ def fit_effects(rows: Rows, level: Level) -> Additive | None:
         frame["num_seeds"].tolist(),
         ORIGINAL,
         level,
+        *pooled(frame),
     )
+
+
+def fit_all(rows: Rows) -> list[Additive]:
+    """Fit the models of all levels that the variants can tell apart.
+
+    Raises:
+        PfstudyError: There is none.
+    """
+    found = [model for level in LEVELS if (model := fit_effects(rows, level)) is not None]
+    if not found:
+        raise PfstudyError(
+            "these variants cannot tell effects apart: there must be more of them than effects; "
+            "train one place at a time, study=one_block or study=one_stage."
+        )
+    return found
+
+
+def describe_model(model: Additive) -> str:
+    """Say what an additive model tells apart, and how well it holds."""
+    name = f"Additive model with an effect of {_EACH[model.level]}"
+    if model.is_saturated:
+        return f"{name}, as many as there are variants: nothing tells how well it holds."
+    parts = [f"{name}: explains {100 * model.r2:.0f} % of the variance between variants."]
+    if model.r2_held_out is None:
+        parts.append("There are too few combinations of effects to judge it by.")
+    else:
+        parts.append(
+            f"{model.num_combinations} combinations, each predicted from all other variants: "
+            f"{100 * max(0.0, model.r2_held_out):.0f} % of their variance, off by "
+            f"{model.error_held_out:.2f} points (root mean square)."
+        )
+    return " ".join(parts)
+
+
+def in_order(places: Sequence[str]) -> list[str]:
+    """Places in the order of the network: ``stage2.block10`` after ``stage2.block9``."""
+    return sorted(set(places), key=lambda place: list(map(int, re.findall(r"\d+", place))))
+
+
+def effects_table(model: Additive) -> Table:
+    """Table for the terminal: a line for each place, a column for each operation."""
+    table = Table(
+        box=box.SIMPLE_HEAD, caption=escape(describe_model(model)), caption_justify="left"
+    )
+    operations = list(dict.fromkeys(effect.operation for effect in model.effects))
+    table.add_column("place", overflow="fold")
+    for operation in operations:
+        table.add_column(escape(operation), justify="right")
+    found = {(effect.place, effect.operation): effect for effect in model.effects}
+    for place in in_order([effect.place for effect in model.effects]):
+        cells = []
+        for operation in operations:
+            effect = found.get((place, operation))
+            if effect is None:
+                cells.append("-")
+                continue
+            spread = "" if effect.half_width is None else f" +- {effect.half_width:.2f}"
+            cells.append(write_points(effect.points) + spread)
+        table.add_row(escape(place), *cells)
+    return table
+
+
+def effects_data(models: Sequence[Additive]) -> list[dict[str, Any]]:
+    """The models as plain data, for programs."""
+    return [asdict(model) for model in models]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pfstudy.environment import package_version
 from pfstudy.tables.columns import Column
 from pfstudy.tables.content import Cell, Content
 from pfstudy.tables.marks import FELL_BACK
@@ -57,7 +56,7 @@ def latex(content: Content) -> str:
             body.append(r"\midrule")
         body.append(" & ".join(cells) + r" \\")
     lines = [
-        *_provenance(content),
+        *(f"% {line}" for line in content.provenance),
         r"\begin{table}[tbp]",
         r"\centering",
         rf"\caption{{{_caption(content)}}}",
@@ -167,19 +166,3 @@ def _cell(column: Column, cell: Cell, *, is_number: bool) -> str:
     text = rf"\bfseries {text}" if cell.is_best else text
     # the mark hangs into the margin of the column, so that the figures stay aligned
     return text + (rf"{{\rlap{{\textsuperscript{{{escape(cell.mark)}}}}}}}" if cell.mark else "")
-
-
-def _provenance(content: Content) -> list[str]:
-    runs = content.rows.runs
-    commits = dict.fromkeys(
-        f"{run['commit']}{' (modified)' if run['is_modified'] else ''}"
-        for run in runs
-        if run["commit"]
-    )
-    seeds: dict[str, list[str]] = {}
-    for run in runs:
-        seeds.setdefault(run["hash"], []).append(str(run["seed"]))
-    lines = [f"% made by pfstudy {package_version('pfstudy')} of {len(runs)} runs"]
-    if commits:
-        lines.append(f"% commits: {', '.join(commits)}")
-    return [*lines, *(f"% {name}: seeds {', '.join(each)}" for name, each in seeds.items())]

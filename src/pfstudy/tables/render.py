@@ -106,7 +106,7 @@ def markdown(content: Content) -> str:
     rule = [":--" if column.is_text else "--:" for column in content.columns]
     lines = [header, rule, *_written(content, write)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{table}\n\n{content.caption}\n"
+    return f"{table}\n\n{content.caption}\n\n{_comment(content)}"
 
 
 def html(content: Content) -> str:
@@ -129,8 +129,15 @@ def html(content: Content) -> str:
     caption = f"<caption>{html_escape(content.caption)}</caption>"
     rows = "\n".join(body)
     return (
-        f"<table>{caption}\n<thead><tr>{header}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>\n"
+        f"{_comment(content)}<table>{caption}\n<thead><tr>{header}</tr></thead>\n<tbody>\n{rows}\n"
+        "</tbody></table>\n"
     )
+
+
+def _comment(content: Content) -> str:
+    """The provenance as a comment in HTML, which Markdown knows too."""
+    lines = html_escape("\n".join(content.provenance)).replace("--", "- -")
+    return f"<!--\n{lines}\n-->\n"
 
 
 def csv(content: Content) -> str:

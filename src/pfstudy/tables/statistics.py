@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pfstudy.errors import PfstudyError, unknown_name
-from pfstudy.stats.comparison import Comparison, compare_family, pooled_deviation
+from pfstudy.stats.comparison import Comparison, compare_family
 from pfstudy.stats.front import SURE, at_equal_cost, front_probability
 from pfstudy.tables.columns import ACCURACY
 
@@ -124,6 +124,18 @@ def _compare_with(
     )
 
 
+def pooled(frame: pd.DataFrame) -> tuple[float, int]:
+    """Standard deviation between seeds in points, pooled over variants, and its degrees of freedom.
+
+    Returns:
+        0 and 0 if no variant has two seeds.
+    """
+    degrees = frame["num_seeds"].to_numpy(float) - 1
+    variances = np.nan_to_num(frame[f"{ACCURACY}_std"].to_numpy(float)) ** 2
+    df = int(degrees.sum())
+    return (float(np.sqrt(variances @ degrees / df)), df) if df else (0.0, 0)
+
+
 def _accuracies(seeds: Sequence[Mapping[str, Any]]) -> list[float]:
     return [record["metrics"][ACCURACY] for record in seeds]
 
@@ -140,7 +152,7 @@ def _test_sets(frame: pd.DataFrame, by_variant: ByVariant) -> pd.Series:
 
 def _accuracy_errors(shown: pd.DataFrame, by_variant: ByVariant) -> tuple[np.ndarray, int]:
     """Standard errors of mean accuracies in points: between seeds, or else between test images."""
-    deviation, df = pooled_deviation([_accuracies(by_variant[name]) for name in shown["hash"]])
+    deviation, df = pooled(shown)
     if df:
         return deviation / np.sqrt(shown["num_seeds"].to_numpy(float)), df
     number = _num_test(by_variant[shown["hash"].iloc[0]][0])
