@@ -228,6 +228,37 @@ def test_what_was_lost_is_logged_anew(
     assert node["displayName"] == "resnet_digits-digits-maxpool-seed0"
 
 
+def test_what_is_lost_again_stays_lost(
+    server: Server, root: Path, run: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = run_dir(root, "maxpool")
+    lose(directory)
+    monkeypatch.setenv("WANDB_SERVICE", "nonsense")
+    monkeypatch.setattr("wandb.init", lambda **_: 1 / 0)
+    ended = run("sync", directory)
+    assert (ended.code, server.runs) == (1, [])
+    assert "tracking is lost (division by zero)" in ended.err
+    assert (directory / LOST).exists()
+
+
+def test_a_log_that_was_cut_off_is_uploaded_as_far_as_it_goes(
+    server: Server, root: Path, run: Callable[..., Ended]
+) -> None:
+    """As killed attempts leave it; one was killed before anything was written."""
+    (log,) = run_dir(root, "maxpool").glob("wandb/offline-run-*/run-*.wandb")
+    log.write_bytes(log.read_bytes()[:-4000])
+    (other,) = run_dir(root, "original").glob("wandb/offline-run-*/run-*.wandb")
+    other.write_bytes(b"")
+    server.refused = {"upsertBucket": 503}
+    assert "(HTTP 503)" in run("sync", log.parents[2]).err
+    server.refused = {}
+    assert run("sync", root).out.endswith("uploaded: 1 attempt\n")
+    (node,) = server.runs
+    assert server.config(node["name"])["label"] == "maxpool"
+    assert RECORD_KEY not in server.summary(node["name"])
+    assert run("sync", root).out.startswith("nothing to upload")
+
+
 @pytest.mark.parametrize(
     ("refused", "reason"),
     [

@@ -14,6 +14,7 @@ from pfstudy.tracking.anew import log_anew
 from pfstudy.tracking.failures import be_patient, reason_of, require_login
 from pfstudy.tracking.runs import LOST, stop_service
 
+_CUT_OFF = "ends with an incomplete record"
 _TOGETHER = 20
 
 
@@ -51,8 +52,8 @@ def find_pending(directories: Iterable[Path]) -> list[Pending]:
     """Find the runs of which W&B does not know everything; those that are running come later."""
     found = []
     for directory in directories:
-        attempts = sorted((directory / "wandb").glob("offline-run-*/run-*.wandb"))
-        offline = tuple(path.parent for path in attempts if not _marker(path).exists())
+        logs = sorted((directory / "wandb").glob("offline-run-*/run-*.wandb"))
+        offline = tuple(log.parent for log in logs if _is_pending(log))
         is_lost = (directory / LOST).exists() and (directory / ledger.RECORD).exists()
         if (offline or is_lost) and ledger.state_of(directory) != "running":
             found.append(Pending(directory, offline, is_lost))
@@ -78,7 +79,12 @@ def sync(pending: Sequence[Pending], say: Callable[[str], None] = lambda text: N
     for run in pending:
         paths += run.offline
         if run.is_lost:
-            paths += (run.directory / "wandb").glob(f"offline-run-*-{log_anew(run.directory)}")
+            said: list[str] = []
+            run_id = log_anew(run.directory, say=said.append)
+            if said:
+                done.failed[run.directory] = said[0]
+                continue
+            paths += (run.directory / "wandb").glob(f"offline-run-*-{run_id}")
             (run.directory / LOST).unlink()  # from here on it is an attempt like others
             done.logged.append(run.directory)
     stop_service()
@@ -96,7 +102,10 @@ def sync(pending: Sequence[Pending], say: Callable[[str], None] = lambda text: N
 
 
 def _upload(paths: Sequence[Path]) -> dict[Path, str]:
-    """Upload attempts by W&B's own command; why not, for those that did not get there."""
+    """Upload attempts by W&B's own command; why not, for those that did not get there.
+
+    What was killed is uploaded as far as it was logged.
+    """
     command = [sys.executable, "-m", "wandb", "sync", "--yes", *map(str, paths)]
     ended = subprocess.run(
         command,
@@ -110,14 +119,22 @@ def _upload(paths: Sequence[Path]) -> dict[Path, str]:
     failed = {}
     for path in paths:
         (log,) = path.glob("run-*.wandb")
-        # it marks as uploaded also what the server refused in the middle
-        own = [line for line in errors if f"/{log.stem.removeprefix('run-')}]" in line]
-        if own or not _marker(log).exists():
+        named = (f"/{log.stem.removeprefix('run-')}]", path.name)
+        own = [line for line in errors if any(name in line for name in named)]
+        if own and all(_CUT_OFF in line for line in own):
+            _marker(log).touch()  # nobody will write the rest
+        elif own or not _marker(log).exists():
+            # it marks as uploaded also what the server refused in the middle
             _marker(log).unlink(missing_ok=True)
             log.with_suffix(".wandb.syncstate").unlink(missing_ok=True)
             text = "\n".join(own or errors or said[-1:]) or "wandb sync says nothing"
             failed[path] = reason_of(RuntimeError(text))
     return failed
+
+
+def _is_pending(log: Path) -> bool:
+    """Whether something was logged, where an attempt was not killed before, and not uploaded."""
+    return log.stat().st_size > 0 and not _marker(log).exists()
 
 
 def _marker(log: Path) -> Path:
