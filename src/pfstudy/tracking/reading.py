@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Timer
@@ -100,20 +102,23 @@ def find_offline(directory: Path) -> list[Path]:
     return sorted(directory.rglob("*run-*/run-*.wandb"))
 
 
-def read_offline(paths: Sequence[Path]) -> Iterator[Logged]:
+def read_offline(paths: Sequence[Path]) -> list[Logged]:
     """Read runs that were logged offline, by W&B's own ``wandb leet inspect``.
 
     Raises:
         PfstudyError: It cannot read them.
     """
-    for path in paths:
-        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json"]
-        done = subprocess.run([*command, str(path)], capture_output=True, text=True, check=False)
-        try:
-            content = json.loads(done.stdout)
-        except ValueError:
-            reason = first_line(ValueError(done.stderr.strip() or "it says nothing"))
-            raise PfstudyError(f"{path} cannot be read by `wandb leet inspect`: {reason}") from None
-        name = content.get("name") or path.stem
-        state = content.get("state") or "crashed"
-        yield _make(name, state, content.get("summary") or {}, content.get("config") or {})
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # a process for each, which mostly imports
+        return list(pool.map(_read_log, paths))
+
+
+def _read_log(path: Path) -> Logged:
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        content = json.loads(done.stdout)
+    except ValueError:
+        reason = first_line(ValueError(done.stderr.strip() or "it says nothing"))
+        raise PfstudyError(f"{path} cannot be read by `wandb leet inspect`: {reason}.") from None
+    name, state = content.get("name") or path.stem, content.get("state") or "crashed"
+    return _make(name, state, content.get("summary") or {}, content.get("config") or {})
