@@ -23,6 +23,7 @@ QUICK_SPEED = (
     "speed.max_load=99",  # other tests run meanwhile
 )
 
+Call = Callable[..., tuple[int | str | None, str, str]]
 Pfstudy = Callable[..., subprocess.CompletedProcess[str]]
 PfstudyTogether = Callable[
     [Mapping[str, tuple[Path, Sequence[str]]]], dict[str, subprocess.CompletedProcess[str]]
@@ -33,6 +34,29 @@ PfstudyTogether = Callable[
 def record() -> Callable[..., dict[str, Any]]:
     """Makes a record of a run."""
     return make_record
+
+
+@pytest.fixture
+def call_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Call]:
+    """Call the command line in this process and an empty directory: exit code, output, errors."""
+    from pfstudy import cli
+
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: str) -> tuple[int | str | None, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pfstudy", *arguments])
+        code: int | str | None = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code
+        return code, *capsys.readouterr()
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session", autouse=True)

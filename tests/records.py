@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
+
+from pfstudy.files import write_json
 
 Record = dict[str, Any]
 
@@ -87,3 +90,17 @@ def make_record(
         },
         "speed": [{**SETTING, **setting, **measured}] if measured else [],
     }
+
+
+def leave_records(directory: str | Path, *records: Record) -> list[str]:
+    """Leave records and measurements as runs do, and return the run directories."""
+    members = []
+    for record in records:
+        variant = Path(directory, f"slug-{record['identity']['hash']}")
+        run = variant / f"seed{record['seed']}"
+        written = {key: value for key, value in record.items() if key != "speed"}
+        write_json(run / "record.json", written)
+        for number, measured in enumerate(record["speed"]):
+            write_json(variant / "speed" / f"{number}.json", measured)
+        members.append(str(run.relative_to(directory)))
+    return members

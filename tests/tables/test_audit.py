@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pfstudy import cli
 from pfstudy.errors import PfstudyError
 from pfstudy.files import write_json
 from pfstudy.tables import render
@@ -17,8 +14,8 @@ from pfstudy.tables.audit import Finding, audit_records, in_short
 from pfstudy.tables.content import make_content
 from pfstudy.tables.latex import latex
 from pfstudy.tables.rows import make_rows
+from records import Record, leave_records
 
-Record = dict[str, Any]
 Call = Callable[..., tuple[int | str | None, str, str]]
 
 
@@ -424,43 +421,9 @@ class TestTables:
 
 
 class TestCommand:
-    @pytest.fixture
-    def call(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> Iterator[Call]:
-        """Call the command line in this process and an empty directory."""
-        monkeypatch.chdir(tmp_path)
-        before = signal.getsignal(signal.SIGTERM)
-
-        def run(*arguments: str) -> tuple[int | str | None, str, str]:
-            monkeypatch.setattr(sys, "argv", ["pfstudy", *arguments])
-            code: int | str | None = 0
-            try:
-                cli.main()
-            except SystemExit as ended:
-                code = ended.code
-            return code, *capsys.readouterr()
-
-        yield run
-        signal.signal(signal.SIGTERM, before)
-
-    @staticmethod
-    def leave(directory: str, *records: Record) -> list[str]:
-        """Leave records and measurements as runs do, and return the run directories."""
-        members = []
-        for record in records:
-            variant = Path(directory, f"slug-{record['identity']['hash']}")
-            run = variant / f"seed{record['seed']}"
-            written = {key: value for key, value in record.items() if key != "speed"}
-            write_json(run / "record.json", written)
-            for number, measured in enumerate(record["speed"]):
-                write_json(variant / "speed" / f"{number}.json", measured)
-            members.append(str(run.relative_to(directory)))
-        return members
-
-    def test_fair_runs_are_one_sentence(self, call: Call, record: Any) -> None:
-        self.leave("runs", record(speed=(2.0, 1.0)), record("maxpool", speed=(1.6, 0.8)))
-        assert call("audit") == (
+    def test_fair_runs_are_one_sentence(self, call_here: Call, record: Any) -> None:
+        leave_records("runs", record(speed=(2.0, 1.0)), record("maxpool", speed=(1.6, 0.8)))
+        assert call_here("audit") == (
             0,
             "All 2 runs share everything that was compared: recipe, data, split, precision, "
             "epochs, effective batch size, accumulation, world size, threads, code version, "
@@ -468,10 +431,10 @@ class TestCommand:
             "",
         )
 
-    def test_differences_are_a_table_and_exit_code_1(self, call: Call, record: Any) -> None:
+    def test_differences_are_a_table_and_exit_code_1(self, call_here: Call, record: Any) -> None:
         odd = record("[b]odd", lr=0.2)
-        self.leave("made", record(), odd, record("maxpool"))
-        code, out, err = call("audit", "made")
+        leave_records("made", record(), odd, record("maxpool"))
+        code, out, err = call_here("audit", "made")
         lines = [line.split() for line in out.splitlines() if line.strip()]
         assert code == 1
         assert err == ""
@@ -480,10 +443,12 @@ class TestCommand:
         assert lines[3] == ["0.2", "[b]odd", "seed0"]
         assert out.splitlines()[-1].startswith("The same for all 3 runs: data, split, precision,")
 
-    def test_json_is_an_object_with_all_runs(self, call: Call, record: Any) -> None:
+    def test_json_is_an_object_with_all_runs(self, call_here: Call, record: Any) -> None:
         same = [record("maxpool", seed=seed) for seed in range(6)]
-        self.leave("runs", *same, change(record("maxpool", seed=6), "environment/device", "H100"))
-        code, out, _ = call("audit", "--json")
+        leave_records(
+            "runs", *same, change(record("maxpool", seed=6), "environment/device", "H100")
+        )
+        code, out, _ = call_here("audit", "--json")
         assert code == 1
         found = json.loads(out)
         assert not found["fair"]
@@ -501,29 +466,31 @@ class TestCommand:
             }
         ]
 
-    def test_json_of_fair_runs(self, call: Call, record: Any) -> None:
-        self.leave("runs", record(), record("maxpool"))
-        code, out, _ = call("audit", "--json")
+    def test_json_of_fair_runs(self, call_here: Call, record: Any) -> None:
+        leave_records("runs", record(), record("maxpool"))
+        code, out, _ = call_here("audit", "--json")
         assert code == 0
         assert json.loads(out)["fair"]
 
-    def test_only_the_members_of_a_study_are_compared(self, call: Call, record: Any) -> None:
-        members = self.leave("runs", record(), record("maxpool"), record("conv", lr=0.2))
+    def test_only_the_members_of_a_study_are_compared(self, call_here: Call, record: Any) -> None:
+        members = leave_records("runs", record(), record("maxpool"), record("conv", lr=0.2))
         for name, some in (("fair", members[:2]), ("unfair", members)):
             study = {"schema_version": 1, "name": name, "members": some}
             write_json(Path("runs/studies") / f"{name}.json", study)
-        assert call("audit", "--study", "fair")[0] == 0
-        assert call("audit", "--study", "unfair")[0] == 1
+        assert call_here("audit", "--study", "fair")[0] == 0
+        assert call_here("audit", "--study", "unfair")[0] == 1
 
-    def test_one_run_is_compared_with_none(self, call: Call, record: Any) -> None:
-        self.leave("runs", record())
-        assert call("audit")[:2] == (0, "There is one run, and none to compare it with.\n")
+    def test_one_run_is_compared_with_none(self, call_here: Call, record: Any) -> None:
+        leave_records("runs", record())
+        assert call_here("audit")[:2] == (0, "There is one run, and none to compare it with.\n")
 
-    def test_a_remark_is_printed_and_changes_no_exit_code(self, call: Call, record: Any) -> None:
+    def test_a_remark_is_printed_and_changes_no_exit_code(
+        self, call_here: Call, record: Any
+    ) -> None:
         modified = {"commit": "1a2b3c4d", "dirty": True}
         records = [record("maxpool", seed=seed) for seed in (0, 1)]
-        self.leave("runs", *(change(made, "environment/git", modified) for made in records))
-        code, out, _ = call("audit")
+        leave_records("runs", *(change(made, "environment/git", modified) for made in records))
+        code, out, _ = call_here("audit")
         assert code == 0
         assert out.splitlines()[1].startswith("1a2b3c4 (modified): 2 runs")
 
@@ -536,9 +503,9 @@ class TestCommand:
         ],
     )
     def test_mistakes_are_one_sentence_and_exit_code_2(
-        self, call: Call, arguments: list[str], phrase: str
+        self, call_here: Call, arguments: list[str], phrase: str
     ) -> None:
-        code, out, err = call("audit", *arguments)
+        code, out, err = call_here("audit", *arguments)
         assert (code, out) == (2, "")
         (sentence,) = err.splitlines()
         assert sentence.startswith(f"pfstudy: {phrase}")

@@ -28,7 +28,7 @@ def write_caption(rows: Rows, columns: Sequence[Column]) -> str:
     """Say what the figures are, of how many seeds, on what, and what the rows do not share."""
     shown = {column.key for column in columns}
     parts = [_seeds(rows)]
-    if shown & {"difference_low", "verdict", "p_value"}:
+    if shown & {"difference_points", "difference_low", "verdict", "p_value"}:
         parts += _tests(rows)
     if rows.speed and any(column.is_speed for column in columns):
         parts.append(
