@@ -16,7 +16,6 @@ import numpy as np
 from _measuring import machine, show
 from pfstudy import files
 from pfstudy.cli.results import make_table
-from pfstudy.sources import gather
 from pfstudy.tables import render
 
 PROGRAM = Path(sys.executable).with_name("pfstudy")
@@ -111,7 +110,7 @@ def write_study(root: Path, num_records: int) -> None:
 
 def time_table(root: Path) -> float:
     started = time.perf_counter()
-    content = make_table(gather([root]))
+    _, content = make_table([root])
     for name in ("markdown", "csv", "latex"):
         render.FORMATS[name][1](content)
     return time.perf_counter() - started

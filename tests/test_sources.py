@@ -41,7 +41,7 @@ def test_runs_that_are_not_done_are_counted_and_named(root: Path) -> None:
 
 def test_a_record_says_where_it_lies(root: Path) -> None:
     for record in gather([root]).records:
-        assert (record["directory"] / ledger.RECORD).exists()
+        assert Path(record["directory"], ledger.RECORD).exists()
 
 
 def test_members_of_a_study_alone_are_taken(root: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_run_that_several_sources_have_counts_once(root: Path, tmp_path: Path)
     assert found.num_repeated == 1
     assert sorted(record["seed"] for record in found.records) == [0, 0, 1]
     assert {run.state for run in found.incomplete} == {"interrupted", "pending"}  # seed 1 is done
-    assert found.records[1]["directory"].is_relative_to(root)
+    assert Path(found.records[1]["directory"]).is_relative_to(root)
 
 
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:

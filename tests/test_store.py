@@ -11,7 +11,7 @@ import pytest
 
 from pfstudy import files, ledger, store
 from pfstudy.errors import PfstudyError
-from pfstudy.inventory import find_runs
+from pfstudy.inventory import list_candidates
 
 MakeRun = Callable[..., store.Run]
 
@@ -121,8 +121,7 @@ class TestReadRecords:
 
     def test_all_with_the_speed_beside_them(self, root: Path) -> None:
         found = {
-            record["name"]: record["speed"]
-            for record in store.read_records(find_runs(root, [ledger.RECORD]))
+            record["name"]: record["speed"] for record in store.read_records(list_candidates(root))
         }
         speed = [{"latency_ms": 1}]
         assert found == {"a/seed0": speed, "a/seed1": speed, "b/seed0": []}
@@ -131,7 +130,7 @@ class TestReadRecords:
         target = root / "forgotten" / "a" / "seed0"
         target.parent.mkdir(parents=True)
         (root / "a" / "seed0").rename(target)
-        found = [record["name"] for record in store.read_records(find_runs(root, [ledger.RECORD]))]
+        found = [record["name"] for record in store.read_records(list_candidates(root))]
         assert found == ["a/seed1", "b/seed0"]
 
     def test_members_in_their_order_without_those_not_done(self, root: Path) -> None:

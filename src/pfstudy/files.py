@@ -17,8 +17,12 @@ from filelock import FileLock
 from pfstudy.errors import DiskError, PfstudyError
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
+def read_json(path: str | Path, *, missing_ok: bool = False) -> dict[str, Any]:
     """Read a JSON object.
+
+    Args:
+        path: The file.
+        missing_ok: Whether an empty object stands for a file that is not there.
 
     Raises:
         PfstudyError: It cannot be read or is damaged.
@@ -31,6 +35,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
         except ValueError:  # NaN, which a loss may be, or damaged
             content = json.loads(text)
     except OSError as error:
+        if missing_ok and isinstance(error, FileNotFoundError | NotADirectoryError):
+            return {}
         raise PfstudyError(f"{path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
         raise PfstudyError(f"{path} is damaged: {error}.") from None

@@ -26,7 +26,6 @@ from pfstudy.variant import decoration, flatten, label_of, varying_settings
 
 _MODEL = TypeAdapter(Model)
 _NUM_DIGITS = 10
-_SEED = re.compile(r"/seed(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -59,18 +58,23 @@ class Description:
         return flatten({key: value for key, value in self.canonical.items() if key != "sites"})
 
 
-def is_run(directory: str | Path, marks: Sequence[str] = (STATE, CONFIG)) -> bool:
-    """Whether a directory is that of a run: whether it has one of these files."""
+def is_run(directory: str | Path) -> bool:
+    """Whether a directory is that of a run."""
     # of thousands, and a Path takes longer than the question
-    return any(os.path.exists(f"{directory}/{mark}") for mark in marks)  # noqa: PTH110
+    return any(os.path.exists(f"{directory}/{mark}") for mark in (STATE, CONFIG))  # noqa: PTH110
 
 
-def find_runs(directory: Path, marks: Sequence[str] = (STATE, CONFIG)) -> list[Path]:
+def find_runs(directory: Path) -> list[Path]:
     """Find the run directories in a directory of runs or of a variant, or the one given.
 
-    Args:
-        directory: Where to look.
-        marks: Files by which a run directory is known.
+    Raises:
+        PfstudyError: There is no such directory.
+    """
+    return [Path(path) for path in list_candidates(directory) if is_run(path)]
+
+
+def list_candidates(directory: Path) -> list[str]:
+    """List what is called like run directories; the same place as `find_runs`, without a look in.
 
     Raises:
         PfstudyError: There is no such directory.
@@ -80,12 +84,10 @@ def find_runs(directory: Path, marks: Sequence[str] = (STATE, CONFIG)) -> list[P
             f"there is no directory {directory}; give the one that runs were made in, or that of "
             "a run."
         )
-    if is_run(directory, marks):
-        return [directory]
-    seeds = _seeds(directory, marks)
-    if seeds:
-        return seeds
-    return [run for variant in _directories(directory) for run in _seeds(variant, marks)]
+    if is_run(directory):
+        return [str(directory)]
+    seeds = _seeds(directory)
+    return seeds or [run for variant in _directories(directory) for run in _seeds(variant)]
 
 
 def describe(directory: Path) -> Description:
@@ -183,11 +185,10 @@ def _operation(entry: Mapping[str, Any] | None, site: Site) -> str:
     return str(name) + decoration(site, kernel_size, keeps_norm=keeps, usually_keeps=usually)
 
 
-def _seeds(directory: str | Path, marks: Sequence[str]) -> list[Path]:
-    """The run directories of a variant, by their seed."""
-    found = {path: _SEED.search(path) for path in _directories(directory)}
-    seeds = {path: int(seed[1]) for path, seed in found.items() if seed and is_run(path, marks)}
-    return list(map(Path, sorted(seeds, key=seeds.__getitem__)))
+def _seeds(directory: str | Path) -> list[str]:
+    """What is called like the run directories of a variant, by their seed."""
+    found = [(path, path.rpartition("/seed")[2]) for path in _directories(directory)]
+    return [p for p, seed in sorted(found, key=lambda f: len(f[1])) if seed.isdecimal()]
 
 
 def _directories(directory: str | Path) -> list[str]:

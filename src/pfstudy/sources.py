@@ -69,7 +69,7 @@ def gather(
     Raises:
         PfstudyError: A source cannot be read, or there is no such study in any.
     """
-    with _collecting_no_garbage():
+    with collecting_no_garbage():
         parts = [_read(str(source), study, say) for source in sources]
     records: dict[Key, Mapping[str, Any]] = {}
     for part in parts:
@@ -85,14 +85,13 @@ def gather(
 
 
 @contextmanager
-def _collecting_no_garbage() -> Iterator[None]:
+def collecting_no_garbage() -> Iterator[None]:
     """Millions of small objects come to stay: looking through them takes longer than reading."""
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
         if was_on:
             gc.enable()
 
@@ -118,12 +117,14 @@ def _read(source: str, study: str | None, say: Callable[[str], None]) -> Gathere
 
 def _of_runs(root: Path, members: Sequence[str] | None) -> Gathered:
     if members is None:
-        runs = inventory.find_runs(root, (ledger.RECORD, ledger.STATE, store.CONFIG))
+        runs = inventory.list_candidates(root)
     else:
-        runs = [root / member for member in members]
+        runs = [str(root / member) for member in members]
     records = tuple(store.read_records(runs))
-    done = {str(record["directory"]) for record in records}
-    left = [run for run in runs if str(run) not in done]
+    done = {record["directory"] for record in records}
+    left = [Path(run) for run in runs if run not in done]
+    if members is None:
+        left = [run for run in left if inventory.is_run(run)]
     return Gathered(records, tuple(_incomplete(left)))
 
 

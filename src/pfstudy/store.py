@@ -138,7 +138,7 @@ def read_keep(directory: Path) -> tuple[str, ...]:
     return tuple(read_json(directory / CONFIG)["config"]["trainer"]["keep"])
 
 
-def read_records(directories: Iterable[Path]) -> Iterator[dict[str, Any]]:
+def read_records(directories: Iterable[str | Path]) -> Iterator[dict[str, Any]]:
     """Read the records of run directories, of those that have one.
 
     Yields:
@@ -148,17 +148,17 @@ def read_records(directories: Iterable[Path]) -> Iterator[dict[str, Any]]:
         PfstudyError: A record is damaged or of a schema that this version does not know.
     """
     speeds: dict[str, list[dict[str, Any]]] = {}
-    for directory in directories:
+    for directory in map(str, directories):
         path = f"{directory}/{RECORD}"
-        if not os.path.exists(path):  # noqa: PTH110  (of thousands)
+        record = read_json(path, missing_ok=True)
+        if not record:
             continue
-        record = read_json(path)
         version = record.get("schema_version")
         if version != SCHEMA_VERSION:
             raise PfstudyError(
                 f"{path} has schema version {version}, but this pfstudy reads {SCHEMA_VERSION}."
             )
-        parent = os.path.dirname(directory)  # noqa: PTH120
+        parent = directory.rpartition("/")[0]
         if parent not in speeds:
             speeds[parent] = read_speeds(parent)
         record["speed"], record["directory"] = speeds[parent], directory

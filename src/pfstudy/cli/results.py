@@ -85,8 +85,16 @@ def show_table(
     for name in formats:
         if name not in render.FORMATS:
             raise unknown_name("format", name, render.FORMATS)
-    found = _gather(sources, study)
-    content = make_table(found, baseline, speed, style, columns, group_by, compare, study)
+    found, content = make_table(
+        sources,
+        study,
+        baseline=baseline,
+        speed=speed,
+        style=style,
+        columns=columns,
+        group_by=group_by,
+        compare=compare,
+    )
     if as_json:
         print(render.json(content))
         return
@@ -112,27 +120,30 @@ def show_table(
 
 
 def make_table(
-    found: Gathered,
+    sources: Sequence[str | Path],
+    study: str | None = None,
+    *,
     baseline: str | None = None,
     speed: Mapping[str, Any] | Sequence[str] | None = None,
     style: str = "short",
     columns: Sequence[str] = (),
     group_by: Sequence[str] = (),
     compare: str | None = None,
-    name: str | None = None,
-) -> Content:
-    """Make the content of a table of what was gathered; the arguments are those of `show_table`."""
+) -> tuple[Gathered, Content]:
+    """Gather runs and make their table; the arguments are those of `show_table`."""
+    from pfstudy.sources import collecting_no_garbage
     from pfstudy.tables.content import make_content
     from pfstudy.tables.rows import make_rows
     from pfstudy.tables.speeds import choose_speed
 
-    setting = (
-        speed if speed is None or isinstance(speed, Mapping) else choose_speed(found.records, speed)
-    )
-    rows = make_rows(found.records, baseline, setting, found.incomplete)
-    return make_content(
-        rows, style=style, columns=columns, group_by=group_by, compare=compare, name=name
-    )
+    with collecting_no_garbage():
+        found = _gather(sources, study)
+        if speed is not None and not isinstance(speed, Mapping):
+            speed = choose_speed(found.records, speed)
+        rows = make_rows(found.records, baseline, speed, found.incomplete)
+        return found, make_content(
+            rows, style=style, columns=columns, group_by=group_by, compare=compare, name=study
+        )
 
 
 def show_audit(
@@ -276,7 +287,8 @@ def power(
 
     if not 0 < chance < 1:
         raise PfstudyError(f"--power is a probability between 0 and 1, but got {chance:g}.")
-    made = make_power(make_table(_gather(sources, study), baseline).rows, chance, difference)
+    _, content = make_table(sources, study, baseline=baseline)
+    made = make_power(content.rows, chance, difference)
     if as_json:
         print(json.dumps(power_data(made), indent=1))
     else:
@@ -295,7 +307,7 @@ def effects(
     """
     from pfstudy.tables.effects import effects_data, effects_table, fit_all
 
-    models = fit_all(make_table(_gather(sources, study)).rows)
+    models = fit_all(make_table(sources, study)[1].rows)
     if as_json:
         print(json.dumps(effects_data(models), indent=1))
         return
@@ -329,8 +341,7 @@ def figure(
     for name in endings:
         if name not in FORMATS:
             raise unknown_name("format", name, FORMATS)
-    found = _gather(sources, study)
-    content = make_table(found, baseline, speed)
+    found, content = make_table(sources, study, baseline=baseline, speed=speed)
     directory = output or _directory(sources, study) / "figures"
     drawn, missing = draw(content.rows, found.records, directory, asked, endings)
     console = make_console()
@@ -367,8 +378,7 @@ def report(
     from pfstudy.tables.audit import audit_records
     from pfstudy.tables.effects import fit_effects
 
-    found = _gather(sources, study)
-    content = make_table(found, baseline, speed)
+    found, content = make_table(sources, study, baseline=baseline, speed=speed)
     if wandb is not None:
         _write_dashboard(wandb, study, content, found)
         return

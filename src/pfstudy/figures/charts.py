@@ -61,7 +61,7 @@ def accuracy_against(rows: Rows, cost: str) -> Any:
     )
     shapes = alt.Scale(domain=names, range=[SHAPES[i % len(SHAPES)] for i in range(len(names))])
     shape = alt.Shape("what:N", title=None, scale=shapes, legend=_legend(names))
-    shown = frame.drop(columns=["operations", "directories"])
+    shown = frame.drop(columns="operations")
     base = alt.Chart(shown)
     front = (
         alt.Chart(shown[shown["front"]].sort_values("x"))
@@ -158,7 +158,7 @@ def replaced_blocks(rows: Rows) -> Any:
     names.append(ORIGINAL)
     spread = drawn[f"{ACCURACY}_std"].fillna(0)
     drawn["low"], drawn["high"] = drawn[ACCURACY] - spread, drawn[ACCURACY] + spread
-    drawn = drawn.drop(columns=["operations", "directories"])
+    drawn = drawn.drop(columns="operations")
     most = int(drawn["num_replaced"].max())
     ticks = list(range(0, most + 1, math.ceil(most / _MOST_TICKS)))
     x = alt.X("num_replaced:Q", title="replaced blocks", axis=alt.Axis(values=ticks, format="d"))

@@ -138,7 +138,6 @@ def _row(
         "num_replaced": sum(
             operation != ORIGINAL for operation in first["variant"].get("operations", {}).values()
         ),
-        "directories": [str(r["directory"]) for r in seeds if r.get("directory") is not None],
         **{key: _plain(flat.get(key)) for key in settings},
         **{key: first["cost"].get(key) for key in _COST},
         **{key: measured.get(key) for key in _SPEED},
