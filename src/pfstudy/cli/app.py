@@ -42,6 +42,16 @@ Those for speed:
     pfstudy speed -m block.spatial=conv,maxpool           measure, train nothing
     pfstudy speed --by-layer block.spatial=maxpool        where the time goes
     pfstudy speed table -m block.spatial=conv,maxpool     what stands where, for predictions
+
+Those for results, of directories, W&B projects (wandb:ENTITY/PROJECT), or several:
+
+\b
+    pfstudy table --style paper --format latex            accuracy beside cost and speed
+    pfstudy power                                         how many seeds would tell
+    pfstudy effects                                       what each place contributes
+    pfstudy figure --kind latency --format pdf            pictures for one column of a paper
+    pfstudy report -o report.html                         one page: table, plots, curves, audit
+    pfstudy explain --images 0,7,42                       where networks look: Grad-CAM
 """
 
 app = typer.Typer(

@@ -370,7 +370,7 @@ def report(
 ) -> None:
     """Write one self-contained page: the table, linked plots, curves, the audit.
 
-    With --wandb, a report and a workspace on W&B.
+    With --wandb, a report and a workspace on W&B instead; with --output, too, both.
     """
     from pfstudy.figures.curves import read_curves
     from pfstudy.report.page import write_page
@@ -381,7 +381,8 @@ def report(
     found, content = make_table(sources, study, baseline=baseline, speed=speed)
     if wandb is not None:
         _write_dashboard(wandb, study, content, found)
-        return
+        if output is None:
+            return
     models = [model for level in LEVELS if (model := fit_effects(content.rows, level))]
     path = output or _directory(sources, study) / "report.html"
     write_page(
