@@ -11,8 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from pfstudy.cli import (  # noqa: F401  (they register subcommands)
+    evaluation,
     explain,
     ledger,
+    pictures,
     plan,
     results,
     speed,

@@ -1,4 +1,4 @@
-"""Subcommands that show figures: of finished runs, of given weights."""
+"""Subcommands that put finished runs into tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pfstudy.cli.app import AsJson, app, make_console, print_whole
-from pfstudy.cli.overrides import compose_only
 from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.words import counted
 
@@ -20,32 +19,6 @@ if TYPE_CHECKING:
     from pfstudy.tables.content import Content
 
 OfStudy = Annotated[str | None, typer.Option("--study", help="Take the members of this study.")]
-
-
-def show_evaluation(arguments: Sequence[str], *, as_json: bool = False) -> None:
-    """Evaluate a network with given weights, and print its accuracy.
-
-    Args:
-        arguments: Overrides and options of Hydra's.
-        as_json: Print the figures as JSON and nothing else.
-
-    Raises:
-        PfstudyError: The arguments do not describe one network with weights, or these or the
-            images cannot be read.
-    """
-    configs = compose_only(arguments)
-    if not configs:
-        return
-    if len(configs) > 1:
-        raise PfstudyError(f"eval takes one network, but the arguments describe {len(configs)}.")
-    from pfstudy.launch.evaluate import evaluate_in_child
-    from pfstudy.tables.render import evaluation_table
-
-    figures = evaluate_in_child(configs[0])
-    if as_json:
-        print(json.dumps(figures, indent=1))
-    else:
-        make_console().print(evaluation_table(figures))
 
 
 def show_table(
@@ -98,7 +71,7 @@ def show_table(
     if as_json:
         print(render.json(content))
         return
-    directory = output or _directory(sources, study)
+    directory = output or directory_of(sources, study)
     paths = render.write_files(content, directory, formats)
     console = make_console()
     if console.is_terminal:
@@ -183,7 +156,7 @@ def _gather(sources: Sequence[str | Path], study: str | None) -> Gathered:
     return gather(sources, study, lambda text: print(text, file=sys.stderr))
 
 
-def _directory(sources: Sequence[str | Path], study: str | None) -> Path:
+def directory_of(sources: Sequence[str | Path], study: str | None) -> Path:
     """Where files about sources belong unless told otherwise."""
     from pfstudy import store
 
@@ -244,7 +217,7 @@ def table(
 
     Written as table.md, table.csv and table.tex, too.
     """
-    *group_by, last = _split(rows)
+    *group_by, last = split(rows)
     if last != "variant":
         raise PfstudyError(
             f"--rows ends with variant, a line for each; {last} can stand before it: "
@@ -256,16 +229,17 @@ def table(
         baseline=baseline,
         speed=speed,
         style=style,
-        columns=_split(columns),
+        columns=split(columns),
         group_by=group_by,
         compare=compare,
-        formats=_split(formats),
+        formats=split(formats),
         output=output,
         as_json=as_json,
     )
 
 
-def _split(text: str) -> list[str]:
+def split(text: str) -> list[str]:
+    """Names that were given with commas between them."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
@@ -317,108 +291,6 @@ def effects(
 
 
 @app.command()
-def figure(
-    sources: Sources = ["runs"],  # noqa: B006
-    study: OfStudy = None,
-    baseline: Baseline = None,
-    kinds: Annotated[
-        str, typer.Option("--kind", help="latency, macs, params, effects, replaced, curves.")
-    ] = "",
-    formats: Annotated[str, typer.Option("--format", help="svg, pdf, png.")] = "svg,pdf,png",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Directory of the pictures.")
-    ] = None,
-    speed: OfSpeed = None,
-) -> None:
-    """Draw finished runs: accuracy against cost, effects of places, curves."""
-    from pfstudy.figures.draw import KINDS, draw
-    from pfstudy.figures.style import FORMATS
-
-    asked, endings = _split(kinds), _split(formats)
-    for name in asked:
-        if name not in KINDS:
-            raise unknown_name("kind of figure", name, KINDS)
-    for name in endings:
-        if name not in FORMATS:
-            raise unknown_name("format", name, FORMATS)
-    found, content = make_table(sources, study, baseline=baseline, speed=speed)
-    directory = output or _directory(sources, study) / "figures"
-    drawn, missing = draw(content.rows, found.records, directory, asked, endings)
-    console = make_console()
-    for reason in missing:
-        console.print(reason, soft_wrap=True, markup=False)
-    if not drawn:
-        raise PfstudyError("there is nothing to draw.")
-    console.print(f"written: {', '.join(map(str, drawn))}", soft_wrap=True, style="dim")
-
-
-@app.command()
-def report(
-    sources: Sources = ["runs"],  # noqa: B006
-    study: OfStudy = None,
-    baseline: Baseline = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The page; default: report.html.")
-    ] = None,
-    speed: OfSpeed = None,
-    wandb: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ENTITY/PROJECT", help="Write a report and a workspace on W&B instead."
-        ),
-    ] = None,
-) -> None:
-    """Write one self-contained page: the table, linked plots, curves, the audit.
-
-    With --wandb, a report and a workspace on W&B instead; with --output, too, both.
-    """
-    from pfstudy.figures.curves import read_curves
-    from pfstudy.report.page import write_page
-    from pfstudy.stats.effects import LEVELS
-    from pfstudy.tables.audit import audit_records
-    from pfstudy.tables.effects import fit_effects
-
-    found, content = make_table(sources, study, baseline=baseline, speed=speed)
-    if wandb is not None:
-        _write_dashboard(wandb, study, content, found)
-        if output is None:
-            return
-    models = [model for level in LEVELS if (model := fit_effects(content.rows, level))]
-    path = output or _directory(sources, study) / "report.html"
-    write_page(
-        path,
-        study or f"Runs in {', '.join(map(str, sources))}",
-        content,
-        audit_records(found.records),
-        records=found.records,
-        curves=read_curves(found.records),
-        models=models,
-        sources=list(map(str, sources)),
-        baseline=baseline,
-    )
-    make_console().print(f"written: {path}", soft_wrap=True, style="dim")
-
-
-def _write_dashboard(project: str, study: str | None, content: Content, found: Gathered) -> None:
-    from pfstudy.tables.audit import audit_records
-    from pfstudy.tables.render import audit_sentence, markdown
-    from pfstudy.tracking.dashboard import Dashboard, write_dashboard
-
-    places = max((row for row in content.rows.frame["operations"]), key=len)
-    audited = audit_records(found.records)
-    dashboard = Dashboard(
-        study or "Study",
-        study,
-        markdown(content),
-        [audit_sentence(audited), *audited.remarks],
-        [key for key in content.rows.settings if key != "model"],
-        list(places),
-    )
-    for url in write_dashboard(project, dashboard):
-        make_console().print(f"written: {url}", soft_wrap=True, style="dim")
-
-
-@app.command()
 def audit(
     sources: Sources = ["runs"],  # noqa: B006
     study: OfStudy = None,
@@ -430,17 +302,3 @@ def audit(
     """
     if not show_audit(sources, study, as_json=as_json):
         raise typer.Exit(1)
-
-
-@app.command("eval", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-def evaluate(
-    overrides: Annotated[
-        list[str], typer.Argument(help="What to evaluate, as for training.", metavar="KEY=VALUE")
-    ],
-    as_json: AsJson = False,
-) -> None:
-    """Evaluate given weights on the test images: top-1 and top-5.
-
-    For example: pfstudy eval paper=r50_hybrid init_from=FILE data=imagenet data.path=FOLDER
-    """
-    show_evaluation(overrides, as_json=as_json)
