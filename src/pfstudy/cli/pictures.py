@@ -1,0 +1,126 @@
+"""Subcommands that make pictures and pages of finished runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pfstudy.cli.app import app, make_console
+from pfstudy.cli.results import (
+    Baseline,
+    OfSpeed,
+    OfStudy,
+    Sources,
+    directory_of,
+    make_table,
+    split,
+)
+from pfstudy.errors import PfstudyError, unknown_name
+
+if TYPE_CHECKING:
+    from pfstudy.sources import Gathered
+    from pfstudy.tables.content import Content
+
+
+@app.command()
+def figure(
+    sources: Sources = ["runs"],  # noqa: B006
+    study: OfStudy = None,
+    baseline: Baseline = None,
+    kinds: Annotated[
+        str, typer.Option("--kind", help="latency, macs, params, effects, replaced, curves.")
+    ] = "",
+    formats: Annotated[str, typer.Option("--format", help="svg, pdf, png.")] = "svg,pdf,png",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory of the pictures.")
+    ] = None,
+    speed: OfSpeed = None,
+) -> None:
+    """Draw finished runs: accuracy against cost, effects of places, curves."""
+    from pfstudy.figures.draw import KINDS, draw
+    from pfstudy.figures.style import FORMATS
+
+    asked, endings = split(kinds), split(formats)
+    for name in asked:
+        if name not in KINDS:
+            raise unknown_name("kind of figure", name, KINDS)
+    for name in endings:
+        if name not in FORMATS:
+            raise unknown_name("format", name, FORMATS)
+    found, content = make_table(sources, study, baseline=baseline, speed=speed)
+    directory = output or directory_of(sources, study) / "figures"
+    drawn, missing = draw(content.rows, found.records, directory, asked, endings)
+    console = make_console()
+    for reason in missing:
+        console.print(reason, soft_wrap=True, markup=False)
+    if not drawn:
+        raise PfstudyError("there is nothing to draw.")
+    console.print(f"written: {', '.join(map(str, drawn))}", soft_wrap=True, style="dim")
+
+
+@app.command()
+def report(
+    sources: Sources = ["runs"],  # noqa: B006
+    study: OfStudy = None,
+    baseline: Baseline = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page; default: report.html.")
+    ] = None,
+    speed: OfSpeed = None,
+    wandb: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENTITY/PROJECT", help="Write a report and a workspace on W&B instead."
+        ),
+    ] = None,
+) -> None:
+    """Write one self-contained page: the table, linked plots, curves, the audit.
+
+    With --wandb, a report and a workspace on W&B instead; with --output, too, both.
+    """
+    from pfstudy.figures.curves import read_curves
+    from pfstudy.report.page import write_page
+    from pfstudy.stats.effects import LEVELS
+    from pfstudy.tables.audit import audit_records
+    from pfstudy.tables.effects import fit_effects
+
+    found, content = make_table(sources, study, baseline=baseline, speed=speed)
+    if wandb is not None:
+        _write_dashboard(wandb, study, content, found)
+        if output is None:
+            return
+    models = [model for level in LEVELS if (model := fit_effects(content.rows, level))]
+    path = output or directory_of(sources, study) / "report.html"
+    write_page(
+        path,
+        study or f"Runs in {', '.join(map(str, sources))}",
+        content,
+        audit_records(found.records),
+        records=found.records,
+        curves=read_curves(found.records),
+        models=models,
+        sources=list(map(str, sources)),
+        baseline=baseline,
+    )
+    make_console().print(f"written: {path}", soft_wrap=True, style="dim")
+
+
+def _write_dashboard(project: str, study: str | None, content: Content, found: Gathered) -> None:
+    from pfstudy.tables.audit import audit_records
+    from pfstudy.tables.render import audit_sentence, markdown
+    from pfstudy.tracking.dashboard import Dashboard, write_dashboard
+
+    places = max((row for row in content.rows.frame["operations"]), key=len)
+    audited = audit_records(found.records)
+    dashboard = Dashboard(
+        study or "Study",
+        study,
+        markdown(content),
+        [audit_sentence(audited), *audited.remarks],
+        [key for key in content.rows.settings if key != "model"],
+        list(places),
+    )
+    for url in write_dashboard(project, dashboard):
+        make_console().print(f"written: {url}", soft_wrap=True, style="dim")
