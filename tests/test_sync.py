@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 import wandb_server
-from conftest import QUICK_SPEED, Pfstudy
 from pfstudy import cli, files, ledger, store
 from pfstudy.schema.config import Logger
 from pfstudy.sources import gather
@@ -41,10 +40,12 @@ class Ended(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory, pfstudy: Pfstudy) -> Path:
+def sweep(
+    tmp_path_factory: pytest.TempPathFactory, pfstudy: Callable[..., Any], quick_speed: Any
+) -> Path:
     """A real sweep without an account; returns its directory of runs."""
     directory = tmp_path_factory.mktemp("offline")
-    settings = ("recipe.epochs=2", f"logger.project={PROJECT}", "study.name=mine", *QUICK_SPEED)
+    settings = ("recipe.epochs=2", f"logger.project={PROJECT}", "study.name=mine", *quick_speed)
     done = pfstudy(directory, "-m", f"block.spatial={','.join(VARIANTS)}", *settings)
     assert done.returncode == 0, done.stderr
     return directory / "runs"
@@ -306,9 +307,10 @@ def test_an_agent_that_asks_for_what_is_done_gets_its_figures(
     root: Path,
     run: Callable[..., Ended],
     asked_by_agent: Callable[[str], None],
+    quick_speed: Any,
 ) -> None:
     asked_by_agent("agentsrun")
-    settings = ("recipe.epochs=2", "study.name=mine", f"runs_dir={root}", *QUICK_SPEED)
+    settings = ("recipe.epochs=2", "study.name=mine", f"runs_dir={root}", *quick_speed)
     ended = run("block.spatial=maxpool", "seed=0", *settings)
     assert ended.code == 0, ended.err
     assert [node["name"] for node in server.runs] == ["agentsrun"]

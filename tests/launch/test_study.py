@@ -69,6 +69,7 @@ def ended(
 
 
 class TestConstraints:
+    @pytest.mark.slow
     def test_what_is_left_is_trained(self, ended: Mapping[str, tuple[Path, Ended]]) -> None:
         directory, done = ended["constrained"]
         assert done.returncode == 0, done.stderr
@@ -77,6 +78,7 @@ class TestConstraints:
         assert "7 variants, 7 runs, 0 done before" in done.stderr
         assert "train  4 runs" in done.stderr
 
+    @pytest.mark.slow
     def test_what_is_dropped_is_counted_and_leaves_nothing(
         self, ended: Mapping[str, tuple[Path, Ended]]
     ) -> None:
@@ -86,6 +88,7 @@ class TestConstraints:
         assert not list(directory.glob("runs/*stage1*"))
         assert "stage1" not in done.stdout
 
+    @pytest.mark.slow
     def test_the_study_has_what_is_left(self, ended: Mapping[str, tuple[Path, Ended]]) -> None:
         directory, _ = ended["constrained"]
         (path,) = directory.glob("runs/studies/one_stage-resnet_digits-synthetic-*.json")
@@ -94,6 +97,7 @@ class TestConstraints:
             str(run.relative_to(directory)) for run in directory.glob("runs/*/seed0")
         }
 
+    @pytest.mark.slow
     def test_where_nothing_is_left_nothing_is_written(
         self, ended: Mapping[str, tuple[Path, Ended]]
     ) -> None:
@@ -178,6 +182,7 @@ def check_preset(preset: str, directory: Path, done: Ended) -> None:
     assert len((study.with_suffix("") / "table.csv").read_text().splitlines()) == 1 + int(stated)
 
 
+@pytest.mark.slow
 def test_a_preset_runs(ended: Mapping[str, tuple[Path, Ended]]) -> None:
     check_preset(BY_DEFAULT, *ended["preset"])
 
