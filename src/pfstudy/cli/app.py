@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _PIPE_WIDTH = 160
-_ANY_WIDTH = 10_000
+_BETWEEN_COLUMNS = 3
 
 _HELP = """What happens to accuracy and speed when the spatial operation *here* becomes *that*?
 
@@ -77,11 +77,10 @@ def make_console() -> Console:
 
 
 def print_whole(console: Console, table: Table) -> None:
-    """Print a table into a pipe, however wide it is."""
-    from rich.measure import Measurement
-
-    room = console.options.update(max_width=_ANY_WIDTH)
-    console.print(table, width=max(console.width, Measurement.get(console, room, table).minimum))
+    """Print a table whose columns have widths into a pipe, however wide it is."""
+    needed = sum((column.width or 0) + _BETWEEN_COLUMNS for column in table.columns) + 1
+    console.width = max(console.width, needed)
+    console.print(table)
 
 
 def _version(wanted: bool) -> None:

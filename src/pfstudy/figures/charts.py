@@ -92,7 +92,7 @@ def accuracy_against(rows: Rows, cost: str) -> Any:
 def effect_map(model: Additive) -> Any:
     """What replacing the layers of every place by every operation does to the accuracy.
 
-    Effects whose 95 % interval includes none are written faintly.
+    Bold are effects whose 95 % interval excludes none.
     """
     frame = pd.DataFrame(
         {
@@ -119,20 +119,22 @@ def effect_map(model: Additive) -> Any:
             legend=alt.Legend(gradientLength=80),
         ),
     )
-    texts = base.mark_text(fontSize=8).encode(
+    weight = alt.expr("datum.is_sure ? 'bold' : 'normal'")
+    texts = base.mark_text(fontSize=8, fontWeight=weight).encode(
         x=x,
         y=y,
         text="text:N",
         color=alt.condition(
             f"abs(datum.points) > {0.6 * largest}", alt.value("white"), alt.value("black")
         ),
-        opacity=alt.condition(alt.datum.is_sure, alt.value(1.0), alt.value(0.55)),
     )
     step = max(14, min(40, COLUMN_WIDTH // max(1, len(places))))
     chart = alt.layer(cells, texts).properties(
         width=alt.Step(step),
         height=alt.Step(20),
-        title=alt.TitleParams("change of the accuracy; faint: may be none", fontSize=7),
+        title=alt.TitleParams(
+            "change of the accuracy; bold: the 95 % interval excludes none", fontSize=7
+        ),
     )
     return dress(chart)
 
@@ -174,7 +176,7 @@ def replaced_blocks(rows: Rows) -> Any:
 
 
 def learning_curves(rows: Rows, curves: pd.DataFrame) -> Any:
-    """Validation accuracy by epoch: the mean over seeds, and their range.
+    """Validation accuracy by epoch: the mean over seeds, and their range unless there are many.
 
     Args:
         rows: The variants.
@@ -182,7 +184,8 @@ def learning_curves(rows: Rows, curves: pd.DataFrame) -> Any:
     """
     variants = rows.frame[rows.frame["hash"].isin(curves["hash"])]
     names = dict(zip(variants["hash"], _names(variants, rows.settings), strict=True))
-    if len(names) > len(COLOURS) + 1:  # too many to be told apart by colour
+    are_many = len(names) > len(COLOURS) + 1  # to be told apart by colour
+    if are_many:
         names = dict(zip(variants["hash"], _what(variants), strict=True))
     frame = curves.assign(name=curves["hash"].map(names))
     shown = list(dict.fromkeys(names.values()))
@@ -196,10 +199,11 @@ def learning_curves(rows: Rows, curves: pd.DataFrame) -> Any:
     band = base.mark_area(opacity=0.18).encode(
         y=alt.Y(f"min({value}):Q", scale=scale), y2=f"max({value}):Q"
     )
-    line = base.mark_line(strokeWidth=1.2).encode(
+    line = base.mark_line(strokeWidth=0.8 if are_many else 1.2).encode(
         y=alt.Y(f"mean({value}):Q", title="validation top-1 (%)", scale=scale)
     )
-    return dress(alt.layer(band, line).properties(width=COLUMN_WIDTH, height=_HEIGHT))
+    layers = [line] if are_many else [band, line]
+    return dress(alt.layer(*layers).properties(width=COLUMN_WIDTH, height=_HEIGHT))
 
 
 def _names(frame: pd.DataFrame, settings: Sequence[str]) -> list[str]:

@@ -21,6 +21,7 @@ from pfstudy.tables.content import MISSING, Cell, Content
 from pfstudy.tables.latex import latex
 
 _BETWEEN = 3
+_LONGEST_NAME = 40
 _EXPENDABLE = ("params", "front", "equal_latency_points", "macs", "difference_low", "latency_ms")
 _ESSENTIAL = ("variant", ACCURACY, "difference_points")
 
@@ -58,6 +59,8 @@ def terminal(content: Content, width: int | None = None) -> Table:
         max(map(len, [*column.label.split(), *(line[index] for line in lines)]))
         for index, column in enumerate(content.columns)
     ]
+    if width is not None:
+        widths[0] = min(widths[0], _LONGEST_NAME)
     shown = _fitting(content.columns, widths, width)
     left_out = [c.label for i, c in enumerate(content.columns) if i not in shown]
     hint = f" Too wide for this terminal, see the files: {', '.join(left_out)}." if left_out else ""
