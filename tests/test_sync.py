@@ -71,9 +71,10 @@ def root(sweep: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., Ended]]:
     """Give a command, in this process."""
+    monkeypatch.chdir(tmp_path)
     before = signal.getsignal(signal.SIGTERM)
 
     def give(*arguments: object) -> Ended:
@@ -161,6 +162,7 @@ def test_what_was_logged_offline_is_uploaded_whole(
 
     again = run("sync", root)
     assert again == (0, "nothing to upload: W&B knows all runs that are not running\n", "")
+    assert not Path("wandb").exists()  # W&B leaves notes where it is called
 
     here, there = gather([root], "mine").records, gather([f"wandb:{PATH}"], "mine").records
     assert by_identity(there) == by_identity(here)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from threading import Timer
 from typing import Any
 
 from pfstudy.errors import PfstudyError, first_line
+from pfstudy.tracking.commands import call_wandb
 from pfstudy.tracking.failures import be_patient, explain_failure, require_login
 
 RECORD_KEY = "record_json"
@@ -113,8 +112,7 @@ def read_offline(paths: Sequence[Path]) -> list[Logged]:
 
 
 def _read_log(path: Path) -> Logged:
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = call_wandb("leet", "inspect", "--summary", "--json", str(path))
     try:
         content = json.loads(done.stdout)
     except ValueError:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pfstudy import ledger
 from pfstudy.tracking.anew import log_anew
+from pfstudy.tracking.commands import call_wandb
 from pfstudy.tracking.failures import be_patient, reason_of, require_login
 from pfstudy.tracking.runs import LOST, stop_service
 
@@ -106,14 +104,7 @@ def _upload(paths: Sequence[Path]) -> dict[Path, str]:
 
     What was killed is uploaded as far as it was logged.
     """
-    command = [sys.executable, "-m", "wandb", "sync", "--yes", *map(str, paths)]
-    ended = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "WANDB_SILENT": "false"},
-    )
+    ended = call_wandb("sync", "--yes", *map(str, paths))
     said = [line.removeprefix("wandb: ") for line in (ended.stdout + ended.stderr).splitlines()]
     errors = [line.removeprefix("ERROR ") for line in said if line.startswith("ERROR ")]
     failed = {}
