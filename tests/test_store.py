@@ -12,6 +12,7 @@ import pytest
 from pfstudy import files, ledger, store
 from pfstudy.errors import PfstudyError
 from pfstudy.inventory import list_candidates
+from records import make_record
 
 MakeRun = Callable[..., store.Run]
 
@@ -113,17 +114,17 @@ class TestReadRecords:
     @pytest.fixture
     def root(self, tmp_path: Path) -> Path:
         for name in ("a/seed0", "a/seed1", "b/seed0"):
-            record = {"schema_version": 1, "name": name}
+            record = {**make_record(), "name": name}
             files.write_json(tmp_path / name / ledger.RECORD, record)
         (tmp_path / "b" / "seed1").mkdir()
-        files.write_json(tmp_path / "a" / "speed" / "x.json", {"latency_ms": 1})
+        files.write_json(tmp_path / "a" / "speed" / "x.json", {"relative_latency": 1})
         return tmp_path
 
     def test_all_with_the_speed_beside_them(self, root: Path) -> None:
         found = {
             record["name"]: record["speed"] for record in store.read_records(list_candidates(root))
         }
-        speed = [{"latency_ms": 1}]
+        speed = [{"relative_latency": 1}]
         assert found == {"a/seed0": speed, "a/seed1": speed, "b/seed0": []}
 
     def test_none_that_was_moved_aside(self, root: Path) -> None:
@@ -142,6 +143,28 @@ class TestReadRecords:
         files.write_json(root / "b" / "seed0" / ledger.RECORD, {"schema_version": 99})
         with pytest.raises(PfstudyError, match="schema version 99"):
             list(store.read_records([root / "b" / "seed0"]))
+
+    @pytest.mark.parametrize(
+        "place",
+        ["identity.hash", "variant.label", "seed", "metrics.test_top1_percent", "cost.macs"],
+    )
+    @pytest.mark.parametrize("value", [None, float("nan"), "missing"], ids=str)
+    def test_a_record_that_lacks_something_is_refused(
+        self, root: Path, place: str, value: Any
+    ) -> None:
+        record = make_record()
+        *parents, last = place.split(".")
+        tree = record
+        for parent in parents:
+            tree = tree[parent]
+        if value == "missing":
+            del tree[last]
+        else:
+            tree[last] = value
+        path = root / "b" / "seed0" / ledger.RECORD
+        files.write_json(path, record)
+        with pytest.raises(PfstudyError, match=rf"record.json is damaged: it has no {place}"):
+            list(store.read_records([path.parent]))
 
 
 class TestFiles:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pfstudy import inventory, ledger, store
 from pfstudy.errors import PfstudyError
-from pfstudy.variant import SCHEMA_VERSION
+from pfstudy.speed.setting import complete_setting
 
 WANDB = "wandb:"
 
@@ -59,7 +59,7 @@ def gather(
     study: str | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Gathered:
-    """Read and merge sources; of a run that several have, the first one counts.
+    """Read and merge sources; a run that several have counts once.
 
     Args:
         sources: Directories of runs, or of what W&B logged offline, or ``wandb:ENTITY/PROJECT``.
@@ -74,7 +74,8 @@ def gather(
     records: dict[Key, Mapping[str, Any]] = {}
     for part in parts:
         for record in part.records:
-            records.setdefault((record["identity"]["hash"], record["seed"]), record)
+            key = (record["identity"]["hash"], record["seed"])
+            records[key] = _merge(records[key], record) if key in records else record
     left = {run.key: run for part in parts for run in part.incomplete if run.key not in records}
     return Gathered(
         tuple(records.values()),
@@ -115,6 +116,25 @@ def _read(source: str, study: str | None, say: Callable[[str], None]) -> Gathere
     return _of_wandb(source, read_offline(find_offline(root)))
 
 
+def _merge(one: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Make one record of a run of two: with its directory, and all measurements of speed.
+
+    Raises:
+        PfstudyError: Their accuracies differ, so they are not of one run.
+    """
+    name = f"{one['variant']['label']} seed{one['seed']} ({one['identity']['hash']})"
+    accuracies = [record["metrics"]["test_top1_percent"] for record in (one, other)]
+    if accuracies[0] != accuracies[1]:
+        raise PfstudyError(
+            f"two sources have different results of {name}: {accuracies[0]:.2f} and "
+            f"{accuracies[1]:.2f} %; leave one of them out."
+        )
+    kept = one if one.get("directory") else other
+    speeds = [*one["speed"], *other["speed"]]
+    distinct = {str(complete_setting(measured)): measured for measured in reversed(speeds)}
+    return {**kept, "speed": list(distinct.values())}
+
+
 def _of_runs(root: Path, members: Sequence[str] | None) -> Gathered:
     if members is None:
         runs = inventory.list_candidates(root)
@@ -133,7 +153,8 @@ def _incomplete(directories: Iterable[Path]) -> Iterator[Incomplete]:
         status = ledger.read_status(directory, lenient=True)
         reason = status.written.get("reason")
         slug, _, name = directory.parent.name.rpartition("-")
-        key = (name, int(directory.name.removeprefix("seed")))
+        seed = directory.name.removeprefix("seed")
+        key = (name, int(seed) if seed.isdecimal() else -1)
         failed = status.state == "failed"
         yield Incomplete(f"{slug}-{directory.name}", status.state, key, reason if failed else None)
 
@@ -142,12 +163,7 @@ def _of_wandb(project: str, logged: Iterable[Any]) -> Gathered:
     records, incomplete, num_foreign = [], [], 0
     for run in logged:
         if run.record is not None:
-            version = run.record.get("schema_version")
-            if version != SCHEMA_VERSION:
-                raise PfstudyError(
-                    f"the run {run.name} of {project} has schema version {version}, but this "
-                    f"pfstudy reads {SCHEMA_VERSION}."
-                )
+            store.check_record(run.record, f"the run {run.name} of {project}")
             records.append({"speed": [], **run.record})
         elif run.key is not None:
             state = run.state if run.state != "finished" else "without a record"

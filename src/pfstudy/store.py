@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,24 @@ STUDIES = "studies"
 WEIGHTS = "checkpoints/last.safetensors"
 BEST_WEIGHTS = "checkpoints/best.safetensors"
 RESUME = "checkpoints/resume.ckpt"
+
+_NUMBER = (int, float)
+_NEEDED: dict[tuple[str, ...], type | tuple[type, ...]] = {
+    ("identity", "hash"): str,
+    ("identity", "baseline"): str,
+    ("identity", "canonical"): dict,
+    ("variant", "model"): str,
+    ("variant", "label"): str,
+    ("variant", "is_baseline"): bool,
+    ("variant", "original"): str,
+    ("seed",): int,
+    ("data",): str,
+    ("recipe",): str,
+    ("metrics", "test_top1_percent"): _NUMBER,
+    ("cost", "params"): _NUMBER,
+    ("cost", "macs"): _NUMBER,
+    ("cost", "num_projected_sites"): _NUMBER,
+}
 
 
 @dataclass(frozen=True)
@@ -153,16 +172,35 @@ def read_records(directories: Iterable[str | Path]) -> Iterator[dict[str, Any]]:
         record = read_json(path, missing_ok=True)
         if not record:
             continue
-        version = record.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise PfstudyError(
-                f"{path} has schema version {version}, but this pfstudy reads {SCHEMA_VERSION}."
-            )
+        check_record(record, path)
         parent = directory.rpartition("/")[0]
         if parent not in speeds:
             speeds[parent] = read_speeds(parent)
         record["speed"], record["directory"] = speeds[parent], directory
         yield record
+
+
+def check_record(record: Mapping[str, Any], name: str) -> None:
+    """Check that a record has what tables are made of.
+
+    Args:
+        record: Perhaps of another version, or damaged.
+        name: Where it is from.
+
+    Raises:
+        PfstudyError: It is; says what is wrong.
+    """
+    version = record.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise PfstudyError(
+            f"{name} has schema version {version!r}, but this pfstudy reads {SCHEMA_VERSION}."
+        )
+    for place, kind in _NEEDED.items():
+        found: Any = record
+        for key in place:
+            found = found.get(key) if isinstance(found, dict) else None
+        if not isinstance(found, kind) or (isinstance(found, float) and not isfinite(found)):
+            raise PfstudyError(f"{name} is damaged: it has no {'.'.join(place)}.")
 
 
 def read_speeds(variant_dir: str | Path) -> list[dict[str, Any]]:
@@ -172,7 +210,11 @@ def read_speeds(variant_dir: str | Path) -> list[dict[str, Any]]:
             paths = sorted(entry.path for entry in entries if entry.name.endswith(".json"))
     except OSError:
         return []
-    return [read_json(path) for path in paths]
+    found = [read_json(path) for path in paths]
+    for path, measured in zip(paths, found, strict=True):
+        if not isinstance(measured.get("relative_latency"), int | float):
+            raise PfstudyError(f"{path} is damaged: it has no relative_latency.")
+    return found
 
 
 def add_to_study(root: Path, name: str, runs: Sequence[Run]) -> list[str]:
@@ -199,7 +241,10 @@ def read_study(root: Path, name: str) -> list[str]:
     path = root / STUDIES / f"{name}.json"
     if not path.exists():
         raise unknown_name("study", name, sorted(p.stem for p in path.parent.glob("*.json")))
-    return [str(member) for member in read_json(path)["members"]]
+    members = read_json(path).get("members")
+    if not isinstance(members, list):
+        raise PfstudyError(f"{path} is damaged: it has no members.")
+    return [str(member) for member in members]
 
 
 def studies_of(root: Path) -> dict[Path, str]:

@@ -402,7 +402,7 @@ class TestTables:
         assert f" Not the same for all rows: {flag}\n\n<!--" in written
 
     def test_in_latex_too(self, mixed: list[Record]) -> None:
-        flag = r"Not the same for all rows: recipe.batch\_size, recipe.lr, code version; see"
+        flag = r"Not the same for all rows: recipe.batch\_size, recipe.lr, code version."
         assert flag in latex(make_content(make_rows(mixed)))
 
     def test_and_in_the_terminal(self, mixed: list[Record]) -> None:
@@ -498,7 +498,7 @@ class TestCommand:
         ("arguments", "phrase"),
         [
             pytest.param(["no"], "there is no directory no", id="directory"),
-            pytest.param(["."], "there are no finished runs here", id="records"),
+            pytest.param(["."], "there are no finished runs in .", id="records"),
             pytest.param([".", "--study", "no"], "study 'no' does not exist", id="study"),
         ],
     )

@@ -81,4 +81,4 @@ def test_the_table_and_the_data_say_the_same(record: Any) -> None:
     assert [need["name"] for need in data["needs"]] == ["maxpool", "avgpool"]
     assert re.search(rf"maxpool +-1.00 +0.28 +2 +{data['needs'][0]['num_seeds']} ", text)
     assert "over 1000" in text
-    assert "probability of 80%" in text
+    assert "probability of 80 %" in text

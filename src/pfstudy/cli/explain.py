@@ -9,7 +9,7 @@ from typing import Annotated, cast, get_args
 import typer
 
 from pfstudy.cli.app import AsJson, app, make_console
-from pfstudy.cli.results import OfStudy
+from pfstudy.cli.results import OfStudy, say_written
 from pfstudy.errors import PfstudyError, unknown_name
 
 
@@ -72,7 +72,7 @@ def explain(
     if as_json:
         print(json.dumps({**explanations.as_data(), "picture": str(path)}, indent=1))
     else:
-        make_console().print(f"written: {path}", soft_wrap=True, style="dim")
+        say_written(make_console(), [path])
 
 
 def _parse_indices(text: str) -> list[int]:

@@ -15,6 +15,7 @@ from pfstudy.cli.results import (
     Sources,
     directory_of,
     make_table,
+    say_written,
     split,
 )
 from pfstudy.errors import PfstudyError, unknown_name
@@ -46,6 +47,8 @@ def figure(
     for name in asked:
         if name not in KINDS:
             raise unknown_name("kind of figure", name, KINDS)
+    if not endings:
+        raise PfstudyError(f"--format takes at least one: {','.join(FORMATS)}.")
     for name in endings:
         if name not in FORMATS:
             raise unknown_name("format", name, FORMATS)
@@ -57,7 +60,7 @@ def figure(
         console.print(reason, soft_wrap=True, markup=False)
     if not drawn:
         raise PfstudyError("there is nothing to draw.")
-    console.print(f"written: {', '.join(map(str, drawn))}", soft_wrap=True, style="dim")
+    say_written(console, drawn)
 
 
 @app.command()
@@ -104,7 +107,7 @@ def report(
         sources=list(map(str, sources)),
         baseline=baseline,
     )
-    make_console().print(f"written: {path}", soft_wrap=True, style="dim")
+    say_written(make_console(), [path])
 
 
 def _write_dashboard(project: str, study: str | None, content: Content, found: Gathered) -> None:
@@ -123,4 +126,4 @@ def _write_dashboard(project: str, study: str | None, content: Content, found: G
         list(places),
     )
     for url in write_dashboard(project, dashboard):
-        make_console().print(f"written: {url}", soft_wrap=True, style="dim")
+        make_console().print(f"written: {url}", soft_wrap=True, style="dim", markup=False)

@@ -15,6 +15,8 @@ from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.words import counted
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from pfstudy.sources import Gathered
     from pfstudy.tables.content import Content
 
@@ -80,16 +82,21 @@ def show_table(
         print_whole(console, render.terminal(content))
     rows = content.rows
     if rows.lacks_baseline:
+        cure = (
+            "add the unsubstituted backbone, block.spatial=original, to the sweep"
+            if baseline is None
+            else f"no variant of its backbone, data and recipe is called {baseline}"
+        )
         console.print(
-            f"No baseline for {', '.join(rows.lacks_baseline)}: add the unsubstituted backbone, "
-            "block.spatial=original, to the sweep.",
+            f"No baseline for {', '.join(rows.lacks_baseline)}: {cure}.",
             soft_wrap=True,
+            markup=False,
         )
     if found.num_foreign:
         console.print(f"left out: {counted(found.num_foreign, 'run')} that pfstudy did not log")
     if found.num_repeated:
         console.print(f"in several sources, counted once: {counted(found.num_repeated, 'run')}")
-    console.print(f"written: {', '.join(map(str, paths))}", soft_wrap=True, style="dim")
+    say_written(console, paths)
 
 
 def make_table(
@@ -111,6 +118,8 @@ def make_table(
 
     with collecting_no_garbage():
         found = _gather(sources, study)
+        if not found.records:
+            raise PfstudyError(_nothing_in(sources, study, found))
         if speed is not None and not isinstance(speed, Mapping):
             speed = choose_speed(found.records, speed)
         rows = make_rows(found.records, baseline, speed, found.incomplete)
@@ -138,7 +147,10 @@ def show_audit(
     from pfstudy.tables import render
     from pfstudy.tables.audit import audit_records
 
-    found = audit_records(_gather(sources, study).records)
+    gathered = _gather(sources, study)
+    if not gathered.records:
+        raise PfstudyError(_nothing_in(sources, study, gathered))
+    found = audit_records(gathered.records)
     if as_json:
         print(render.audit_json(found))
         return not found.findings
@@ -154,6 +166,21 @@ def _gather(sources: Sequence[str | Path], study: str | None) -> Gathered:
     from pfstudy.sources import gather
 
     return gather(sources, study, lambda text: print(text, file=sys.stderr))
+
+
+def _nothing_in(sources: Sequence[str | Path], study: str | None, found: Gathered) -> str:
+    where = ", ".join(map(str, sources)) + (f" of the study {study}" if study else "")
+    parts = [counted(len(found.incomplete), "run") + " not done"] if found.incomplete else []
+    if found.num_foreign:
+        parts.append(f"{counted(found.num_foreign, 'run')} that pfstudy did not log")
+    there = f", but {' and '.join(parts)}" if parts else "; train some first"
+    return f"there are no finished runs in {where}{there}."
+
+
+def say_written(console: Console, paths: Sequence[Path]) -> None:
+    """Say where files are."""
+    text = f"written: {', '.join(map(str, paths))}"
+    console.print(text, soft_wrap=True, style="dim", markup=False)
 
 
 def directory_of(sources: Sequence[str | Path], study: str | None) -> Path:
@@ -217,12 +244,14 @@ def table(
 
     Written as table.md, table.csv and table.tex, too.
     """
-    *group_by, last = split(rows)
+    *group_by, last = split(rows) or [""]
     if last != "variant":
         raise PfstudyError(
-            f"--rows ends with variant, a line for each; {last} can stand before it: "
-            f"--rows {last},variant."
+            "--rows ends with variant, a line for each; what lines are grouped by stands before "
+            "it: --rows model,variant."
         )
+    if not split(formats):
+        raise PfstudyError("--format takes at least one: markdown,csv,latex,html,json.")
     show_table(
         sources,
         study,
@@ -261,6 +290,8 @@ def power(
 
     if not 0 < chance < 1:
         raise PfstudyError(f"--power is a probability between 0 and 1, but got {chance:g}.")
+    if difference is not None and not 0 < abs(difference) <= 100:
+        raise PfstudyError(f"--difference is in points and not 0, but got {difference:g}.")
     _, content = make_table(sources, study, baseline=baseline)
     made = make_power(content.rows, chance, difference)
     if as_json:

@@ -24,8 +24,11 @@ MIXED = "several"
 
 _LETTER = 4.0  # width and height of small type, in points
 _LINE = 9.0
+_PLOT_WIDTH, _PLOT_HEIGHT = 205, 150  # about what axes and legend leave
 _MOST_TICKS = 12
-_HEIGHT = 170
+_HEIGHT = 225
+_ROW = 16
+_AROUND = 50
 
 
 def accuracy_against(rows: Rows, cost: str) -> Any:
@@ -54,7 +57,12 @@ def accuracy_against(rows: Rows, cost: str) -> Any:
     frame["name"] = _names(frame, rows.settings)
     frame["shown_name"] = _place_labels(frame)
     names = list(dict.fromkeys(frame["what"]))
-    x = alt.X("x:Q", title=column.label, scale=alt.Scale(zero=False, nice=True, padding=12))
+    x = alt.X(
+        "x:Q",
+        title=column.label,
+        scale=alt.Scale(zero=False, nice=True, padding=12),
+        axis=alt.Axis(tickCount=6),
+    )
     y = alt.Y("y:Q", title="test top-1 (%)", scale=alt.Scale(zero=False, nice=True, padding=8))
     colour = alt.Color(
         "what:N", title=None, scale=colour_scale(names, ORIGINAL), legend=_legend(names)
@@ -84,15 +92,15 @@ def accuracy_against(rows: Rows, cost: str) -> Any:
             base.mark_text(fontSize=7, dy=-9, **outline).encode(x=x, y=y, text="shown_name:N")
             for outline in (halo, {"color": "#444444"})
         ]
-    subtitle = describe_setting(rows.speed) if cost == "latency_ms" and rows.speed else ""
-    title = alt.TitleParams(subtitle, fontSize=7) if subtitle else alt.Undefined
+    said = [describe_setting(rows.speed), *rows.speed_remarks] if cost == "latency_ms" else []
+    title = alt.TitleParams(said, fontSize=7) if any(said) else alt.Undefined
     return dress(alt.layer(*layers, title=title).properties(width=COLUMN_WIDTH, height=_HEIGHT))
 
 
 def effect_map(model: Additive) -> Any:
     """What replacing the layers of every place by every operation does to the accuracy.
 
-    Bold are effects whose 95 % interval excludes none.
+    Bold are effects whose 95 % interval excludes 0.
     """
     frame = pd.DataFrame(
         {
@@ -104,10 +112,12 @@ def effect_map(model: Additive) -> Any:
         }
         for effect in model.effects
     )
-    largest = max(0.1, float(frame["points"].abs().max()))
+    # what cannot be told from none is pale
+    halves = [effect.half_width for effect in model.effects if effect.half_width is not None]
+    largest = max(0.1, float(frame["points"].abs().max()), *halves[:1])
     places = in_order([effect.place for effect in model.effects])
-    x = alt.X("place:N", title=None, sort=places, axis=alt.Axis(labelAngle=-45, grid=False))
-    y = alt.Y("operation:N", title=None, axis=alt.Axis(grid=False))
+    x = alt.X("operation:N", title=None, axis=alt.Axis(labelAngle=0, grid=False))
+    y = alt.Y("place:N", title=None, sort=places, axis=alt.Axis(grid=False))
     base = alt.Chart(frame)
     cells = base.mark_rect().encode(
         x=x,
@@ -128,12 +138,11 @@ def effect_map(model: Additive) -> Any:
             f"abs(datum.points) > {0.6 * largest}", alt.value("white"), alt.value("black")
         ),
     )
-    step = max(14, min(40, COLUMN_WIDTH // max(1, len(places))))
     chart = alt.layer(cells, texts).properties(
-        width=alt.Step(step),
-        height=alt.Step(20),
+        width=COLUMN_WIDTH,
+        height=_ROW * len(places) + _AROUND,
         title=alt.TitleParams(
-            "change of the accuracy; bold: the 95 % interval excludes none", fontSize=7
+            "change of the accuracy; bold: the 95 % interval excludes 0", fontSize=7
         ),
     )
     return dress(chart)
@@ -152,9 +161,10 @@ def replaced_blocks(rows: Rows) -> Any:
     is_baseline = frame["num_replaced"] == 0
     names = list(dict.fromkeys(frame.loc[~is_baseline, "what"]))
     # every operation's line begins at its backbone, which is drawn last
-    models = {name: set(frame.loc[frame["what"] == name, "model"]) for name in names}
+    families = {name: set(frame.loc[frame["what"] == name, "family"]) for name in names}
     starts = [
-        frame[is_baseline & frame["model"].isin(models[name])].assign(what=name) for name in names
+        frame[is_baseline & frame["family"].isin(families[name])].assign(what=name)
+        for name in names
     ]
     drawn = pd.concat([frame[~is_baseline], *starts, frame[is_baseline].assign(what=ORIGINAL)])
     names.append(ORIGINAL)
@@ -169,7 +179,9 @@ def replaced_blocks(rows: Rows) -> Any:
         "what:N", title=None, scale=colour_scale(names, ORIGINAL), legend=_legend(names)
     )
     base = alt.Chart(drawn)
-    mean = base.mark_line(strokeWidth=1.2).encode(x=x, y=alt.Y(f"mean({ACCURACY}):Q"), color=colour)
+    mean = base.mark_line(strokeWidth=1.2).encode(
+        x=x, y=alt.Y(f"mean({ACCURACY}):Q"), color=colour, detail="family:N"
+    )
     bars = base.mark_rule(strokeWidth=1).encode(x=x, y="low:Q", y2="high:Q", color=colour)
     points = base.mark_point(filled=True, size=30, opacity=1).encode(x=x, y=y, color=colour)
     return dress(alt.layer(mean, bars, points).properties(width=COLUMN_WIDTH, height=_HEIGHT))
@@ -220,7 +232,9 @@ def _place_labels(frame: pd.DataFrame) -> list[str]:
     spans = {a: (frame[f"{a}_low"].min(), frame[f"{a}_high"].max()) for a in ("x", "y")}
     scaled = {
         axis: (frame[axis] - low) / ((high - low) or 1) * size
-        for (axis, (low, high)), size in zip(spans.items(), (COLUMN_WIDTH, _HEIGHT), strict=True)
+        for (axis, (low, high)), size in zip(
+            spans.items(), (_PLOT_WIDTH, _PLOT_HEIGHT), strict=True
+        )
     }
     # middles and half widths of what is drawn: the points, and the names placed so far
     boxes = [(x, y, _LETTER) for x, y in zip(scaled["x"], scaled["y"], strict=True)]

@@ -8,12 +8,17 @@ from typing import Any
 
 import pandas as pd
 
+from pfstudy.errors import PfstudyError
+
 METRICS = "metrics.csv"
 COLUMNS = ("hash", "seed", "epoch", "val_top1_percent")
 
 
 def read_curves(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Read the validation accuracy by epoch of every run that has a directory.
+
+    Raises:
+        PfstudyError: A file is damaged.
 
     Returns:
         Columns ``hash``, ``seed``, ``epoch`` and ``val_top1_percent``; the last attempt at an
@@ -24,7 +29,10 @@ def read_curves(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         path = Path(record["directory"]) / METRICS if record.get("directory") else None
         if path is None or not path.exists():
             continue
-        curve = pd.read_csv(path, usecols=["epoch", "val_top1_percent"]).dropna()
+        try:
+            curve = pd.read_csv(path, usecols=["epoch", "val_top1_percent"]).dropna()
+        except ValueError:
+            raise PfstudyError(f"{path} is damaged; move it away, and no curve is drawn.") from None
         curve = curve.drop_duplicates("epoch", keep="last")
         curve["hash"], curve["seed"] = record["identity"]["hash"], record["seed"]
         frames.append(curve)

@@ -35,10 +35,11 @@ def draw(
     Raises:
         PfstudyError: They cannot be written, or the runs are of several datasets.
     """
-    datasets = list(dict.fromkeys(rows.frame["data"]))
-    if len(datasets) > 1:
+    if rows.frame["test_set"].nunique() > 1:
+        names = ", ".join(dict.fromkeys(rows.frame["data"]))
         raise PfstudyError(
-            f"runs on {', '.join(datasets)} do not fit into one picture; choose some: --study NAME."
+            f"runs on different test images ({names}) do not fit into one picture; choose some: "
+            "--study NAME."
         )
     written: list[Path] = []
     missing: list[str] = []

@@ -12,7 +12,7 @@ from pfstudy.errors import PfstudyError
 
 FORMATS = ("svg", "pdf", "png")
 COLUMN_WIDTH = 252
-"""One column of a two-column paper, in points."""
+"""One column of a two-column paper, in points: 3.5 inches."""
 
 # of Okabe and Ito 2008, told apart by everyone; black is the baseline's
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -23,9 +23,10 @@ _PNG_PPI = 300
 
 
 def dress(chart: Any) -> Any:
-    """Give a chart the type sizes of a column and no frame."""
+    """Give a chart the type sizes of a column and no frame; its width is that of the picture."""
     return (
-        chart.configure_view(stroke=None)
+        chart.properties(autosize=alt.AutoSizeParams(type="fit", contains="padding"))
+        .configure_view(stroke=None)
         .configure_axis(
             labelFontSize=8, titleFontSize=9, titleFontWeight="normal", gridColor="#e4e4e4"
         )

@@ -118,7 +118,7 @@ def _costs(frame: pd.DataFrame) -> list[dict[str, Any]]:
         known = np.flatnonzero(values.notna())
         best = on_front(values.to_numpy()[known], frame[ACCURACY].to_numpy(float)[known])
         # accuracies on several datasets have no common front
-        front = known[best & (frame["data"].nunique() == 1)]
+        front = known[best & (frame["test_set"].nunique() == 1)]
         cost["front"] = [int(row) for row in front[np.argsort(values.to_numpy()[front])]]
         costs.append(cost)
     return costs

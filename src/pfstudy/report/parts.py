@@ -110,7 +110,7 @@ def effects_part(models: Sequence[Additive], num_families: int) -> str:
             '<section aria-labelledby="effects-heading">',
             '<h2 id="effects-heading">What each place contributes</h2>',
             "<p>Change of the test accuracy in points, with its 95 % interval, when an operation "
-            "stands at a place. <strong>Bold</strong>: the interval excludes none. "
+            "stands at a place. <strong>Bold</strong>: the interval excludes 0. "
             '<span class="key gain-4">gain</span> <span class="key loss-4">loss</span>'
             f"{of_which}</p>",
             '<div class="maps">',

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import bdtr, chdtrc, ndtri, stdtr, stdtrit
+from scipy.special import bdtr, betaincinv, chdtrc, ndtri, stdtr, stdtrit
 
 from pfstudy.stats.dunnett import adjusted_p_values, max_t_quantile
 
@@ -16,8 +16,7 @@ CONFIDENCE = 0.95
 Test = Literal["dunnett", "welch", "mcnemar"]
 Verdict = Literal["better", "worse", "not distinguishable"]
 
-_CLEARLY = 0.01
-_LEAST_FOR_VARIANCES = 3
+_CLEARLY = 0.05
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def compare_family(
     """Compare variants that share data and recipe with their baseline.
 
     With several seeds by Dunnett's test, or, where the variances differ clearly (Bartlett's test,
-    p < 0.01), by Welch's with Bonferroni's correction. With one seed each by McNemar's exact test
+    p < 0.05), by Welch's with Bonferroni's correction. With one seed each by McNemar's exact test
     on the test images, corrected likewise: a statement about these images and these two trained
     networks, and not about the variants.
 
@@ -163,11 +162,16 @@ def _write(
 
 
 def _mcnemar(found: _Samples, correct: Correct) -> dict[str, Comparison]:
-    """McNemar 1947, exact; the interval is that of Agresti and Min 2005 (Wald's, adjusted)."""
+    """McNemar 1947, exact.
+
+    The end of the interval towards 0 is that of Clopper and Pearson 1934 for the share of the
+    changed images that are gained, so 0 is excluded where the test finds a difference; the other
+    end is that or the one of Agresti and Min 2005 (Wald's, adjusted), whichever is farther.
+    """
     compared = {}
     baseline, *others = found.names
     of_control = correct(baseline)
-    quantile = -float(ndtri((1 - CONFIDENCE) / 2 / len(others)))
+    tail = (1 - CONFIDENCE) / 2 / len(others)
     for name, difference in zip(others, found.differences.tolist(), strict=True):
         of_other = None if of_control is None else correct(name)
         if of_control is None or of_other is None or len(of_control) != len(of_other):
@@ -176,19 +180,28 @@ def _mcnemar(found: _Samples, correct: Correct) -> dict[str, Comparison]:
         gained = int(np.sum(of_other & ~of_control))
         lost = int(np.sum(of_control & ~of_other))
         p = min(1.0, 2 * len(others) * float(bdtr(min(gained, lost), gained + lost, 0.5)))
-        number = len(of_control) + 2
-        middle = (gained - lost) / number
-        spread = np.sqrt(gained + lost + 1 - (gained - lost) ** 2 / number) / number
-        low, high = (100 * (middle + sign * quantile * float(spread)) for sign in (-1, 1))
+        low, high = _paired_interval(gained, lost, len(of_control), tail)
         verdict = _verdict(difference, p)
         compared[name] = Comparison(difference, low, high, p, "mcnemar", verdict)
     return compared
 
 
+def _paired_interval(gained: int, lost: int, number: int, tail: float) -> tuple[float, float]:
+    """Of the difference in points, with this probability beyond each end."""
+    changed = gained + lost
+    least = float(betaincinv(gained, lost + 1, tail)) if gained else 0.0
+    most = float(betaincinv(gained + 1, lost, 1 - tail)) if lost else 1.0
+    exact = [100 * (2 * share - 1) * changed / number for share in (least, most)]
+    middle = (gained - lost) / (number + 2)
+    spread = np.sqrt(changed + 1 - (gained - lost) ** 2 / (number + 2)) / (number + 2)
+    walds = [100 * (middle + sign * -float(ndtri(tail)) * float(spread)) for sign in (-1, 1)]
+    low = exact[0] if gained > lost else min(exact[0], walds[0])
+    high = exact[1] if gained < lost else max(exact[1], walds[1])
+    return low, high
+
+
 def _differ_clearly(variances: np.ndarray, degrees: np.ndarray) -> bool:
-    """Bartlett's test; of samples that are too small to tell, no."""
-    kept = degrees >= _LEAST_FOR_VARIANCES - 1
-    variances, degrees = variances[kept], degrees[kept]
+    """Bartlett's test."""
     if len(variances) < 2 or not variances.all():
         return False
     total = degrees.sum()

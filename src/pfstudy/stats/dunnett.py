@@ -68,7 +68,7 @@ def adjusted_p_values(
 def max_t_cdf(values: np.ndarray, sizes: Sequence[int], control: int, df: int) -> np.ndarray:
     """Probability that no treatment's t statistic is larger in size: ``(V,)`` of ``(V,)``."""
     normal_Z, weights_Z = _normal_nodes()
-    spread_S = np.sqrt(chdtri(df, 1 - _uniform_nodes()[0]) / df)
+    spread_S, weights_S = deviation_nodes(df)
     inside_VSZ = np.ones((len(values), _NUM_CHI, _NUM_NORMAL))
     for size, number in zip(*np.unique(sizes, return_counts=True), strict=True):
         shared = np.sqrt(size / (size + control))
@@ -76,8 +76,14 @@ def max_t_cdf(values: np.ndarray, sizes: Sequence[int], control: int, df: int) -
         limit_VS1 = (values[:, None] * spread_S)[..., None]
         upper, lower = (ndtr((shared * normal_Z + sign * limit_VS1) / own) for sign in (1, -1))
         inside_VSZ *= (upper - lower) ** number
-    result: np.ndarray = inside_VSZ @ weights_Z @ _uniform_nodes()[1]
+    result: np.ndarray = inside_VSZ @ weights_Z @ weights_S
     return result
+
+
+def deviation_nodes(df: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values of an estimated standard deviation over the true one ``(S,)``, and their weights."""
+    nodes, weights = _uniform_nodes()
+    return np.sqrt(chdtri(df, 1 - nodes) / df), weights
 
 
 @lru_cache(maxsize=1)

@@ -28,7 +28,8 @@ class Effect:
         place: Address of a block or a stage, or ``everywhere``.
         operation: What stands there instead of the original.
         points: Change of the accuracy where it stands at all blocks of the place.
-        half_width: Half of its 95 % interval; ``None`` if nothing tells how sure it is.
+        half_width: Half of its interval, which holds at 95 % for all effects of the model at once;
+            ``None`` if nothing tells how sure it is.
     """
 
     place: str
@@ -50,6 +51,7 @@ class Additive:
         r2_held_out: The share that it explains of these, each predicted from all others;
             ``None`` if there are fewer than three.
         error_held_out: By how much these predictions are off, root mean square in points.
+        of: The backbone, where there are several.
     """
 
     level: Level
@@ -59,6 +61,7 @@ class Additive:
     num_combinations: int
     r2_held_out: float | None
     error_held_out: float | None
+    of: str = ""
 
 
 def fit_additive(
@@ -101,7 +104,8 @@ def fit_additive(
     df = len(values_V) - design_VF.shape[1]
     misfit = float(weights_V @ left_V**2) / df if df else 0.0
     variance, df = max((misfit, df), (deviation**2, deviation_df))
-    half_F = stdtrit(df, (1 + CONFIDENCE) / 2) * np.sqrt(variance) * spread_F if df else None
+    tail = (1 - CONFIDENCE) / 2 / len(features)  # Bonferroni's
+    half_F = stdtrit(df, 1 - tail) * np.sqrt(variance) * spread_F if df else None
     effects = tuple(
         Effect(*feature, float(found_F[i]), None if half_F is None else float(half_F[i]))
         for i, feature in enumerate(features, 1)

@@ -10,7 +10,7 @@ _NUM_PARTS = 10
 
 
 def on_front(costs_V: np.ndarray, accuracies_V: np.ndarray) -> np.ndarray:
-    """Which points no other beats in both: cheaper or as cheap, and more accurate.
+    """Which points no other beats: as cheap and as accurate, and better in one of them.
 
     Args:
         costs_V: ``(V,)`` or ``(D, V)``; less is better.
@@ -21,7 +21,15 @@ def on_front(costs_V: np.ndarray, accuracies_V: np.ndarray) -> np.ndarray:
     """
     costs, accuracies = np.atleast_2d(costs_V), np.atleast_2d(accuracies_V)
     order = np.lexsort((-accuracies, costs), axis=-1)
-    return _first_of_order(order, accuracies).reshape(np.shape(costs_V))
+    found = _first_of_order(order, accuracies)
+    # of points that are the same, the first in order speaks for all
+    ordered = [np.take_along_axis(values, order, axis=-1) for values in (costs, accuracies)]
+    is_new = np.ones(order.shape, bool)
+    is_new[:, 1:] = (np.diff(ordered[0]) != 0) | (np.diff(ordered[1]) != 0)
+    first = np.maximum.accumulate(np.where(is_new, np.arange(order.shape[1]), 0), axis=-1)
+    speaks = np.take_along_axis(np.take_along_axis(found, order, axis=-1), first, axis=-1)
+    np.put_along_axis(found, order, speaks, axis=-1)
+    return found.reshape(np.shape(costs_V))
 
 
 def _first_of_order(order: np.ndarray, accuracies: np.ndarray) -> np.ndarray:

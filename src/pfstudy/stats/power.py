@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from scipy.special import chdtri, nctdtr, stdtrit
+from scipy.special import chdtri, ndtr, stdtrit
 
 from pfstudy.stats.comparison import CONFIDENCE
+from pfstudy.stats.dunnett import deviation_nodes
 
 MOST_SEEDS = 1000
 _LIKELY = 0.8
@@ -52,4 +53,7 @@ def _power(number: int, difference: float, deviation: float, num_variants: int) 
     df = (num_variants + 1) * (number - 1)
     critical = float(stdtrit(df, 1 - (1 - CONFIDENCE) / 2 / num_variants))
     shift = abs(difference) / (deviation * (2 / number) ** 0.5)
-    return float(1 - nctdtr(df, shift, critical))
+    # noncentral t, integrated over the deviation: scipy's nctdtr is NaN for large shifts
+    spread_S, weights_S = deviation_nodes(df)
+    missed_S = ndtr(critical * spread_S - shift) - ndtr(-critical * spread_S - shift)
+    return float(1 - missed_S @ weights_S)

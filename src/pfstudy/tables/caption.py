@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pfstudy.speed.setting import describe_setting
 from pfstudy.stats.front import SURE
 from pfstudy.tables.audit import in_short
-from pfstudy.tables.columns import Column
+from pfstudy.tables.columns import ACCURACY, Column
 from pfstudy.tables.rows import PROJECTED, Rows
 from pfstudy.words import counted
 
 _MOST_NAMES = 4
+_MUCH = 3
 _TESTS = {
     "dunnett": "Dunnett's test, with the variance pooled over the variants",
     "welch": "Welch's test, as the variances differ, with Bonferroni's correction",
@@ -37,13 +38,16 @@ def write_caption(rows: Rows, columns: Sequence[Column]) -> str:
         )
         parts += rows.speed_remarks
     if shown & {"front", "front_probability"} and rows.front_cost:
+        of = "seeds" if rows.frame["num_seeds"].max() > 1 else "test images alone"
         parts.append(
             f"On the front of accuracy over {_COSTS[rows.front_cost]}: yes, in at least "
-            f"{100 * SURE:g} % of bootstrap draws; no, in fewer than {100 - 100 * SURE:g} %."
+            f"{100 * SURE:g} % of bootstrap draws (of {of}); no, in fewer than "
+            f"{100 - 100 * SURE:g} %."
         )
     if "equal_latency_points" in shown:
         parts.append(
-            "At equal latency: accuracy above the line through the unsubstituted backbones."
+            "At equal latency: accuracy above the line through the unsubstituted backbones of the "
+            "same recipe."
         )
     if any(key.startswith("published") for key in shown):
         parts.append(
@@ -63,19 +67,30 @@ def write_caption(rows: Rows, columns: Sequence[Column]) -> str:
 def _seeds(rows: Rows) -> str:
     seeds = sorted(set(rows.frame["num_seeds"]))
     number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    return f"Test accuracy after the last epoch, {number} seed{'' if number == '1' else 's'}" + (
-        " (mean ± standard deviation)." if seeds[-1] > 1 else "."
+    data = ", ".join(dict.fromkeys(rows.frame["data"]))
+    return (
+        f"Test accuracy on {data} after the last epoch, {number} seed{'' if number == '1' else 's'}"
+        + (" (mean ± standard deviation)." if seeds[-1] > 1 else ".")
     )
 
 
 def _tests(rows: Rows) -> list[str]:
     used = [test for test in _TESTS if (rows.frame["test"] == test).any()]
+    frame = rows.frame
+    labels = frame.loc[frame["is_control"] & ~frame["is_baseline"], "label"]
+    to = ", ".join(dict.fromkeys(labels)) or "the baseline"
     sentences = [
-        f"Differences to the baseline with intervals that hold for all at once, at 95 %, by "
-        f"{'; or by '.join(_TESTS[test] for test in used)}."
+        f"Differences to {to} with intervals that hold at once for all variants compared with the "
+        f"same baseline, at 95 %, by {'; or by '.join(_TESTS[test] for test in used)}."
     ] if used else []  # fmt: skip
-    untested = rows.frame["difference_points"].notna() & rows.frame["test"].isna()
-    number = int((untested & (rows.frame["difference_points"] != 0)).sum())
+    spreads = frame.loc[frame["num_seeds"] > 1, f"{ACCURACY}_std"]
+    if "dunnett" in used and spreads.max() > _MUCH * spreads.min() > 0:
+        sentences.append(
+            f"The standard deviations range from {spreads.min():.2f} to {spreads.max():.2f}; the "
+            "pooled one understates the largest."
+        )
+    untested = frame["difference_points"].notna() & frame["test"].isna() & ~frame["is_control"]
+    number = int(untested.sum())
     if number:
         sentences.append(f"{counted(number, 'difference')} could not be tested.")
     return sentences

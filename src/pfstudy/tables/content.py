@@ -64,9 +64,10 @@ class Content:
 
     @property
     def keys(self) -> list[str]:
-        """Keys of everything that it shows, for programs; and of how many seeds that is."""
+        """Keys of everything that it shows, for programs; by which test, of how many seeds."""
         keys = [key for column in self.columns for key in (column.key, column.partner) if key]
-        return list(dict.fromkeys([*keys, "num_seeds"]))
+        tested = ["test"] if {"verdict", "p_value", "difference_low"} & set(keys) else []
+        return list(dict.fromkeys([*keys, *tested, "num_seeds", "hash"]))
 
     @cached_property
     def spans(self) -> list[list[int]]:
@@ -164,11 +165,14 @@ def make_content(
     if groups:
         frame = frame.sort_values(list(group_by), kind="stable", key=_order)
     by_column = [_cells(frame, column) for column in chosen]
+    caption = write_caption(rows, chosen)
+    if any(cell.is_best for cells in by_column for cell in cells):
+        caption += " Bold: the best of a column, where it can be told from all others."
     return Content(
         tuple(chosen),
         tuple(zip(*by_column, strict=True)),
         len(groups),
-        write_caption(rows, chosen),
+        caption,
         rows,
         name or "",
     )
@@ -190,7 +194,7 @@ def _cells(frame: pd.DataFrame, column: Column) -> list[Cell]:
     if column.key in ("params", "macs"):
         lowest = frame[column.key].min()
         best = [value == lowest for value in frame[column.key]]
-        best = [is_best and sum(best) == 1 for is_best in best]
+        best = [is_best and sum(best) == 1 and len(best) > 1 for is_best in best]
     return [Cell(*cell) for cell in zip(firsts, seconds, marks, best, strict=True)]
 
 

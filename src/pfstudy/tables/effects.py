@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from rich import box
@@ -31,7 +31,7 @@ def fit_effects(rows: Rows, level: Level) -> Additive | None:
     _, frame = max(families, key=lambda item: len(item[1]))
     if frame["operations"].map(len).nunique() != 1:
         return None
-    return fit_additive(
+    model = fit_additive(
         frame["operations"].tolist(),
         frame[ACCURACY].tolist(),
         frame["num_seeds"].tolist(),
@@ -39,6 +39,8 @@ def fit_effects(rows: Rows, level: Level) -> Additive | None:
         level,
         *pooled(frame),
     )
+    several = rows.frame["family"].nunique() > 1
+    return replace(model, of=str(frame["model"].iloc[0])) if model and several else model
 
 
 def fit_all(rows: Rows) -> list[Additive]:
@@ -58,17 +60,22 @@ def fit_all(rows: Rows) -> list[Additive]:
 
 def describe_model(model: Additive) -> str:
     """Say what an additive model tells apart, and how well it holds."""
-    name = f"Additive model with an effect of {_EACH[model.level]}"
+    of = f" of {model.of}" if model.of else ""
+    name = f"Additive model{of} with an effect of {_EACH[model.level]}"
     if model.is_saturated:
         return f"{name}, as many as there are variants: nothing tells how well it holds."
     parts = [f"{name}: explains {100 * model.r2:.0f} % of the variance between variants."]
     if model.r2_held_out is None:
         parts.append("There are too few combinations of effects to judge it by.")
     else:
+        judged = (
+            f"{100 * model.r2_held_out:.0f} % of their variance"
+            if model.r2_held_out > 0
+            else "worse than by their mean"
+        )
         parts.append(
             f"{model.num_combinations} combinations, each predicted from all other variants: "
-            f"{100 * max(0.0, model.r2_held_out):.0f} % of their variance, off by "
-            f"{model.error_held_out:.2f} points (root mean square)."
+            f"{judged}, off by {model.error_held_out:.2f} points (root mean square)."
         )
     return " ".join(parts)
 

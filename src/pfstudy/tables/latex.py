@@ -26,6 +26,7 @@ _ESCAPED = str.maketrans(
 _NUMBER = re.compile(r"([+-]?)(\d+)(?:\.(\d+))?")
 _UNIT = re.compile(r"(.+) (\([^()]+\))")
 _MISSING = "{--}"
+_MOST_IN_A_COLUMN = 6
 _IN_SHORT = {  # text that would make a column wide; the caption explains it
     "verdict": {"not distinguishable": "n.d."},
     "front": {"yes": r"$\star$", "perhaps": r"$\circ$", "no": ""},
@@ -40,7 +41,8 @@ def latex(content: Content) -> str:
     r"""A ``table`` with the provenance of its figures in comments.
 
     Numbers are aligned at their decimal point by siunitx; the best of a column is bold where the
-    difference is real. What is wider than the text is scaled down to it.
+    difference is real. A table of many columns spans both columns of the page; what is still
+    wider than that is scaled down.
     """
     by_column = zip(content.columns, zip(*content.lines, strict=True), strict=True)
     kinds = [_kind(column, cells) for column, cells in by_column]
@@ -55,12 +57,13 @@ def latex(content: Content) -> str:
         if number and content.num_groups and content.begins(0, number):
             body.append(r"\midrule")
         body.append(" & ".join(cells) + r" \\")
+    environment = "table*" if len(content.columns) > _MOST_IN_A_COLUMN else "table"
     lines = [
         *(f"% {line}" for line in content.provenance),
-        r"\begin{table}[tbp]",
+        rf"\begin{{{environment}}}[tbp]",
         r"\centering",
         rf"\caption{{{_caption(content)}}}",
-        rf"\label{{tab:{_label(content.name)}}}",
+        *([rf"\label{{tab:{_label(content.name)}}}"] if content.name else []),
         r"\sisetup{detect-weight, separate-uncertainty, table-align-uncertainty=false,",
         r"  retain-explicit-plus, group-minimum-digits=12}",
         r"\setlength{\belowcaptionskip}{4pt}",
@@ -74,7 +77,7 @@ def latex(content: Content) -> str:
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{adjustbox}",
-        r"\end{table}",
+        rf"\end{{{environment}}}",
     ]
     return rf"% needs \usepackage{{{','.join(PACKAGES)}}}" + "\n" + "\n".join(lines) + "\n"
 
@@ -86,12 +89,13 @@ def escape(text: str) -> str:
 
 def _caption(content: Content) -> str:
     shown = {column.key for column in content.columns}
-    return " ".join([escape(content.caption), *(_EXPLAINED[k] for k in _EXPLAINED if k in shown)])
+    text = escape(content.caption.replace("; see pfstudy audit", "")).replace(r" \%", r"~\%")
+    return " ".join([text, *(_EXPLAINED[key] for key in _EXPLAINED if key in shown)])
 
 
 def _label(name: str) -> str:
     """The key that the table is referred to by."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "pfstudy"
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
 
 
 def _header(columns: Sequence[Column]) -> list[str]:
@@ -162,6 +166,8 @@ def _cell(column: Column, cell: Cell, *, is_number: bool) -> str:
         return _IN_SHORT.get(column.key, {}).get(cell.first, escape(cell.first))
     if not is_number:
         return escape(cell.first + cell.mark)
+    if cell.second and not float(cell.second):  # siunitx would leave it out
+        return rf"{{${cell.first} \pm {cell.second}$}}"
     text = cell.first + (f" +- {cell.second}" if cell.second else "")
     text = rf"\bfseries {text}" if cell.is_best else text
     # the mark hangs into the margin of the column, so that the figures stay aligned

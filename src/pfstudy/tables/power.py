@@ -60,14 +60,13 @@ def make_power(rows: Rows, power: float, difference: float | None) -> Power:
     needs: list[Need] = []
     for _, family in rows.frame.groupby("family", sort=False):
         deviation, df = pooled(family)
-        compared = family[family["difference_points"].notna()]
-        others = compared[compared["test"].notna() | (compared["difference_points"] != 0)]
+        others = family[family["difference_points"].notna() & ~family["is_control"]]
         if not df or others.empty:
             continue
         columns = (others[key].tolist() for key in ("variant", "difference_points", "num_seeds"))
         asked = list(zip(*columns, strict=True))
         if difference is not None:
-            asked = [(family["model"].iloc[0], difference, others["num_seeds"].min())]
+            asked = [(f"any of {family['model'].iloc[0]}", difference, others["num_seeds"].min())]
         for name, points, seeds_now in asked:
             needed, safe = (
                 seeds_needed(points, each, len(others), power)
@@ -91,9 +90,9 @@ def power_table(power: Power) -> Table:
     """Table for the terminal."""
     caption = (
         "Seeds per variant with which a difference to the baseline is found with a probability of "
-        f"{power.power:.0%}, two-sided at 5 % for all variants of a baseline at once, given the "
-        "standard deviation between seeds. To be safe: if it is larger than it seems, as it is in "
-        "one of five cases."
+        f"{100 * power.power:g} %, two-sided at 5 % for all variants of a baseline at once, given "
+        "the standard deviation between seeds. To be safe: if it is larger than it seems, as it is "
+        "in one of five cases."
     )
     table = Table(box=box.SIMPLE_HEAD, caption=escape(caption), caption_justify="left")
     table.add_column("variant", overflow="fold")

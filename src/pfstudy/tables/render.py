@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from html import escape as html_escape
 from json import dumps
@@ -102,7 +103,7 @@ def markdown(content: Content) -> str:
     """Pipe table and caption."""
 
     def write(column: Column, cell: Cell) -> str:
-        text = plain_cell(column, cell, " ± ").replace("|", r"\|")
+        text = re.sub(r"([|*`_<\[\\])", r"\\\1", plain_cell(column, cell, " ± "))
         return f"**{text}**" if cell.is_best else text
 
     header = [column.label for column in content.columns]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from pfstudy.inventory import shorten
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.sources import Incomplete
 from pfstudy.tables.audit import Finding, audit_records
@@ -17,7 +18,7 @@ from pfstudy.tables.columns import ACCURACY
 from pfstudy.tables.marks import explain_marks, speed_mark
 from pfstudy.tables.published import published_of
 from pfstudy.tables.speeds import common_setting, measured_in
-from pfstudy.tables.statistics import compare, find_best, find_front
+from pfstudy.tables.statistics import compare, find_best, find_front, resolution_of
 from pfstudy.variant import flatten, varying_settings
 
 PROJECTED = " (+1x1)"
@@ -27,6 +28,8 @@ _METRICS = (
     *("test_top1_percent", "test_top5_percent", "test_loss"),
     *("val_top1_percent", "val_top5_percent", "val_loss"),
 )
+_TEST_SET = ("fingerprint", "num_test", "split_seed")
+_NETWORK = ("backbone", "sites")
 _COST = ("params", "macs", "activations", "memory_traffic_bytes")
 _SPEED = (
     *("latency_ms", "latency_p10_ms", "latency_p90_ms", "throughput_images_per_s"),
@@ -90,9 +93,11 @@ def make_rows(
     forms = [seeds[0]["identity"]["canonical"] for seeds in by_variant.values()]
     models = [seeds[0]["variant"]["model"] for seeds in by_variant.values()]
     varying = varying_settings(forms, models)
+    if len({seeds[0]["data"] for seeds in by_variant.values()}) > 1:  # its name says it better
+        varying = ["data" if key == "data.fingerprint" else key for key in varying]
     settings = ("model", *varying) if len(set(models)) > 1 else tuple(varying)
     setting = common_setting([seeds[0] for seeds in by_variant.values()], speed or {})
-    measured = [measured_in(seeds[0], setting) for seeds in by_variant.values()]
+    measured = [measured_in(seeds, setting) for seeds in by_variant.values()]
     rows = [
         _row(seeds, settings, m) for seeds, m in zip(by_variant.values(), measured, strict=True)
     ]
@@ -121,9 +126,10 @@ def _row(
     seeds: Sequence[Mapping[str, Any]], settings: Sequence[str], measured: Mapping[str, Any]
 ) -> dict[str, Any]:
     first = seeds[0]
-    flat = {"model": first["variant"]["model"]}
+    canonical = first["identity"]["canonical"]
+    flat = {"model": first["variant"]["model"], "data": first["data"]}
     if settings:
-        flat |= flatten(first["identity"]["canonical"])
+        flat |= flatten(canonical)
     metrics = [record["metrics"] for record in seeds]
     accuracies = [each[ACCURACY] for each in metrics]
     return {
@@ -134,6 +140,9 @@ def _row(
         "variant": _name(first),
         "model": first["variant"]["model"],
         "data": first["data"],
+        "test_set": str([canonical.get("data", {}).get(key) for key in _TEST_SET]),
+        "all_but_network": str({k: v for k, v in canonical.items() if k not in _NETWORK}),
+        "resolution_points": resolution_of(first),
         "operations": first["variant"].get("operations", {}),
         "num_replaced": sum(
             operation != ORIGINAL for operation in first["variant"].get("operations", {}).values()
@@ -183,15 +192,17 @@ def _reconcile_latencies(frame: pd.DataFrame) -> None:
 
 
 def _name(record: Mapping[str, Any]) -> str:
-    """The label, with what a reader must know besides."""
+    """The label, with what a reader must know besides; nothing that a terminal would obey."""
     variant = record["variant"]
-    name = str(variant["label"])
+    name = "".join(c if c.isprintable() else " " for c in variant["label"])
     if variant["is_baseline"]:
         name += f" ({variant['original']})"
     return name + (PROJECTED if record["cost"]["num_projected_sites"] else "")
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return shorten(value)
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 

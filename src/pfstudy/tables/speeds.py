@@ -53,9 +53,12 @@ def common_setting(
     return _most_common(fitting or found) if found else {}
 
 
-def measured_in(record: Mapping[str, Any], setting: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The measurement of a record in a setting; empty without one."""
-    return next((m for m in record["speed"] if complete_setting(m) == setting), {})
+def measured_in(
+    seeds: Iterable[Mapping[str, Any]], setting: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The measurement of a variant in a setting; empty without one."""
+    measured = (m for record in seeds for m in record["speed"])
+    return next((m for m in measured if complete_setting(m) == setting), {})
 
 
 def _most_common(settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
