@@ -67,11 +67,21 @@ def write_record(
 ) -> None:
     """Write the record of a run."""
     written = files.read_json(directory / store.CONFIG)
+    identity = written["identity"]
     record = {
         "schema_version": 1,
-        "identity": written["identity"],
-        "seed": written["identity"]["seed"],
+        "identity": identity,
+        "variant": {
+            "model": written["config"]["model"]["name"],
+            "label": identity["hash"],
+            "is_baseline": identity["hash"] == identity["baseline"],
+            "original": "conv",
+        },
+        "seed": identity["seed"],
+        "data": written["config"]["data"]["name"],
+        "recipe": written["config"]["recipe"]["name"],
         "metrics": {"test_top1_percent": accuracy},
+        "cost": {"params": 1, "macs": 1, "num_projected_sites": 0},
         "training": TRAINING | (training or {}),
         "environment": ENVIRONMENT | (environment or {}),
     }

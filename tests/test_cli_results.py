@@ -135,6 +135,8 @@ class TestTable:
             pytest.param(["--compare", "paper"], "none of these networks", id="paper"),
             pytest.param(["--rows", "variant,model"], "--rows ends with variant", id="rows"),
             pytest.param(["--rows", "lr,variant"], "'lr'", id="group"),
+            pytest.param(["--rows", ""], "--rows ends with variant", id="no rows"),
+            pytest.param(["--format", ""], "--format takes at least one", id="no format"),
             pytest.param(["--baseline", "maxpol"], "Did you mean", id="baseline"),
             pytest.param(["--study", "poling"], "Did you mean", id="study"),
             pytest.param(["--speed", "device=H100"], "no speed was measured with", id="speed"),
@@ -169,6 +171,24 @@ class TestBadRecords:
         write_json(path, json.loads(path.read_text()) | {"schema_version": 99})
         assert f"{path} has schema version 99" in refused(call_here("table"))
 
+    def test_a_damaged_study(self, call_here: Call, runs: list[str]) -> None:
+        Path("runs/studies/pooling.json").write_text("{}")
+        assert "pooling.json is damaged" in refused(call_here("table", "--study", "pooling"))
+
+    def test_damaged_curves(self, call_here: Call, runs: list[str]) -> None:
+        Path("runs", runs[0], "metrics.csv").touch()
+        assert "metrics.csv is damaged" in refused(call_here("report"))
+
+    def test_paths_are_no_markup(self, call_here: Call) -> None:
+        leave_records("r[b]uns", make_record())
+        code, out, _ = call_here("table", "r[b]uns")
+        assert code == 0
+        assert "written: r[b]uns/table.md" in out
+
+    def test_what_is_not_done_is_counted(self, call_here: Call) -> None:
+        write_json(Path("runs/x-1/seed0/state.json"), {"state": "failed", "reason": "memory"})
+        assert "in runs, but 1 run not done" in refused(call_here("table"))
+
     def test_one_seed_has_no_spread_and_no_invented_test(self, call_here: Call) -> None:
         leave_records("runs", make_record("original", 97.0), make_record("maxpool", 96.0))
         code, out, _ = call_here("table")
@@ -186,8 +206,9 @@ class TestBadRecords:
 
     def test_studies_of_several_datasets_are_no_one_picture(self, call_here: Call) -> None:
         other = make_record("original", 50.0, family="other")
+        other["identity"]["canonical"]["data"] = {"fingerprint": "x", "num_test": 100}
         leave_records("runs", make_record(), other | {"data": "cifar10"})
-        assert "runs on digits, cifar10 do not fit into one picture" in refused(call_here("figure"))
+        assert "do not fit into one picture" in refused(call_here("figure"))
 
 
 class TestOthers:
@@ -199,6 +220,8 @@ class TestOthers:
         made = json.loads(call_here("power", "--difference", "0.2", "--json")[1])
         assert [need["difference"] for need in made["needs"]] == [0.2]
         assert "between 0 and 1" in refused(call_here("power", "--power", "80"))
+        for value in ("0", "nan", "inf"):
+            assert "in points" in refused(call_here("power", "--difference", value))
 
     def test_effects_of_places(self, call_here: Call) -> None:
         single = [

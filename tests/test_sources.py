@@ -12,6 +12,7 @@ from pfstudy.errors import PfstudyError
 from pfstudy.sources import gather
 from pfstudy.tracking import reading
 from pfstudy.tracking.reading import Logged
+from records import leave_records, make_record
 from run_directories import write_run
 
 MAXPOOL = "block.spatial=maxpool"
@@ -153,3 +154,23 @@ def test_the_config_of_a_run_says_whose_it_is() -> None:
     assert reading._make("x", "finished", {}, {"identity": "mine"}).key is None
     with pytest.raises(PfstudyError, match="the record of the W&B run x is damaged"):
         reading._make("x", "finished", {reading.RECORD_KEY: text[:-3]}, config)
+
+
+def test_a_run_in_two_sources_keeps_its_directory_and_all_speeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here,) = leave_records(tmp_path / "runs", make_record(speed=(2.0, 1.0)))
+    logged = make_record(speed=(1.0, 1.0), batch_size=8)
+    found = [Logged("maxpool", "finished", logged, ("base", 0))]
+    monkeypatch.setattr(reading, "read_project", lambda *_: found)
+    for order in (["wandb:a/b", tmp_path / "runs"], [tmp_path / "runs", "wandb:a/b"]):
+        (record,) = gather(order).records
+        assert record["directory"] == str(tmp_path / "runs" / here)
+        assert {measured["batch_size"] for measured in record["speed"]} == {1, 8}
+
+
+def test_different_results_of_one_run_are_refused(tmp_path: Path) -> None:
+    leave_records(tmp_path / "one", make_record(accuracy=97.8))
+    leave_records(tmp_path / "two", make_record(accuracy=50.0))
+    with pytest.raises(PfstudyError, match=r"original seed0 \(base\): 97\.80 and 50\.00 %"):
+        gather([tmp_path / "one", tmp_path / "two"])

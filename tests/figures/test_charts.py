@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
+from pypdf import PdfReader
 
 from pfstudy.errors import PfstudyError
 from pfstudy.figures import charts, style
@@ -68,6 +69,19 @@ def test_accuracy_against_latency_names_its_axes_and_setting(records: Any, tmp_p
         *("latency (ms)", "test top-1 (%)", "original", "maxpool", "avgpool"),
         "Some CPU, 1 thread, batch 1, contiguous, float32, eager",
     } <= texts(path)
+
+
+def test_a_picture_is_as_wide_as_a_column(records: Any, tmp_path: Path) -> None:
+    effects = tuple(Effect(f"stage1.block{i}", "maxpool", 0.1, 0.3) for i in range(1, 17))
+    shown = {
+        "latency": charts.accuracy_against(make_rows(records), "latency_ms"),
+        "effects": charts.effect_map(Additive("block", effects, False, 0.9, 0, None, None)),
+        "curves": charts.learning_curves(make_rows(records), read_curves(records)),
+    }
+    for name, chart in shown.items():
+        style.save(chart, tmp_path / f"{name}.pdf")
+        (page,) = PdfReader(tmp_path / f"{name}.pdf").pages
+        assert float(page.mediabox.width) == pytest.approx(style.COLUMN_WIDTH, abs=1)
 
 
 def test_error_bars_are_spread_and_interval(records: Any) -> None:

@@ -258,6 +258,7 @@ def test_costs_that_some_lack_leave_these_out(record: Callable[..., Any], tmp_pa
 def test_several_datasets_have_no_common_front(record: Callable[..., Any], tmp_path: Path) -> None:
     other = record(family="other", accuracy=70.0)
     other["data"] = "imagenet"
+    other["identity"]["canonical"]["data"] = {"fingerprint": "other"}
     data = write_records(tmp_path / "page.html", [record(), other])
     assert cost_of(data, "macs")["front"] == []
     assert data["colours"]["data"] == ["digits", "imagenet"]

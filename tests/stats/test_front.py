@@ -56,3 +56,20 @@ def test_what_is_gained_at_equal_cost_is_above_the_line() -> None:
     assert at_equal_cost(4.0, 80.0, costs, accuracies) == pytest.approx(0)
     assert at_equal_cost(5.0, 80.0, costs, accuracies) is None
     assert at_equal_cost(1.0, 80.0, costs[:1], accuracies[:1]) is None
+
+
+def test_points_that_are_the_same_are_on_the_front_together() -> None:
+    costs, accuracies = np.array([2.0, 1, 1, 3, 1]), np.array([97.0, 96, 96, 97, 95])
+    assert on_front(costs, accuracies).tolist() == [True, True, True, False, False]
+    generator = np.random.default_rng(0)
+    for _ in range(50):  # rounded, so that there are many ties
+        costs = generator.integers(0, 5, 12).astype(float)
+        accuracies = generator.integers(0, 5, 12).astype(float)
+        beaten = [
+            any(
+                c <= cost and a >= accuracy and (c < cost or a > accuracy)
+                for c, a in zip(costs, accuracies, strict=True)
+            )
+            for cost, accuracy in zip(costs, accuracies, strict=True)
+        ]
+        assert on_front(costs, accuracies).tolist() == [not each for each in beaten]

@@ -96,7 +96,8 @@ def make_rows(
     if len({seeds[0]["data"] for seeds in by_variant.values()}) > 1:  # its name says it better
         varying = ["data" if key == "data.fingerprint" else key for key in varying]
     settings = ("model", *varying) if len(set(models)) > 1 else tuple(varying)
-    setting = common_setting([seeds[0] for seeds in by_variant.values()], speed or {})
+    timed = [next((r for r in s if r["speed"]), s[0]) for s in by_variant.values()]
+    setting = common_setting(timed, speed or {})
     measured = [measured_in(seeds, setting) for seeds in by_variant.values()]
     rows = [
         _row(seeds, settings, m) for seeds, m in zip(by_variant.values(), measured, strict=True)
