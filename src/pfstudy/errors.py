@@ -49,7 +49,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def first_line(error: Exception) -> str:
     """The first line of what an error says, or its kind where it says nothing."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def unknown_name(kind: str, name: str, choices: Iterable[str]) -> PfstudyError:

@@ -17,10 +17,9 @@ from pfstudy.stats.effects import Additive
 from pfstudy.stats.front import on_front
 from pfstudy.tables.columns import ACCURACY, BY_KEY
 from pfstudy.tables.effects import in_order
-from pfstudy.tables.rows import Rows
+from pfstudy.tables.rows import Rows, main_operation
 
 COSTS = ("latency_ms", "macs", "params")
-MIXED = "several"
 
 _LETTER = 4.0  # width and height of small type, in points
 _LINE = 9.0
@@ -254,8 +253,7 @@ def _what(frame: pd.DataFrame) -> list[str]:
     found = []
     several = frame["model"].nunique() > 1
     for operations, model in zip(frame["operations"], frame["model"], strict=True):
-        used = {operation for operation in operations.values() if operation != ORIGINAL}
-        name = ORIGINAL if not used else next(iter(used)) if len(used) == 1 else MIXED
+        name = main_operation(operations.values())
         found.append(f"{model} {name}" if several else name)
     return found
 

@@ -17,8 +17,7 @@ from pfstudy.schema.operations import ORIGINAL
 from pfstudy.stats.front import on_front
 from pfstudy.tables.columns import ACCURACY, BY_KEY, COLUMNS
 from pfstudy.tables.content import Content
-
-SEVERAL = "several"
+from pfstudy.tables.rows import SEVERAL, main_operation
 
 _MOST_POINTS = 100_000
 _MOST_COLOURS = 9
@@ -86,12 +85,6 @@ def page_curves(content: Content, curves: pd.DataFrame) -> list[list[list[Any]]]
     return found
 
 
-def what_stands(operations: Iterable[str]) -> str:
-    """What a variant is of: its one operation, or ``several``."""
-    used = {operation for operation in operations if operation != ORIGINAL}
-    return ORIGINAL if not used else next(iter(used)) if len(used) == 1 else SEVERAL
-
-
 def _controls(frame: pd.DataFrame, baseline: str | None) -> list[int | None]:
     """Of every line, that of the variant which it is compared with."""
     chosen = frame["is_baseline"] if baseline is None else frame["label"] == baseline
@@ -137,7 +130,7 @@ def _colours(
     frame: pd.DataFrame, controls: Sequence[int | None], settings: Sequence[str]
 ) -> dict[str, list[str]]:
     """What points can be coloured by: what has few values, and more than one."""
-    found = {"operation": [what_stands(each.values()) for each in frame["operations"]]}
+    found = {"operation": [main_operation(each.values()) for each in frame["operations"]]}
     if frame["verdict"].notna().any():
         found["verdict"] = [
             "baseline" if row == control else text or "not compared"
@@ -148,7 +141,7 @@ def _colours(
     stages = dict.fromkeys(a.partition(".")[0] for each in frame["operations"] for a in each)
     for stage in stages:
         found[stage] = [
-            what_stands(op for address, op in each.items() if address.partition(".")[0] == stage)
+            main_operation(op for address, op in each.items() if address.partition(".")[0] == stage)
             for each in frame["operations"]
         ]
     found["data"] = frame["data"].tolist()

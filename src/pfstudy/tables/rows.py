@@ -21,6 +21,9 @@ from pfstudy.tables.speeds import common_setting, measured_in
 from pfstudy.tables.statistics import compare, find_best, find_front, resolution_of
 from pfstudy.variant import flatten, varying_settings
 
+SEVERAL = "several"
+"""Stands for the operation of a variant that has more than one."""
+
 PROJECTED = " (+1x1)"
 """Marks a variant with sites where a 1x1 convolution follows the operation."""
 
@@ -159,6 +162,12 @@ def _row(
         "training_seconds": _mean([record.get("training", {}).get("seconds") for record in seeds]),
         "num_seeds": len(seeds),
     }
+
+
+def main_operation(operations: Iterable[str]) -> str:
+    """What a variant is of: its one operation, or ``several``."""
+    used = {operation for operation in operations if operation != ORIGINAL}
+    return ORIGINAL if not used else next(iter(used)) if len(used) == 1 else SEVERAL
 
 
 def _deviation(values: Sequence[float]) -> float | None:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from pfstudy.errors import PfstudyError
+from pfstudy.errors import PfstudyError, first_line
 from pfstudy.schema.config import Logger
 from pfstudy.tracking.agents import take_agents_run
 from pfstudy.tracking.reading import IDENTITY_KEY, RECORD_KEY
@@ -198,7 +198,7 @@ class Tracker:
             try:
                 self._run = wandb.init(**arguments, mode=self._mode, settings=settings)
             except Exception as error:
-                reason = _first_line(error)
+                reason = first_line(error)
                 if self._mode == "online":
                     self._say(f"W&B is not to be reached ({reason}); logging offline.")
                     self._mode = "offline"
@@ -229,7 +229,7 @@ class Tracker:
             call(self._run)
         except Exception as error:
             self._run = None
-            self._lose(_first_line(error))
+            self._lose(first_line(error))
 
     def _lose(self, reason: str) -> None:
         """Say so, to people and to `pfstudy sync`."""
@@ -245,8 +245,3 @@ def _leave_service() -> None:
     """Forget the shared service, which is gone; the next run of this process starts its own."""
     os.environ.pop("WANDB_SERVICE", None)
     stop_service()
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
