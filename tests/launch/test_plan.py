@@ -515,6 +515,7 @@ def planned(
     }
 
 
+@pytest.mark.slow
 class TestConsole:
     @pytest.mark.parametrize("name", ["new", "partly done", "trouble"])
     def test_nothing_is_written(self, planned: Mapping[str, Planned], name: str) -> None:

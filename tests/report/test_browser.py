@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -108,7 +109,9 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def wait(self, until: Callable[[], Any]) -> Any:
-        return WebDriverWait(self.driver, 20, poll_frequency=0.05).until(lambda _: until())
+        redrawn = [StaleElementReferenceException]  # while it was looked at
+        waiting = WebDriverWait(self.driver, 20, poll_frequency=0.05, ignored_exceptions=redrawn)
+        return waiting.until(lambda _: until())
 
     def all(self, selector: str) -> list[Any]:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)

@@ -81,7 +81,7 @@ class TestTryTraining:
 
     def test_goes_on_over_epochs_for_as_long_as_it_is_told(self, sizes: list[int]) -> None:
         variant = variant_of(MAXPOOL, ON_CPU, "recipe.batch_size=512")
-        trial = try_training(variant, 1.0, quiet)
+        trial = try_training(variant, 3.0, quiet)
         assert trial.num_steps == 2
         assert len(sizes) > 2
 
