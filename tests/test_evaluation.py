@@ -87,6 +87,7 @@ def ended(
     )
 
 
+@pytest.mark.slow
 class TestCommand:
     def test_json_is_all_that_it_prints(self, own_sweep: Any, ended: Mapping[str, Ended]) -> None:
         done = ended["json"]

@@ -436,6 +436,7 @@ def run_dir(root: Path, label: str) -> Path:
     return found
 
 
+@pytest.mark.slow
 class TestKilledSweep:
     """The command gets SIGKILL while one run is done, one under way, and one waits."""
 

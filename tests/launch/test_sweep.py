@@ -505,6 +505,7 @@ class TestAgain:
         assert "1 variant, 2 runs, 2 done before" in done.stderr
         assert sorted(path.name for path in sweep.runs_dir.iterdir()) == before
 
+    @pytest.mark.slow
     def test_extended_sweep_trains_what_is_new(
         self, sweep: Sweep, pfstudy: Any, quick_speed: Any
     ) -> None:
@@ -564,6 +565,7 @@ class TestFailing:
         ):
             np.testing.assert_array_equal(first["logits"], second["logits"])
 
+    @pytest.mark.slow
     def test_every_run_fails_when_tried_again_in_new_attempts(
         self, failing: Sweep, pfstudy: Any
     ) -> None:

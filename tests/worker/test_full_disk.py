@@ -207,6 +207,7 @@ def test_state_that_cannot_be_written_hides_no_record(
     assert_equal(read_outcome(task.directory), uninterrupted)
 
 
+@pytest.mark.slow
 def test_is_one_sentence_on_the_command_line(
     disk: Disk, nursery: Nursery, uninterrupted: Outcome, tmp_path: Path
 ) -> None:
