@@ -82,6 +82,7 @@ def stopped(sweeps: Sweeps, begun: dict[str, Sweep]) -> dict[str, Stopped]:
 BOTH = pytest.mark.parametrize("name", ["ctrl-c", "sigterm"])
 
 
+@pytest.mark.slow
 class TestStopped:
     @BOTH
     def test_exit_code_and_one_sentence(self, stopped: dict[str, Stopped], name: str) -> None:

@@ -69,6 +69,7 @@ def again(
     return copy, done
 
 
+@pytest.mark.slow
 class TestWorker:
     def test_a_run_is_trained_again_from_another_directory(
         self, again: tuple[Path, subprocess.CompletedProcess[str]], own_sweep: Any

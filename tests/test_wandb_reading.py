@@ -12,6 +12,7 @@ from pfstudy.errors import PfstudyError
 from pfstudy.sources import gather
 from pfstudy.tracking import reading, stop_service
 from pfstudy.tracking.reading import IDENTITY_KEY, RECORD_KEY, read_project
+from records import make_record
 from wandb_server import ENTITY, PROJECT, Server, run_node
 
 PATH = f"{ENTITY}/{PROJECT}"
@@ -30,7 +31,7 @@ def server(_server: Server) -> Server:
 
 
 def record_of(seed: int) -> dict[str, Any]:
-    return {"schema_version": 1, "seed": seed, "identity": {"hash": "0123456789"}}
+    return make_record(family="0123456789", seed=seed)
 
 
 def node(seed: int, record: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:

@@ -183,6 +183,7 @@ def concurrent(sweeps: Sweeps, tmp_path_factory: pytest.TempPathFactory) -> Conc
     return Concurrent(killed, survivor, other, held)
 
 
+@pytest.mark.slow
 class TestConcurrentSweeps:
     def test_those_that_live_end_well_with_whole_tables(self, concurrent: Concurrent) -> None:
         tables = {
