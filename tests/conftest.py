@@ -59,6 +59,21 @@ def call_here(
     signal.signal(signal.SIGTERM, before)
 
 
+@pytest.fixture(scope="module")
+def _server() -> Iterator[Any]:
+    import wandb_server
+
+    with wandb_server.serve_logged_in() as server:
+        yield server
+
+
+@pytest.fixture
+def server(_server: Any) -> Any:
+    """A W&B that nobody else has been at, with somebody logged in."""
+    _server.clear()
+    return _server
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nobody_is_logged_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep a person's W&B login, settings and leases out of the tests, and the tests out of W&B."""

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 
-from pfstudy import cli, files, ledger, store
+from pfstudy import files, ledger, store
 from pfstudy.cli import ledger as commands
 from run_directories import write_run, write_weights
 
@@ -31,25 +30,10 @@ Call = Callable[..., Ended]
 
 
 @pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Call]:
+def call(call_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Call:
     """Call the command line in this process and an empty directory, without a terminal."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
-    before = signal.getsignal(signal.SIGTERM)
-
-    def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["pfstudy", *map(str, arguments)])
-        code: int | str | None = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = ended.code
-        return Ended(code, *capsys.readouterr())
-
-    yield run
-    signal.signal(signal.SIGTERM, before)
+    return lambda *arguments: Ended(*call_here(*map(str, arguments)))
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-import wandb_server
 from pfstudy.errors import PfstudyError
 from pfstudy.tracking import dashboard as module
 from pfstudy.tracking import stop_service
@@ -21,18 +20,6 @@ DASHBOARD = Dashboard(
     "My study", "mine", "| variant |\n|:--|\n| maxpool |", ["All is fair."], ["recipe.lr"],
     ["stage1.block1", "stage1.block2"],
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def _server() -> Iterator[Server]:
-    with wandb_server.serve_logged_in() as server:
-        yield server
-
-
-@pytest.fixture
-def server(_server: Server) -> Server:
-    _server.clear()
-    return _server
 
 
 def test_a_report_and_a_workspace_are_written(server: Server) -> None:

@@ -3,9 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-import wandb_server
-from pfstudy import cli, files, ledger, store
+from pfstudy import files, ledger, store
 from pfstudy.schema.config import Logger
 from pfstudy.sources import gather
 from pfstudy.tracking import Tracker, failures, stop_service
@@ -51,18 +48,6 @@ def sweep(
     return directory / "runs"
 
 
-@pytest.fixture(scope="module")
-def _server() -> Iterator[Server]:
-    with wandb_server.serve_logged_in() as server:
-        yield server
-
-
-@pytest.fixture
-def server(_server: Server) -> Server:
-    _server.clear()
-    return _server
-
-
 @pytest.fixture
 def root(sweep: Path, tmp_path: Path) -> Path:
     """The sweep's directory of runs, to be changed."""
@@ -70,24 +55,9 @@ def root(sweep: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Ended]]:
+def run(call_here: Callable[..., Any]) -> Callable[..., Ended]:
     """Give a command, in this process."""
-    monkeypatch.chdir(tmp_path)
-    before = signal.getsignal(signal.SIGTERM)
-
-    def give(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["pfstudy", *map(str, arguments)])
-        code: int | str | None = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = ended.code
-        return Ended(code, *capsys.readouterr())
-
-    yield give
-    signal.signal(signal.SIGTERM, before)
+    return lambda *arguments: Ended(*call_here(*map(str, arguments)))
 
 
 @pytest.fixture

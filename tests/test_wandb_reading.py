@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-import wandb_server
 from pfstudy.cli import main
 from pfstudy.errors import PfstudyError
 from pfstudy.sources import gather
@@ -16,18 +14,6 @@ from records import make_record
 from wandb_server import ENTITY, PROJECT, Server, run_node
 
 PATH = f"{ENTITY}/{PROJECT}"
-
-
-@pytest.fixture(scope="module")
-def _server() -> Iterator[Server]:
-    with wandb_server.serve_logged_in() as server:
-        yield server
-
-
-@pytest.fixture
-def server(_server: Server) -> Server:
-    _server.clear()
-    return _server
 
 
 def record_of(seed: int) -> dict[str, Any]:

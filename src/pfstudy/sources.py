@@ -69,8 +69,7 @@ def gather(
     Raises:
         PfstudyError: A source cannot be read, or there is no such study in any.
     """
-    with collecting_no_garbage():
-        parts = [_read(str(source), study, say) for source in sources]
+    parts = [_read(str(source), study, say) for source in sources]
     records: dict[Key, Mapping[str, Any]] = {}
     for part in parts:
         for record in part.records:

@@ -29,6 +29,8 @@ from pfstudy.variant import SCHEMA_VERSION, Variant
 
 CONFIG = "config.json"
 STUDIES = "studies"
+METRICS = "metrics.csv"
+PREDICTIONS = "predictions.npz"
 WEIGHTS = "checkpoints/last.safetensors"
 BEST_WEIGHTS = "checkpoints/best.safetensors"
 RESUME = "checkpoints/resume.ckpt"

@@ -415,7 +415,7 @@ class TestTables:
 
     def test_a_fair_table_is_not_flagged(self, record: Any) -> None:
         rows = make_rows([record(), record("maxpool")])
-        assert rows.findings == ()
+        assert rows.audit.findings == ()
         content = make_content(rows)
         assert "Not the same" not in render.markdown(content) + latex(content)
 

@@ -11,10 +11,8 @@ from pfstudy import __version__
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 _PIPE_WIDTH = 160
-_BETWEEN_COLUMNS = 3
 
 _HELP = """What happens to accuracy and speed when the spatial operation *here* becomes *that*?
 
@@ -74,13 +72,6 @@ def make_console() -> Console:
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     return console
-
-
-def print_whole(console: Console, table: Table) -> None:
-    """Print a table whose columns have widths into a pipe, however wide it is."""
-    needed = sum((column.width or 0) + _BETWEEN_COLUMNS for column in table.columns) + 1
-    console.width = max(console.width, needed)
-    console.print(table)
 
 
 def _version(wanted: bool) -> None:

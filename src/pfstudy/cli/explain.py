@@ -50,7 +50,8 @@ def explain(
     """
     from pfstudy import store
     from pfstudy.explanation.content import Target
-    from pfstudy.figures.explanation import check_ending, save_explanations
+    from pfstudy.figures.explanation import save_explanations
+    from pfstudy.figures.style import ending_of
     from pfstudy.launch.explain import MOST_IMAGES, choose_runs, explain_in_child
     from pfstudy.sources import gather
 
@@ -58,7 +59,7 @@ def explain(
         raise PfstudyError(f"explain needs weights, which {source} lacks; give a directory.")
     folder = Path(source, store.STUDIES, study) if study else Path(source)
     path = output or folder / "figures" / "explain.png"
-    check_ending(path)
+    ending_of(path)  # before anything is computed
     if target not in get_args(Target):
         raise unknown_name("target", target, get_args(Target))
     indices = _parse_indices(images)

@@ -21,7 +21,6 @@ from pfstudy.cli.results import (
 from pfstudy.errors import PfstudyError, unknown_name
 
 if TYPE_CHECKING:
-    from pfstudy.sources import Gathered
     from pfstudy.tables.content import Content
 
 
@@ -85,38 +84,34 @@ def report(
     """
     from pfstudy.figures.curves import read_curves
     from pfstudy.report.page import write_page
-    from pfstudy.stats.effects import LEVELS
-    from pfstudy.tables.audit import audit_records
-    from pfstudy.tables.effects import fit_effects
+    from pfstudy.tables.effects import fit_levels
 
     found, content = make_table(sources, study, baseline=baseline, speed=speed)
     if wandb is not None:
-        _write_dashboard(wandb, study, content, found)
+        _write_dashboard(wandb, study, content)
         if output is None:
             return
-    models = [model for level in LEVELS if (model := fit_effects(content.rows, level))]
     path = output or directory_of(sources, study) / "report.html"
     write_page(
         path,
         study or f"Runs in {', '.join(map(str, sources))}",
         content,
-        audit_records(found.records),
+        content.rows.audit,
         records=found.records,
         curves=read_curves(found.records),
-        models=models,
+        models=fit_levels(content.rows),
         sources=list(map(str, sources)),
         baseline=baseline,
     )
     say_written(make_console(), [path])
 
 
-def _write_dashboard(project: str, study: str | None, content: Content, found: Gathered) -> None:
-    from pfstudy.tables.audit import audit_records
+def _write_dashboard(project: str, study: str | None, content: Content) -> None:
     from pfstudy.tables.render import audit_sentence, markdown
     from pfstudy.tracking.dashboard import Dashboard, write_dashboard
 
     places = max((row for row in content.rows.frame["operations"]), key=len)
-    audited = audit_records(found.records)
+    audited = content.rows.audit
     dashboard = Dashboard(
         study or "Study",
         study,

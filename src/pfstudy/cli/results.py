@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pfstudy.cli.app import AsJson, app, make_console, print_whole
+from pfstudy.cli.app import AsJson, app, make_console
 from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.words import counted
 
@@ -76,10 +76,10 @@ def show_table(
     directory = output or directory_of(sources, study)
     paths = render.write_files(content, directory, formats)
     console = make_console()
-    if console.is_terminal:
-        console.print(render.terminal(content, console.width))
-    else:
-        print_whole(console, render.terminal(content))
+    shown = render.terminal(content, console.width if console.is_terminal else None)
+    if not console.is_terminal:  # whole, however wide
+        console.width = max(console.width, render.width_of(shown))
+    console.print(shown)
     rows = content.rows
     if rows.lacks_baseline:
         cure = (
@@ -118,8 +118,6 @@ def make_table(
 
     with collecting_no_garbage():
         found = _gather(sources, study)
-        if not found.records:
-            raise PfstudyError(_nothing_in(sources, study, found))
         if speed is not None and not isinstance(speed, Mapping):
             speed = choose_speed(found.records, speed)
         rows = make_rows(found.records, baseline, speed, found.incomplete)
@@ -147,10 +145,7 @@ def show_audit(
     from pfstudy.tables import render
     from pfstudy.tables.audit import audit_records
 
-    gathered = _gather(sources, study)
-    if not gathered.records:
-        raise PfstudyError(_nothing_in(sources, study, gathered))
-    found = audit_records(gathered.records)
+    found = audit_records(_gather(sources, study).records)
     if as_json:
         print(render.audit_json(found))
         return not found.findings
@@ -163,18 +158,22 @@ def show_audit(
 
 
 def _gather(sources: Sequence[str | Path], study: str | None) -> Gathered:
+    """Read the finished runs of sources.
+
+    Raises:
+        PfstudyError: There are none; says what there is instead.
+    """
     from pfstudy.sources import gather
 
-    return gather(sources, study, lambda text: print(text, file=sys.stderr))
-
-
-def _nothing_in(sources: Sequence[str | Path], study: str | None, found: Gathered) -> str:
+    found = gather(sources, study, lambda text: print(text, file=sys.stderr))
+    if found.records:
+        return found
     where = ", ".join(map(str, sources)) + (f" of the study {study}" if study else "")
     parts = [counted(len(found.incomplete), "run") + " not done"] if found.incomplete else []
     if found.num_foreign:
         parts.append(f"{counted(found.num_foreign, 'run')} that pfstudy did not log")
     there = f", but {' and '.join(parts)}" if parts else "; train some first"
-    return f"there are no finished runs in {where}{there}."
+    raise PfstudyError(f"there are no finished runs in {where}{there}.")
 
 
 def say_written(console: Console, paths: Sequence[Path]) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from pfstudy import store
 from pfstudy.errors import PfstudyError
 
-METRICS = "metrics.csv"
 COLUMNS = ("hash", "seed", "epoch", "val_top1_percent")
 
 
@@ -26,7 +26,7 @@ def read_curves(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """
     frames = []
     for record in records:
-        path = Path(record["directory"]) / METRICS if record.get("directory") else None
+        path = Path(record["directory"]) / store.METRICS if record.get("directory") else None
         if path is None or not path.exists():
             continue
         try:

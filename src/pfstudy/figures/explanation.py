@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pfstudy import files
-from pfstudy.errors import PfstudyError
 from pfstudy.explanation.content import Explained, Explanations
-from pfstudy.figures.style import COLUMN_WIDTH, FORMATS
+from pfstudy.figures.style import COLUMN_WIDTH, ending_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,16 +48,6 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def check_ending(path: Path) -> None:
-    """Check that a file has the ending of a picture.
-
-    Raises:
-        PfstudyError: It has not.
-    """
-    if path.suffix.lstrip(".").lower() not in FORMATS:
-        raise PfstudyError(f"{path} has no ending of a picture; use .{', .'.join(FORMATS)}.")
-
-
 def save_explanations(explanations: Explanations, path: Path) -> None:
     """Draw explanations in the format of a file's ending, whole or not at all.
 
@@ -67,8 +56,7 @@ def save_explanations(explanations: Explanations, path: Path) -> None:
     """
     from matplotlib import rc_context
 
-    check_ending(path)
-    ending = path.suffix.lstrip(".").lower()
+    ending = ending_of(path)
     with rc_context(_SETTINGS):
         figure = draw_explanations(explanations)
         try:

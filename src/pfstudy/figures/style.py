@@ -48,15 +48,25 @@ def colour_scale(names: list[str], baseline: str | None = None) -> alt.Scale:
     return alt.Scale(domain=names, range=[colours.get(name, BASELINE) for name in names])
 
 
+def ending_of(path: Path) -> str:
+    """The format that a file's ending names.
+
+    Raises:
+        PfstudyError: It names none.
+    """
+    ending = path.suffix.lstrip(".").lower()
+    if ending not in FORMATS:
+        raise PfstudyError(f"{path} has no ending of a picture; use .{', .'.join(FORMATS)}.")
+    return ending
+
+
 def save(chart: Any, path: Path) -> None:
     """Write a chart in the format of a file's ending, whole or not at all.
 
     Raises:
         PfstudyError: There is no such format, or it cannot be written.
     """
-    ending = path.suffix.lstrip(".").lower()
-    if ending not in FORMATS:
-        raise PfstudyError(f"{path} has no ending of a picture; use .{', .'.join(FORMATS)}.")
+    ending = ending_of(path)
     options = {"ppi": _PNG_PPI} if ending == "png" else {}
     files.make_directory(path.parent)
     with files.replacing(path) as draft:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,6 +103,24 @@ class Display:
     def drop_bar(self, name: str) -> None:
         """Take a bar away."""
         self._bars.pop(name, None)
+
+    def follow(self, name: str, completed: str, total: str) -> Callable[..., None]:
+        """What a child's reports are given to: notes are said, others drive a bar.
+
+        Args:
+            name: Of the bar, which takes the place of that of importing.
+            completed: Key of a report that says how far it is.
+            total: Key that says of how much.
+        """
+
+        def progress(kind: str, details: Mapping[str, Any]) -> None:
+            if kind == "note":
+                self.note(details["text"])
+            else:
+                self.drop_bar("importing")
+                self.bar(name, details[completed], details[total])
+
+        return progress
 
     def step(self, name: str, progress: Mapping[str, Any]) -> None:
         """A run has gone on within an epoch."""

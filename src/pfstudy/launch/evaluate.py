@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pfstudy.errors import PfstudyError
@@ -27,16 +26,10 @@ def evaluate_in_child(config: Config) -> dict[str, Any]:
     with Display() as display, Pool(PRELOAD) as pool:
         display.phase("eval", f"{config.model.name} ({label}) on {config.data.name}")
         display.bar("importing")
-
-        def progress(kind: str, details: Mapping[str, Any]) -> None:
-            if kind == "note":
-                display.note(details["text"])
-            else:
-                display.drop_bar("importing")
-                display.bar("batches", details["batch_index"], details["num_batches"])
-
         figures: dict[str, Any] = pool.call(
-            "pfstudy.evaluation:evaluate", config, on_report=progress
+            "pfstudy.evaluation:evaluate",
+            config,
+            on_report=display.follow("batches", "batch_index", "num_batches"),
         )
     return {
         "model": config.model.name,

@@ -74,16 +74,11 @@ def explain_in_child(
         display.phase("explain", what)
         display.bar("importing")
 
-        def progress(kind: str, details: Mapping[str, Any]) -> None:
-            if kind == "note":
-                display.note(details["text"])
-            else:
-                display.drop_bar("importing")
-                display.bar("networks", details["completed"], details["total"])
-
         arguments = (tuple(chosen), tuple(indices), stage, target)
         explained: Explanations = pool.call(
-            "pfstudy.explanation.gradcam:explain", *arguments, on_report=progress
+            "pfstudy.explanation.gradcam:explain",
+            *arguments,
+            on_report=display.follow("networks", "completed", "total"),
         )
         return explained
 

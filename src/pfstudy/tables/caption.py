@@ -59,8 +59,10 @@ def write_caption(rows: Rows, columns: Sequence[Column]) -> str:
             f"{PROJECTED.strip()}: a 1x1 convolution follows where the operation cannot change "
             "the number of channels."
         )
-    if rows.findings:
-        parts.append(f"Not the same for all rows: {in_short(rows.findings)}; see pfstudy audit.")
+    if rows.audit.findings:
+        parts.append(
+            f"Not the same for all rows: {in_short(rows.audit.findings)}; see pfstudy audit."
+        )
     return " ".join([*parts, *_incomplete(rows)])
 
 

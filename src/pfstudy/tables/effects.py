@@ -43,13 +43,18 @@ def fit_effects(rows: Rows, level: Level) -> Additive | None:
     return replace(model, of=str(frame["model"].iloc[0])) if model and several else model
 
 
+def fit_levels(rows: Rows) -> list[Additive]:
+    """Fit the models of all levels that the variants can tell apart; there may be none."""
+    return [model for level in LEVELS if (model := fit_effects(rows, level)) is not None]
+
+
 def fit_all(rows: Rows) -> list[Additive]:
     """Fit the models of all levels that the variants can tell apart.
 
     Raises:
         PfstudyError: There is none.
     """
-    found = [model for level in LEVELS if (model := fit_effects(rows, level)) is not None]
+    found = fit_levels(rows)
     if not found:
         raise PfstudyError(
             "these variants cannot tell effects apart: there must be more of them than effects; "

@@ -96,7 +96,16 @@ def _fitting(columns: Sequence[Column], widths: Sequence[int], room: int | None)
 
 
 def _fits(shown: Sequence[int], widths: Sequence[int], room: int | None) -> bool:
-    return room is None or sum(widths[index] + _BETWEEN for index in shown) < room
+    return room is None or _width([widths[index] for index in shown]) <= room
+
+
+def width_of(table: Table) -> int:
+    """How many characters a line of `terminal`'s table takes."""
+    return _width([column.width or 0 for column in table.columns])
+
+
+def _width(widths: Sequence[int]) -> int:
+    return sum(width + _BETWEEN for width in widths) + 1
 
 
 def markdown(content: Content) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 from pfstudy.inventory import shorten
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.sources import Incomplete
-from pfstudy.tables.audit import Finding, audit_records
+from pfstudy.tables.audit import Audit, audit_records
 from pfstudy.tables.columns import ACCURACY
 from pfstudy.tables.marks import explain_marks, speed_mark
 from pfstudy.tables.published import published_of
@@ -53,7 +53,7 @@ class Rows:
         speed: Setting of the latencies, empty if there are none.
         speed_remarks: Sentences about figures of speed that are not what they seem.
         lacks_baseline: Labels of the variants that have no baseline to be compared with.
-        findings: What the runs do not share, although they are compared.
+        audit: What the runs share, and what not, although they are compared.
         incomplete: Runs that are not in the table.
         front_cost: Key of the cost that the front is drawn over; ``None`` without a front.
         runs: Identity, seed and commit of every run, for the provenance.
@@ -64,7 +64,7 @@ class Rows:
     speed: Mapping[str, Any]
     speed_remarks: tuple[str, ...]
     lacks_baseline: tuple[str, ...]
-    findings: tuple[Finding, ...]
+    audit: Audit
     incomplete: tuple[Incomplete, ...] = ()
     front_cost: str | None = None
     runs: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
@@ -89,7 +89,7 @@ def make_rows(
         PfstudyError: There are no records, or none with the label of ``baseline``.
     """
     found = list(records)
-    findings = audit_records(found).findings
+    audit = audit_records(found)
     by_variant: dict[str, list[Mapping[str, Any]]] = {}
     for record in found:
         by_variant.setdefault(record["identity"]["hash"], []).append(record)
@@ -119,7 +119,7 @@ def make_rows(
         setting,
         tuple(explain_marks(measured)),
         tuple(dict.fromkeys(lacking)),
-        findings,
+        audit,
         tuple(incomplete),
         front_cost,
         tuple(_provenance(record) for record in found),

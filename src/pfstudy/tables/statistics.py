@@ -11,12 +11,11 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 
+from pfstudy import store
 from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.stats.comparison import Comparison, compare_family
 from pfstudy.stats.front import SURE, at_equal_cost, front_probability
 from pfstudy.tables.columns import ACCURACY
-
-PREDICTIONS = "predictions.npz"
 
 _WIDTH_IN_ERRORS = 2 * 1.96
 _COMPARED = {
@@ -187,7 +186,7 @@ def resolution_of(record: Mapping[str, Any]) -> float:
 def read_correct(record: Mapping[str, Any]) -> np.ndarray | None:
     """Read which test images a run has right: ``(N,)``; ``None`` if that was not kept."""
     directory = record.get("directory")
-    path = None if directory is None else Path(directory) / PREDICTIONS
+    path = None if directory is None else Path(directory) / store.PREDICTIONS
     if path is None or not path.exists():
         return None
     try:

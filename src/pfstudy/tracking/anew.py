@@ -23,8 +23,6 @@ from pfstudy.tracking.runs import (
     stop_service,
 )
 
-_METRICS = "metrics.csv"
-
 
 def log_anew(
     directory: Path, mode: Mode = "offline", say: Callable[[str], None] = lambda text: None
@@ -50,7 +48,7 @@ def log_anew(
         store.studies_of(directory.parent.parent).get(directory, directory.parent.name),
         config_to_log(config, identity, variant["label"], variant["operations"]),
     )
-    for row in _rows(directory / _METRICS):
+    for row in _rows(directory / store.METRICS):
         tracker.log(row, step=int(row["epoch"]))
     wanted = setting_of(parse_config(config).speed)
     known = store.read_speeds(directory.parent)

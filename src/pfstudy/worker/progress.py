@@ -188,7 +188,7 @@ class Progress(L.Callback):
         self.report("step", {"epochs_done": done, "num_epochs": self.num_epochs})
 
     def _write_rows(self, rows: Sequence[Mapping[str, float]], mode: Literal["w", "a"]) -> None:
-        path = self.directory / "metrics.csv"
+        path = self.directory / store.METRICS
         try:
             with path.open(mode, newline="") as file:
                 writer = csv.DictWriter(file, rows[0])

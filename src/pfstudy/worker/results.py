@@ -47,7 +47,7 @@ def save_predictions(directory: Path, logits_NK: torch.Tensor, labels_N: torch.T
     Raises:
         DiskError: They cannot be written.
     """
-    path = directory / "predictions.npz"
+    path = directory / store.PREDICTIONS
     labels = labels_N.cpu().numpy()
     with replacing(path) as draft, draft.open("wb") as file:
         if logits_NK.numel() <= _MOST_LOGITS:
