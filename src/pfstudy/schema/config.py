@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter,
 from pydantic.dataclasses import dataclass
 
 from pfstudy.errors import PfstudyError
+from pfstudy.schema.search import Search
 
 NormAct = Literal["auto", "keep", "drop"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -312,6 +313,7 @@ class Config:
         pretrained: Whether it starts from timm's weights, as far as they still have a place.
         imports: The user's modules that register operations: names, or paths of files.
         runs_dir: Directory of the run directories.
+        search: How to search for operations at the sites left ``original``; of a search alone.
     """
 
     model: Model
@@ -329,6 +331,7 @@ class Config:
     init_from: str | None = None
     pretrained: bool = False
     imports: tuple[str, ...] = ()
+    search: Search | None = None
 
 
 _CONFIG = TypeAdapter(Config)

@@ -1,0 +1,1 @@
+"""Searches for operations: what is proposed, trained, evaluated and found."""
