@@ -1,8 +1,12 @@
-"""The models that can be chosen: read before Hydra starts, to generate their trees and sites."""
+"""What can be chosen and Hydra cannot find by itself: read before it starts.
+
+Of the models, the block trees and sites are generated; architectures that were found lie below the
+directory of the runs, which is no config directory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,10 +14,16 @@ from typing import Any
 import yaml
 from hydra.core.config_store import ConfigStore
 
-from pfstudy.errors import PfstudyError
-from pfstudy.schema.blocktree import block_tree, register_resolver
+from pfstudy.errors import PfstudyError, unknown_name
+from pfstudy.schema.blocktree import ROOT, block_tree, register_resolver
 from pfstudy.schema.designs import natural_order
-from pfstudy.schema.sites import declared_addresses, stages_of
+from pfstudy.schema.sites import declared_addresses, stages_of, summary
+
+FOUND = "found"
+"""Config group of the architectures that were found, and their directory below that of the runs."""
+
+FOUND_MODEL = "override /model"
+"""Key of the entry of its defaults that names the model of one."""
 
 SITES: dict[str, list[str]] = {}
 """Addresses of the sites of every declared model."""
@@ -67,6 +77,7 @@ def register_models(directories: Sequence[Path], arguments: Sequence[str] | None
     for name in {*chosen, *_default_models()}:  # a sweep over models is composed with the default
         ConfigStore.instance().store(group="block", name=name, node=block_tree(*trees[name]))
     offer_sites(chosen)
+    _offer_found(directories, arguments or ())
 
 
 def offer_sites(models: Iterable[str]) -> None:
@@ -96,11 +107,121 @@ def named_models(arguments: Sequence[str]) -> list[str]:
     return _default_models()
 
 
-@cache
+def read_found(path: Path) -> dict[str, Any]:
+    """Read the file of an architecture that was found; the models must be registered.
+
+    Raises:
+        PfstudyError: It is damaged, or is of a model that does not exist or lacks its sites.
+    """
+    content = _read_yaml(path)
+    damaged = PfstudyError(f"{path} is damaged: it is no architecture that was found.")
+    if not isinstance(content, dict):
+        raise damaged
+    entries, block = content.get("defaults"), content.get("block", {})
+    models = [e[FOUND_MODEL] for e in entries or [] if isinstance(e, dict) and FOUND_MODEL in e]
+    if not isinstance(entries, list) or len(models) != 1 or not isinstance(block, dict):
+        raise damaged
+    if models[0] not in SITES:
+        raise unknown_name(f"{path}: model", str(models[0]), SITES)
+    for address, values in _places(block):
+        if not isinstance(values, Mapping) or not values.keys() <= ROOT.keys():
+            raise damaged
+        if address not in ("", *SITES[models[0]], *stages_of(SITES[models[0]])):
+            raise PfstudyError(
+                f"{path} names {address}, which is no site of {models[0]}, whose sites are "
+                f"{summary(SITES[models[0]])}."
+            )
+    return content
+
+
+def _places(block: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What a file sets at the root, at stages and at blocks of the tree, by their addresses."""
+    found: list[tuple[str, Any]] = [("", {k: v for k, v in block.items() if k in ROOT})]
+    for stage, node in block.items():
+        if stage not in ROOT:
+            within = node if isinstance(node, Mapping) else {"": None}
+            found.append((stage, {k: v for k, v in within.items() if k in ROOT}))
+            found += [(f"{stage}.{k}", v) for k, v in within.items() if k not in ROOT]
+    return found
+
+
+def _offer_found(directories: Sequence[Path], arguments: Sequence[str]) -> None:
+    """Offer the architectures below the directory of the runs, if the arguments ask for any.
+
+    Raises:
+        PfstudyError: One that is asked for cannot be read, or there is none at all, or a file of
+            the user's config directory has its name.
+    """
+    repository = ConfigStore.instance()
+    repository.repo.pop(FOUND, None)
+    asked = [_value(argument) for argument in arguments if _key(argument) == FOUND]
+    if not asked:
+        return
+    names = {name for value in asked for name in value.split(",")}
+    runs = [_value(argument) for argument in arguments if _key(argument) == "runs_dir"]
+    directory = Path([_default_runs(), *runs][-1]) / FOUND
+    paths = sorted(directory.glob("*.yaml"))
+    users = {path.stem: path for d in directories[1:] for path in (d / FOUND).glob("*.yaml")}
+    known = sorted({path.stem for path in paths} | users.keys())
+    for name in names - {*known}:
+        if not set(name) & set("*()[]"):  # as in glob(*)
+            _refuse_unknown(name, directory, known, arguments)
+    for path in paths:
+        if path.stem in users:  # Hydra would take the one for a schema of the other
+            if path.read_bytes() != users[path.stem].read_bytes():
+                raise PfstudyError(f"{users[path.stem]} has the name of {path}; rename it.")
+            continue
+        try:
+            node = read_found(path)
+        except PfstudyError:
+            if path.stem in names:
+                raise
+            continue
+        repository.store(group=FOUND, name=path.stem, node=node, package="_global_")
+
+
+def _refuse_unknown(
+    name: str, directory: Path, known: Sequence[str], arguments: Sequence[str]
+) -> None:
+    """Say that there is no such architecture, unless Hydra is told to look elsewhere, too."""
+    if any("searchpath" in argument for argument in arguments):
+        return
+    if known:
+        raise unknown_name(f"+{FOUND}: the architecture", name, known)
+    raise PfstudyError(
+        f"+{FOUND}={name}: there is nothing in {directory}, where pfstudy design and pfstudy "
+        "search leave what they find; runs_dir=DIRECTORY says where the runs are."
+    )
+
+
+def _key(argument: str) -> str:
+    return argument.partition("=")[0].lstrip("+")
+
+
+def _value(argument: str) -> str:
+    return argument.partition("=")[2].strip("'\"")
+
+
 def _default_models() -> list[str]:
-    text = (conf_directory() / "config.yaml").read_text()
-    defaults = yaml.load(text, Loader=_LOADER)["defaults"]  # noqa: S506
+    defaults = _default_config()["defaults"]
     return [entry["model"] for entry in defaults if isinstance(entry, dict) and "model" in entry]
+
+
+def _default_runs() -> str:
+    return str(_default_config()["runs_dir"])
+
+
+@cache
+def _default_config() -> dict[str, Any]:
+    content: dict[str, Any] = _read_yaml(conf_directory() / "config.yaml")
+    return content
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(), Loader=_LOADER)  # noqa: S506
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise PfstudyError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
 
 
 def _read_model(
@@ -110,10 +231,7 @@ def _read_model(
 
     A declaration may begin with another one, as in ``defaults: [resnet50, _self_]``.
     """
-    try:
-        content = yaml.load(path.read_text(), Loader=_LOADER)  # noqa: S506
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PfstudyError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
+    content = _read_yaml(path)
     own = content if isinstance(content, dict) else {}
     merged: dict[str, Any] = {}
     for name in own.get("defaults") or []:
