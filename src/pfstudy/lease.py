@@ -12,8 +12,8 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pfstudy.errors import PfstudyError
@@ -43,6 +43,19 @@ def training(
         yield
     finally:
         os.close(handle)
+
+
+@contextmanager
+def training_on(
+    devices: Iterable[str],
+    on_wait: Callable[[], None] | None = None,
+    on_poll: Callable[[], None] | None = None,
+) -> Iterator[None]:
+    """Hold several devices as `training` holds one."""
+    with ExitStack() as held:
+        for device in sorted(set(devices)):  # in one order, or two wait for each other
+            held.enter_context(training(device, on_wait, on_poll))
+        yield
 
 
 @contextmanager

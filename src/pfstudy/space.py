@@ -12,7 +12,7 @@ from pfstudy.schema.imports import import_modules
 from pfstudy.schema.operations import OPERATIONS, ORIGINAL
 from pfstudy.schema.search import Differentiable, Search
 from pfstudy.schema.sites import list_sites, stages_of
-from pfstudy.variant import Variant, make_variant
+from pfstudy.variant import Substitution, Variant, make_variant
 
 Choice = tuple[int, ...]
 """Of a network: for every site that is searched, an index into the operations."""
@@ -67,6 +67,16 @@ class Space:
             for index in range(len(self.operations))
         )
 
+    @cached_property
+    def candidates(self) -> dict[str, list[Substitution | None]]:
+        """What each operation substitutes at a searched site; ``None`` where it is the original."""
+        found: dict[str, list[Substitution | None]] = {address: [] for address in self.sites}
+        for variant in self.uniform:
+            by_address = {each.address: each for each in variant.substitutions}
+            for address in self.sites:
+                found[address].append(by_address.get(address))
+        return found
+
     def choice_of(self, operations: Mapping[str, str]) -> Choice | None:
         """Find a network in the space.
 
@@ -92,7 +102,8 @@ def make_space(config: Config) -> Space:
     """Make the space that a config describes: its sites that are left as they are.
 
     Raises:
-        PfstudyError: An operation does not exist or is given twice, or no site is left.
+        PfstudyError: An operation does not exist, is given twice or cannot be mixed with the
+            others, or no site is left.
     """
     search = config.search
     assert search is not None
@@ -121,7 +132,23 @@ def make_space(config: Config) -> Space:
     sharing = search.sharing if isinstance(search, Differentiable) else "individual"
     group_names = _group_names(sites, sharing)
     groups = tuple(dict.fromkeys(group_names))
-    return Space(config, search, sites, groups, tuple(groups.index(name) for name in group_names))
+    group_of = tuple(groups.index(name) for name in group_names)
+    space = Space(config, search, sites, groups, group_of)
+    _check_mixtures(space)
+    return space
+
+
+def _check_mixtures(space: Space) -> None:
+    """Refuse operations that cannot stand beside the others: the layer's parent would differ."""
+    patterns = {site.address: site.pattern for site in list_sites(space.config.model)}
+    for address, candidates in space.candidates.items():
+        pattern = patterns[address]
+        if pattern.parent and None in candidates and any(candidates):
+            raise PfstudyError(
+                f"{address}: {pattern.original} has no mixture form: the other operations see the "
+                f"whole map where it sees windows; leave {pattern.original} out of "
+                "search.operations."
+            )
 
 
 def _group_names(sites: Sequence[str], sharing: str) -> list[str]:

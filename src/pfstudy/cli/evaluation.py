@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pfstudy.cli.app import AsJson, app, make_console
+from pfstudy.cli.app import HYDRAS, AsJson, app, make_console
 from pfstudy.cli.overrides import compose_only
 from pfstudy.errors import PfstudyError
 
@@ -39,7 +39,7 @@ def show_evaluation(arguments: Sequence[str], *, as_json: bool = False) -> None:
         make_console().print(evaluation_table(figures))
 
 
-@app.command("eval", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@app.command("eval", context_settings=HYDRAS)
 def evaluate(
     overrides: Annotated[
         list[str], typer.Argument(help="What to evaluate, as for training.", metavar="KEY=VALUE")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pfstudy.cli.app import AsJson, app, make_console
+from pfstudy.cli.app import HYDRAS, AsJson, app, make_console
 from pfstudy.cli.overrides import compose_only
 from pfstudy.errors import PfstudyError, RunsFailedError
 
@@ -41,7 +41,7 @@ def show_plan(arguments: Sequence[str], *, seconds: float = 1.0, as_json: bool =
         raise RunsFailedError(problems)
 
 
-@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@app.command(context_settings=HYDRAS)
 def plan(
     overrides: Annotated[
         list[str] | None,

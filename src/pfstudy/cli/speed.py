@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from pfstudy.cli.app import AsJson, app, make_console
+from pfstudy.cli.app import HYDRAS, AsJson, DefaultGroup, app, make_console
 from pfstudy.cli.overrides import compose_only
 from pfstudy.errors import PfstudyError, RunsFailedError
 from pfstudy.words import counted
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from pfstudy.schema.config import Config
 
 _NO_FOLDER = "++data.path=none"  # images are drawn at random
-_HYDRAS = {"ignore_unknown_options": True, "allow_extra_args": True}
 _HELP = r"""Measure speed beside the unsubstituted backbone; trains nothing, reads no data.
 
 \b
@@ -33,17 +31,7 @@ unless --again is given. Results are kept in runs/speed, a file for every device
 """
 
 
-class _Measures(TyperGroup):
-    """Takes what is no subcommand for something to measure."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
-            args = ["measure", *args]
-        parsed: list[str] = super().parse_args(ctx, args)
-        return parsed
-
-
-speed = typer.Typer(cls=_Measures, help=_HELP, no_args_is_help=True, rich_markup_mode=None)
+speed = typer.Typer(cls=DefaultGroup, help=_HELP, no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(speed, name="speed")
 
 Overrides = Annotated[
@@ -53,7 +41,7 @@ Overrides = Annotated[
 RunsDir = Annotated[Path, typer.Option("--runs", help="Directory of the run directories.")]
 
 
-@speed.command(context_settings=_HYDRAS)
+@speed.command(context_settings=HYDRAS)
 def measure(
     overrides: Overrides = None,
     by_layer: Annotated[
@@ -126,7 +114,7 @@ def _show_layers(configs: Sequence[Config], as_json: bool) -> None:
         console.print(f"written: {', '.join(map(str, paths))}", soft_wrap=True, style="dim")
 
 
-@speed.command(context_settings=_HYDRAS)
+@speed.command(context_settings=HYDRAS)
 def table(
     overrides: Overrides = None,
     seconds: Annotated[
@@ -157,7 +145,7 @@ def table(
         console.print(f"written: {path}", soft_wrap=True, style="dim")
 
 
-@speed.command(context_settings=_HYDRAS)
+@speed.command(context_settings=HYDRAS)
 def predict(overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Predict the speed of networks from the block table of their backbone; measures nothing."""
     configs = _compose(overrides)

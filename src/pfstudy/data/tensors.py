@@ -32,6 +32,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels_N)
 
+    def select(self, indices: torch.Tensor) -> Split:
+        """Some of the images."""
+        return Split(self.images_NCHW[indices], self.labels_N[indices])
+
     def to(self, device: torch.device) -> Split:
         """Copy to a device."""
         return Split(self.images_NCHW.to(device), self.labels_N.to(device))

@@ -22,11 +22,15 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 _PNG_PPI = 300
 
 
-def dress(chart: Any) -> Any:
-    """Give a chart the type sizes of a column and no frame; its width is that of the picture."""
+def dress(chart: Any, *, is_single: bool = True) -> Any:
+    """Give a chart the type sizes of a column and no frame.
+
+    Its width is that of the picture; of several charts together, that of each without its labels.
+    """
+    if is_single:
+        chart = chart.properties(autosize=alt.AutoSizeParams(type="fit", contains="padding"))
     return (
-        chart.properties(autosize=alt.AutoSizeParams(type="fit", contains="padding"))
-        .configure_view(stroke=None)
+        chart.configure_view(stroke=None)
         .configure_axis(
             labelFontSize=8, titleFontSize=9, titleFontWeight="normal", gridColor="#e4e4e4"
         )

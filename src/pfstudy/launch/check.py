@@ -19,6 +19,8 @@ from pfstudy.network.substitutions import check_substitutions
 from pfstudy.network.surgery import backbone_key, build_backbone, build_network
 from pfstudy.schema.designs import Constraint, parse_constraints
 from pfstudy.schema.imports import import_modules
+from pfstudy.schema.search import Differentiable
+from pfstudy.space import Space
 from pfstudy.tasks import Checked, Device, gpu_id
 from pfstudy.variant import Variant
 
@@ -95,6 +97,28 @@ def check_networks(
     for variant in variants:
         _check_network(variant, backbones)
     return devices
+
+
+def check_search(space: Space, report: Callable[[str, Mapping[str, Any]], None]) -> Device:
+    """Check that every operation of a search can stand at every site, and its data be read.
+
+    Returns:
+        The device to search on.
+
+    Raises:
+        PfstudyError: Something does not fit.
+    """
+    del report
+    config, search = space.config, space.search
+    import_modules(config.imports)
+    backbones: dict[str, Backbone] = {}
+    for variant in space.uniform:
+        _check_network(variant, backbones)
+    number = count_training_images(config.data)
+    if isinstance(search, Differentiable):
+        number -= round(search.arch_share * number)
+    check_batch_size(config.recipe.batch_size, number)
+    return _devices("trainer.accelerator", config.trainer.accelerator)[0]
 
 
 def _check_network(variant: Variant, backbones: dict[str, Backbone]) -> int:

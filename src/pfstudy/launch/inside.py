@@ -119,24 +119,30 @@ def make_block_table(configs: Sequence[Config], seconds: float) -> tuple[BlockTa
     Raises:
         PfstudyError: The networks are not of one backbone and setting, or cannot be measured.
     """
+    store.check_writable(Path(configs[0].runs_dir))
+    with Display() as display, Pool(PRELOAD, configs[0].launcher.stop_seconds) as pool:
+        return measure_table(pool, display, configs, seconds)
+
+
+def measure_table(
+    pool: Pool, display: Display, configs: Sequence[Config], seconds: float
+) -> tuple[BlockTable, Path]:
+    """Measure a block table by processes of a pool; see `make_block_table`."""
     started = time.monotonic()
     variants = _one_family(configs, "a block table")
-    root = Path(configs[0].runs_dir)
-    store.check_writable(root)
     generator = np.random.default_rng(_SEED)
     held_out = [draw_mixed(variants, _HELD_OUT, generator) for _ in range(_NUM_PROCESSES)]
     if len(variants) == 1:
         held_out = [[] for _ in range(_NUM_PROCESSES)]
-    with Display() as display, Pool(PRELOAD, configs[0].launcher.stop_seconds) as pool:
-        session = _open(pool, display, variants, f"{len(variants)} networks")
-        with hold(display, session.device):
-            whole = [[variants[0], *mixed] for mixed in held_out]
-            processes = session.time(whole, seconds / _NUM_PROCESSES)
-        environment = describe_environment()
-        table = make_table(variants, held_out, processes, session.setting, environment)
-        path = table_path(root, variants[0], session.setting)
-        table = save_table(path, table)
-        display.note(f"done in {time.monotonic() - started:.1f} s")
+    session = _open(pool, display, variants, f"{len(variants)} networks")
+    with hold(display, session.device):
+        whole = [[variants[0], *mixed] for mixed in held_out]
+        processes = session.time(whole, seconds / _NUM_PROCESSES)
+    environment = describe_environment()
+    table = make_table(variants, held_out, processes, session.setting, environment)
+    path = table_path(Path(configs[0].runs_dir), variants[0], session.setting)
+    table = save_table(path, table)
+    display.note(f"done in {time.monotonic() - started:.1f} s")
     return table, path
 
 

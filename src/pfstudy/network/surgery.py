@@ -162,7 +162,7 @@ def substitute(
     layer = find_layer(network, substitution.layer)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
-            torch.manual_seed(_site_seed(seed, substitution.layer))
+            torch.manual_seed(site_seed(seed, substitution.layer))
         operation = make_replacement(layer, substitution, seen)
     replace_layer(network, substitution.layer, operation)
     for path in substitution.drops:
@@ -321,5 +321,6 @@ def _tells_by_itself(network: nn.Module, substitution: Substitution) -> bool:
     return is_convolution and not substitution.pattern.parent
 
 
-def _site_seed(seed: int, path: str) -> int:
+def site_seed(seed: int, path: str) -> int:
+    """Seed of the generator that what replaces a layer draws its weights from."""
     return int.from_bytes(hashlib.sha256(f"{seed} {path}".encode()).digest()[:6], "big")

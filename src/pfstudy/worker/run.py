@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,14 +72,22 @@ def _train_claimed(
     if claimed is None:
         _train_part(task, ranks, None, number, request, report)
         return
-    try:
+    with ending_well(claimed):
         keep = store.read_keep(task.directory)  # another sweep may write the config anew
         if task.accumulation > 1:
             claimed.write(accumulation=task.accumulation)
+        _train_part(task, ranks, claimed, number, request, report)
+    remove_checkpoints(task.directory, keep)
+
+
+@contextmanager
+def ending_well(claimed: Claim) -> Iterator[None]:
+    """Show others meanwhile that the attempt goes on, and write how it ended."""
+    try:
         with claimed.beating():
-            _train_part(task, ranks, claimed, number, request, report)
+            yield
     except BaseException as error:
-        if ledger.state_of(task.directory) == "done":  # only what comes after the record went wrong
+        if ledger.state_of(claimed.directory) == "done":  # what comes after the record went wrong
             raise
         if isinstance(error, KeyboardInterrupt | SystemExit | Stopped):
             _end(claimed, "interrupted", reason="asked to stop")
@@ -88,7 +96,6 @@ def _train_claimed(
             _end(claimed, "failed", reason=reason, kind=kind_of(error))
         raise
     _end(claimed, "done")
-    remove_checkpoints(task.directory, keep)
 
 
 def _end(claimed: Claim, state: ledger.State, **details: Any) -> None:
@@ -135,11 +142,7 @@ def _train_tracked(attempt: Attempt, claimed: Claim) -> None:
         )
         tracker.summarise(speed_to_log(task.speed))
         waiting = "waiting for a measurement of speed to end"
-        with ExitStack() as leases:
-            for device in sorted(set(task.devices)):  # in one order, or two wait
-                leases.enter_context(
-                    lease.training(device, lambda: note(waiting), lambda: report("waiting", {}))
-                )
+        with lease.training_on(task.devices, lambda: note(waiting), lambda: report("waiting", {})):
             record = fit_and_test(attempt, tracker)
         tracker.summarise(record_to_log(record, [task.speed] if task.speed else []))
         claimed.check()

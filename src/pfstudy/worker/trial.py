@@ -6,7 +6,7 @@ import gc
 import os
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
 from statistics import mean, median
 from typing import Any
@@ -61,9 +61,7 @@ def examine(variant: Variant, wanted: Wanted, report: Report) -> Findings:
     try:
         counted = variant_cost(variant)
         report("cost", {"params": counted.params, "macs": counted.macs})
-        with ExitStack() as leases:
-            for device in sorted(set(wanted.devices)):  # in one order, or two wait
-                leases.enter_context(lease.training(device, note, lambda: report("waiting", {})))
+        with lease.training_on(wanted.devices, note, lambda: report("waiting", {})):
             trial = _train(variant, wanted, report)
             return Findings(trial, _latency_ms(variant, wanted, report))
     except Exception as error:

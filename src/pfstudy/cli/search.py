@@ -1,0 +1,92 @@
+"""The subcommands that search: for operations at sites, and for the truth of that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from pfstudy.cli.app import HYDRAS, AsJson, DefaultGroup, app, make_console
+from pfstudy.cli.overrides import compose_only
+from pfstudy.cli.results import say_written
+from pfstudy.errors import PfstudyError
+
+_HELP = r"""Search for an operation at every site; what is found is a config to train.
+
+\b
+    pfstudy search                                      by gradients, any time
+    pfstudy search search.latency=0.8 --train           within 0.8 of the backbone's time
+    pfstudy search search=evolution search.latency=0.8  by a supernet and evolution
+    pfstudy search -m search=darts,evolution seed=0,1   several, one after the other
+    pfstudy search report                               did they tell the truth?
+
+Sites whose operation is given, such as by block.stage1.spatial=maxpool, are not searched. What is
+found is written to runs/found: pfstudy +found=NAME trains it.
+"""
+_DEFAULT = "search=darts"
+
+search = typer.Typer(cls=DefaultGroup, help=_HELP, rich_markup_mode=None)
+app.add_typer(search, name="search")
+
+
+@search.command(context_settings=HYDRAS)
+def run(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="What to search, as for training.", metavar="[-m] KEY=VALUE"),
+    ] = None,
+    train: Annotated[
+        bool,
+        typer.Option(
+            "--train", help="Train what is found, the backbone, and random networks as fast."
+        ),
+    ] = False,
+    num_random: Annotated[
+        int, typer.Option("--random", help="How many random networks --train trains.")
+    ] = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Search for an operation at every site; this is the default."""
+    if num_random < 0:
+        raise PfstudyError(f"--random must be 0 or more, but got {num_random}.")
+    show_search(overrides or [], train=train, num_random=num_random, as_json=as_json)
+
+
+def show_search(
+    arguments: Sequence[str], *, train: bool = False, num_random: int = 4, as_json: bool = False
+) -> None:
+    """Search, print what was found, and draw how that came about.
+
+    Args:
+        arguments: Overrides and options of Hydra's.
+        train: Whether to train what was found, the backbone, and random networks as fast.
+        num_random: Number of these.
+        as_json: Print what was found as JSON and nothing else.
+
+    Raises:
+        PfstudyError: A search is not valid, or failed.
+        RunsFailedError: Some of the runs failed.
+    """
+    named = any(argument.startswith("search=") for argument in arguments)
+    configs = compose_only(arguments if named else [*arguments, _DEFAULT])
+    if not configs:
+        return
+    from pfstudy.cli.training import run_configs
+    from pfstudy.figures.search import draw_search
+    from pfstudy.launch.search import comparable_configs, search_all
+    from pfstudy.tables.search import found_data, found_table
+
+    found = search_all(configs)
+    if as_json:
+        print(json.dumps([found_data(searched) for searched in found], indent=1))
+    for searched in [] if as_json else found:
+        console = make_console()
+        console.print(found_table(searched))
+        pictures = draw_search(searched)
+        say_written(console, [searched.path, *pictures])
+        console.print(f"train it: pfstudy +found={searched.name}", soft_wrap=True, markup=False)
+    if train:
+        for searched in found:
+            run_configs(comparable_configs(searched, num_random))

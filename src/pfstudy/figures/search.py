@@ -1,0 +1,122 @@
+"""Pictures of a search: how it came to what it found, over time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+import pandas as pd
+
+from pfstudy import searches, store
+from pfstudy.figures.style import COLUMN_WIDTH, colour_scale, dress, save
+
+if TYPE_CHECKING:
+    from pfstudy.launch.search import Searched
+
+_PROBABILITY, _CHOSEN = "probability.", "chosen."
+_ROW_HEIGHT = 12
+_WIDTH = COLUMN_WIDTH - 90  # labels and legend stand beside
+
+
+def draw_search(searched: Searched) -> list[Path]:
+    """Draw how a search went, beside its record.
+
+    Raises:
+        PfstudyError: It cannot be written.
+    """
+    path = searched.path.with_name(f"{searched.name}.svg")
+    if "log_probabilities" in searched.record:
+        rows = pd.read_csv(_directory(searched) / store.METRICS)
+        chart = trajectory(rows, list(searched.asked.space.operations))
+    else:
+        chart = evaluations(searched)
+    save(chart, path)
+    return [path]
+
+
+def trajectory(rows: pd.DataFrame, operations: list[str]) -> Any:
+    """What is chosen at every site over the epochs; temperature, entropy and time below.
+
+    Args:
+        rows: A row for every epoch, as a search logs them.
+        operations: Of the search.
+    """
+    sites = [key.removeprefix(_CHOSEN) for key in rows if key.startswith(_CHOSEN)]
+    long = [
+        {
+            "epoch": int(row["epoch"]),
+            "site": site,
+            "operation": row[_CHOSEN + site],
+            "probability": row[f"{_PROBABILITY}{site}.{row[_CHOSEN + site]}"],
+        }
+        for _, row in rows.iterrows()
+        for site in sites
+    ]
+    epochs = alt.X("epoch:O", title=None, axis=None)
+    chosen = (
+        alt.Chart(pd.DataFrame(long))
+        .mark_rect()
+        .encode(
+            x=epochs,
+            y=alt.Y("site:N", sort=sites, title=None),
+            color=alt.Color("operation:N", scale=colour_scale(operations), title=None),
+            opacity=alt.Opacity(
+                "probability:Q", scale=alt.Scale(domain=[0, 1], range=[0.1, 1]), legend=None
+            ),
+        )
+        .properties(width=_WIDTH, height=_ROW_HEIGHT * len(sites))
+    )
+    curves = {
+        "entropy": "entropy",
+        "temperature": "temperature",
+        "relative_latency": "expected time",
+        "val_top1_percent": "mixture, val. top-1 (%)",
+    }
+    kept = {key: title for key, title in curves.items() if key in rows}
+    panels = [
+        alt.Chart(rows)
+        .mark_line(strokeWidth=1, color="black")
+        .encode(
+            x=alt.X("epoch:Q", title="epoch" if key == list(kept)[-1] else None),
+            y=alt.Y(f"{key}:Q", title=title, scale=alt.Scale(zero=key == "entropy")),
+        )
+        .properties(width=_WIDTH, height=50)
+        for key, title in kept.items()
+    ]
+    return dress(alt.vconcat(chosen, *panels, spacing=6), is_single=False)
+
+
+def evaluations(searched: Searched) -> Any:
+    """Accuracy with shared weights over the evaluations, and the best one so far."""
+    space, times = searched.asked.space, searched.asked.times
+    found = [
+        each
+        for each in searches.read_evaluations(_directory(searched), space)
+        if each.by == "search"
+    ]
+    frame = pd.DataFrame(
+        {
+            "evaluation": range(1, len(found) + 1),
+            "accuracy": [each.val_top1_percent for each in found],
+            "time": [times.predict(each.choice) if times else 1.0 for each in found],
+        }
+    )
+    frame["best"] = frame["accuracy"].cummax()
+    x = alt.X("evaluation:Q", title="evaluation")
+    y = alt.Y("accuracy:Q", title="one-shot val. top-1 (%)", scale=alt.Scale(zero=False))
+    points = alt.Chart(frame).mark_circle(size=12, opacity=0.7)
+    if times is not None:
+        points = points.encode(
+            x=x, y=y, color=alt.Color("time:Q", title="time", scale=alt.Scale(scheme="viridis"))
+        )
+    else:
+        points = points.encode(x=x, y=y)
+    best = alt.Chart(frame).mark_line(color="black", strokeWidth=1, interpolate="step-after")
+    layers = points + best.encode(x=x, y=alt.Y("best:Q"))
+    return dress(layers.properties(width=COLUMN_WIDTH, height=150))
+
+
+def _directory(searched: Searched) -> Path:
+    root = Path(searched.asked.space.config.runs_dir)
+    return searches.search_directory(root, searched.name)
