@@ -18,6 +18,8 @@ Level = Literal["block", "stage", "operation"]
 LEVELS: tuple[Level, ...] = ("block", "stage", "operation")
 
 _EVERYWHERE = "everywhere"
+_LEAST_HELD_OUT = 3
+_CONFOUNDED = 1e-8
 
 
 @dataclass(frozen=True)
@@ -90,33 +92,167 @@ def fit_additive(
     Returns:
         ``None`` if the variants cannot tell the effects apart.
     """
-    features = _features(operations, original, level)
-    if not features or len(operations) <= len(features):
+    fit = fit_model(operations, accuracies, num_seeds, original, level, deviation, deviation_df)
+    if fit is None:
         return None
-    rows = _shares(operations, original, level)
-    design_VF = np.array([[row.get(feature, 0.0) for feature in features] for row in rows])
-    design_VF = np.column_stack([np.ones(len(operations)), design_VF])
-    if np.linalg.matrix_rank(design_VF) < design_VF.shape[1]:
-        return None
-    values_V, weights_V = np.asarray(accuracies, float), np.asarray(num_seeds, float)
-    found_F, spread_F = _fit(design_VF, values_V, weights_V)
-    left_V = values_V - design_VF @ found_F
-    df = len(values_V) - design_VF.shape[1]
-    misfit = float(weights_V @ left_V**2) / df if df else 0.0
-    variance, df = max((misfit, df), (deviation**2, deviation_df))
-    tail = (1 - CONFIDENCE) / 2 / len(features)  # Bonferroni's
-    half_F = stdtrit(df, 1 - tail) * np.sqrt(variance) * spread_F if df else None
+    tail = (1 - CONFIDENCE) / 2 / len(fit.features)  # Bonferroni's
+    half_F = None
+    if fit.variance is not None:
+        spread_F = np.sqrt(np.sum(fit.inverse_FV**2, axis=1))
+        half_F = stdtrit(fit.df, 1 - tail) * np.sqrt(fit.variance) * spread_F
     effects = tuple(
-        Effect(*feature, float(found_F[i]), None if half_F is None else float(half_F[i]))
-        for i, feature in enumerate(features, 1)
+        Effect(*feature, float(fit.found_F[i]), None if half_F is None else float(half_F[i]))
+        for i, feature in enumerate(fit.features, 1)
     )
     return Additive(
         level,
         effects,
-        len(values_V) == design_VF.shape[1],
-        _explained(left_V, values_V),
-        *_hold_out(design_VF, values_V, weights_V),
+        fit.is_saturated,
+        _explained(fit.left_V, fit.values_V),
+        len(fit.held_out.measured),
+        fit.held_out.explained,
+        fit.held_out.error,
     )
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Variants that combine effects, each predicted from all other variants.
+
+    Attributes:
+        indices: Which variants.
+        measured: What their accuracies are.
+        predicted: What they should be.
+        leverages: Variances of the predictions at an error variance of 1.
+    """
+
+    indices: np.ndarray
+    measured: np.ndarray
+    predicted: np.ndarray
+    leverages: np.ndarray
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether they are enough to judge a model by."""
+        return len(self.measured) >= _LEAST_HELD_OUT
+
+    @property
+    def explained(self) -> float | None:
+        """The share of their variance that is explained; ``None`` if they are too few."""
+        off = self.measured - self.predicted
+        return _explained(off, self.measured) if self.is_enough else None
+
+    @property
+    def error(self) -> float | None:
+        """By how much the predictions are off, root mean square; ``None`` if they are too few."""
+        off = self.measured - self.predicted
+        return float(np.sqrt(np.mean(off**2))) if self.is_enough else None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted model as numbers; coefficient 0 is the baseline, the others are the effects.
+
+    Attributes:
+        features: Place and operation of every effect.
+        found_F: The coefficients.
+        inverse_FV: What turns weighted accuracies into coefficients; its product with its
+            transpose is their covariance at an error variance of 1.
+        values_V: The accuracies that it was fitted to.
+        left_V: What it leaves unexplained of them.
+        variance: Variance of the error of a variant with one seed; ``None`` if nothing tells it.
+        df: Degrees of freedom that it is known with.
+        misfit: The variance that is left unexplained, likewise of one seed; 0 if nothing can be.
+        held_out: How well combinations are predicted.
+    """
+
+    features: tuple[tuple[str, str], ...]
+    found_F: np.ndarray
+    inverse_FV: np.ndarray
+    values_V: np.ndarray
+    left_V: np.ndarray
+    variance: float | None
+    df: int
+    misfit: float
+    held_out: HeldOut
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether there are as many coefficients as variants, so that it fits anyhow."""
+        return len(self.values_V) == len(self.found_F)
+
+
+def fit_model(
+    operations: Sequence[Mapping[str, str]],
+    accuracies: Sequence[float],
+    num_seeds: Sequence[int],
+    original: str,
+    level: Level,
+    deviation: float = 0.0,
+    deviation_df: int = 0,
+) -> Fit | None:
+    """Fit the model by weighted least squares; the arguments are those of `fit_additive`."""
+    features = _features(operations, original, level)
+    if not features or len(operations) <= len(features):
+        return None
+    design_VF = make_design(operations, features, original, level)
+    if np.linalg.matrix_rank(design_VF) < design_VF.shape[1]:
+        return None
+    values_V, weights_V = np.asarray(accuracies, float), np.asarray(num_seeds, float)
+    found_F, inverse_FV = _fit(design_VF, values_V, weights_V)
+    left_V = values_V - design_VF @ found_F
+    df = len(values_V) - design_VF.shape[1]
+    misfit = float(weights_V @ left_V**2) / df if df else 0.0
+    variance, df = max((misfit, df), (deviation**2, deviation_df))
+    return Fit(
+        tuple(features),
+        found_F,
+        inverse_FV,
+        values_V,
+        left_V,
+        variance if df else None,
+        df,
+        misfit,
+        _hold_out(design_VF, values_V, weights_V),
+    )
+
+
+def make_design(
+    operations: Sequence[Mapping[str, str]],
+    features: Sequence[tuple[str, str]],
+    original: str,
+    level: Level,
+) -> np.ndarray:
+    """Make the design matrix of variants: a column of ones, then one for every effect."""
+    rows = _shares(operations, original, level)
+    design_VF = np.array([[row.get(feature, 0.0) for feature in features] for row in rows])
+    return np.column_stack([np.ones(len(operations)), design_VF])
+
+
+def find_estimable(
+    operations: Sequence[Mapping[str, str]], original: str, level: Level
+) -> list[int]:
+    """Find the variants whose effects can all be told apart by these variants.
+
+    Returns:
+        Their indices. The others have an operation that never stands without another one, as one
+        that was tried at all sites together.
+    """
+    kept = list(range(len(operations)))
+    while kept:
+        chosen = [operations[index] for index in kept]
+        features = _features(chosen, original, level)
+        if not features:
+            break
+        design_VF = make_design(chosen, features, original, level)
+        _, values, rows_FF = np.linalg.svd(design_VF)
+        rank = int(np.sum(values > values[0] * max(design_VF.shape) * np.finfo(float).eps))
+        confounded_F = np.abs(rows_FF[rank:]).max(axis=0, initial=0.0) > _CONFOUNDED
+        if not confounded_F.any():
+            break
+        has_V = (design_VF[:, confounded_F] != 0).any(axis=1)
+        kept = [index for index, has in zip(kept, has_V, strict=True) if not has]
+    return kept
 
 
 def _features(
@@ -153,29 +289,26 @@ def _place(address: str, level: Level) -> str:
 def _fit(
     design_VF: np.ndarray, values_V: np.ndarray, weights_V: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted least squares: coefficients, and their standard errors at a variance of 1."""
+    """Weighted least squares: coefficients, and what makes them of weighted values."""
     root_V = np.sqrt(weights_V)
     inverse_FV = np.linalg.pinv(design_VF * root_V[:, None])
-    return inverse_FV @ (values_V * root_V), np.sqrt(np.sum(inverse_FV**2, axis=1))
+    return inverse_FV @ (values_V * root_V), inverse_FV
 
 
-def _hold_out(
-    design_VF: np.ndarray, values_V: np.ndarray, weights_V: np.ndarray
-) -> tuple[int, float | None, float | None]:
+def _hold_out(design_VF: np.ndarray, values_V: np.ndarray, weights_V: np.ndarray) -> HeldOut:
     """Predict every combination of effects from all other variants."""
     combined = np.flatnonzero((design_VF[:, 1:] > 0).sum(axis=1) > 1)
-    predicted, true = [], []
+    indices, predicted, leverages = [], [], []
     for index in combined:
         kept = np.arange(len(values_V)) != index
         if np.linalg.matrix_rank(design_VF[kept]) < design_VF.shape[1]:
             continue
-        found_F, _ = _fit(design_VF[kept], values_V[kept], weights_V[kept])
+        found_F, inverse_FV = _fit(design_VF[kept], values_V[kept], weights_V[kept])
+        indices.append(int(index))
         predicted.append(float(design_VF[index] @ found_F))
-        true.append(float(values_V[index]))
-    if len(true) < 3:
-        return len(true), None, None
-    off = np.array(true) - predicted
-    return len(true), _explained(off, np.array(true)), float(np.sqrt(np.mean(off**2)))
+        leverages.append(float(np.sum((design_VF[index] @ inverse_FV) ** 2)))
+    which = np.array(indices, int)
+    return HeldOut(which, values_V[which], np.array(predicted), np.array(leverages))
 
 
 def _explained(left: np.ndarray, values: np.ndarray) -> float:
