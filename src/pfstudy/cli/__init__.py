@@ -17,6 +17,7 @@ from pfstudy.cli import (  # noqa: F401  (they register subcommands)
     pictures,
     plan,
     results,
+    search,
     speed,
     tracking,
     training,

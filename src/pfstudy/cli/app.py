@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from pfstudy import __version__
 
@@ -41,6 +42,12 @@ Those for speed:
     pfstudy speed --by-layer block.spatial=maxpool        where the time goes
     pfstudy speed table -m block.spatial=conv,maxpool     what stands where, for predictions
 
+Those that look for networks:
+
+\b
+    pfstudy search search.latency=0.8 --train             over the same operations
+    pfstudy search report                                 did the search tell the truth?
+
 Those for results, of directories, W&B projects (wandb:ENTITY/PROJECT), or several:
 
 \b
@@ -59,6 +66,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+
+
+class DefaultGroup(TyperGroup):
+    """A group of subcommands that takes what is none of them for the arguments of the first."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Name the first subcommand where none is named."""
+        is_named = args and (args[0] in self.commands or args[0] in ("--help", "-h"))
+        if not is_named and not (self.no_args_is_help and not args):
+            args = [next(iter(self.commands)), *args]
+        parsed: list[str] = super().parse_args(ctx, args)
+        return parsed
+
+
+HYDRAS = {"ignore_unknown_options": True, "allow_extra_args": True}
+"""Settings of a subcommand whose arguments are overrides and options of Hydra's."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Directory = Annotated[Path, typer.Argument(help="Directory of the run directories.")]

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from pfstudy.launch.search import Searched
 
 _PROBABILITY, _CHOSEN = "probability.", "chosen."
+_CURVES = {
+    "entropy": "entropy",
+    "temperature": "temperature",
+    "relative_latency": "time",
+    "val_top1_percent": "top-1 (%)",
+}
 _ROW_HEIGHT = 12
 _WIDTH = COLUMN_WIDTH - 90  # labels and legend stand beside
 
@@ -36,16 +42,20 @@ def draw_search(searched: Searched) -> list[Path]:
 
 
 def trajectory(rows: pd.DataFrame, operations: list[str]) -> Any:
-    """What is chosen at every site over the epochs; temperature, entropy and time below.
+    """What is chosen at every site over the epochs, the stronger its colour the clearer.
+
+    Below it entropy and temperature, the expected time relative to the backbone's, and the top-1
+    accuracy of the mixture on the validation split.
 
     Args:
         rows: A row for every epoch, as a search logs them.
         operations: Of the search.
     """
-    sites = [key.removeprefix(_CHOSEN) for key in rows if key.startswith(_CHOSEN)]
+    sites = [key.removeprefix(_CHOSEN) for key in map(str, rows) if key.startswith(_CHOSEN)]
     long = [
         {
             "epoch": int(row["epoch"]),
+            "before": int(row["epoch"]) - 1,
             "site": site,
             "operation": row[_CHOSEN + site],
             "probability": row[f"{_PROBABILITY}{site}.{row[_CHOSEN + site]}"],
@@ -53,12 +63,13 @@ def trajectory(rows: pd.DataFrame, operations: list[str]) -> Any:
         for _, row in rows.iterrows()
         for site in sites
     ]
-    epochs = alt.X("epoch:O", title=None, axis=None)
+    epochs = alt.Scale(domain=[0, len(rows)], nice=False)
     chosen = (
         alt.Chart(pd.DataFrame(long))
         .mark_rect()
         .encode(
-            x=epochs,
+            x=alt.X("before:Q", title=None, scale=epochs, axis=None),
+            x2="epoch:Q",
             y=alt.Y("site:N", sort=sites, title=None),
             color=alt.Color("operation:N", scale=colour_scale(operations), title=None),
             opacity=alt.Opacity(
@@ -67,22 +78,21 @@ def trajectory(rows: pd.DataFrame, operations: list[str]) -> Any:
         )
         .properties(width=_WIDTH, height=_ROW_HEIGHT * len(sites))
     )
-    curves = {
-        "entropy": "entropy",
-        "temperature": "temperature",
-        "relative_latency": "expected time",
-        "val_top1_percent": "mixture, val. top-1 (%)",
-    }
-    kept = {key: title for key, title in curves.items() if key in rows}
+    kept = [key for key in _CURVES if key in rows]
     panels = [
         alt.Chart(rows)
         .mark_line(strokeWidth=1, color="black")
         .encode(
-            x=alt.X("epoch:Q", title="epoch" if key == list(kept)[-1] else None),
-            y=alt.Y(f"{key}:Q", title=title, scale=alt.Scale(zero=key == "entropy")),
+            x=alt.X(
+                "epoch:Q",
+                title="epoch" if key == kept[-1] else None,
+                scale=epochs,
+                axis=alt.Axis(labels=key == kept[-1], ticks=key == kept[-1]),
+            ),
+            y=alt.Y(f"{key}:Q", title=_CURVES[key], axis=alt.Axis(tickCount=3)),
         )
         .properties(width=_WIDTH, height=50)
-        for key, title in kept.items()
+        for key in kept
     ]
     return dress(alt.vconcat(chosen, *panels, spacing=6), is_single=False)
 
