@@ -54,11 +54,13 @@ class Evaluation:
         choice: The network.
         val_top1_percent: Its accuracy on the validation split.
         by: Who asked.
+        seconds: What that took; 0 for what was known.
     """
 
     choice: Choice
     val_top1_percent: float
     by: By
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,8 @@ def read_evaluations(directory: Path, space: Space) -> list[Evaluation]:
             try:
                 choice = tuple(space.operations.index(row[site]) for site in space.sites)
                 by: By = "report" if row["by"] == "report" else "search"
-                found.append(Evaluation(choice, float(row["val_top1_percent"]), by))
+                accuracy, seconds = float(row["val_top1_percent"]), float(row["seconds"])
+                found.append(Evaluation(choice, accuracy, by, seconds))
             except (KeyError, TypeError, ValueError):
                 continue
     return found
@@ -202,7 +205,7 @@ def write_evaluations(directory: Path, space: Space, evaluations: Sequence[Evalu
     path = directory / EVALUATIONS
     with files.replacing(path) as draft, draft.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["by", "val_top1_percent", *space.sites])
+        writer.writerow(["by", "val_top1_percent", "seconds", *space.sites])
         for each in evaluations:
             names = [space.operations[index] for index in each.choice]
-            writer.writerow([each.by, repr(each.val_top1_percent), *names])
+            writer.writerow([each.by, each.val_top1_percent, round(each.seconds, 4), *names])

@@ -29,12 +29,17 @@ SEARCH = Differentiable(
 
 
 def rows(*chosen: str) -> list[dict[str, Any]]:
-    """Epochs in which these were chosen at two sites, by their first letters."""
+    """Epochs in which these were clearly chosen at two sites, by their first letters."""
     names = {"c": "conv", "m": "maxpool", "i": "identity"}
-    return [
-        {"epoch": number, "chosen.stage1.block1": names[a], "chosen.stage2.block1": names[b]}
-        for number, (a, b) in enumerate(chosen, 1)
-    ]
+    found = []
+    for number, letters in enumerate(chosen, 1):
+        row: dict[str, Any] = {"epoch": number}
+        for site, letter in zip(("stage1.block1", "stage2.block1"), letters, strict=True):
+            row[f"chosen.{site}"] = names[letter]
+            for other, name in names.items():
+                row[f"probability.{site}.{name}"] = 0.9 if other == letter else 0.05
+        found.append(row)
+    return found
 
 
 class TestReasonToEnd:
@@ -55,8 +60,17 @@ class TestReasonToEnd:
         assert reason_to_end(rows(*["cm"] * 9), search) is None
         assert reason_to_end(rows(*["cm"] * 10), search) == "epochs"
 
-    def test_collapse_ends_it_at_once(self) -> None:
+    def test_half_of_the_sites_is_no_collapse(self) -> None:
         assert reason_to_end(rows("cc", "cc", "ci"), SEARCH) is None  # half of the sites
+
+    def test_hardly_more_probable_is_no_collapse(self) -> None:
+        undecided = rows("cc", "cc", "ii")
+        for key in undecided[-1]:
+            if key.startswith("probability"):
+                undecided[-1][key] = 0.34 if key.endswith("identity") else 0.33
+        assert reason_to_end(undecided, SEARCH) is None
+
+    def test_collapse_ends_it_at_once(self) -> None:
         assert reason_to_end(rows("cc", "cc", "ii"), SEARCH) == "collapse"
 
     def test_what_counts_as_a_collapse_is_a_choice(self) -> None:

@@ -170,7 +170,6 @@ class TestSchedule:
         settings: Any = ("search.temperature=5", "search.final_temperature=0.5")
         module = make_module(make_config, *settings, "search.epochs=40", "search.warmup_epochs=8")
         at_epoch(module, epoch, monkeypatch)
-        module.on_train_epoch_start()
         assert module.temperature == pytest.approx(expected)
 
     def test_entropy_is_wanted_first_and_not_at_the_end(

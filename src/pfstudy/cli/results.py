@@ -117,7 +117,7 @@ def make_table(
     from pfstudy.tables.speeds import choose_speed
 
     with collecting_no_garbage():
-        found = _gather(sources, study)
+        found = gather_runs(sources, study)
         if speed is not None and not isinstance(speed, Mapping):
             speed = choose_speed(found.records, speed)
         rows = make_rows(found.records, baseline, speed, found.incomplete)
@@ -145,7 +145,7 @@ def show_audit(
     from pfstudy.tables import render
     from pfstudy.tables.audit import audit_records
 
-    found = audit_records(_gather(sources, study).records)
+    found = audit_records(gather_runs(sources, study).records)
     if as_json:
         print(render.audit_json(found))
         return not found.findings
@@ -157,7 +157,7 @@ def show_audit(
     return not found.findings
 
 
-def _gather(sources: Sequence[str | Path], study: str | None) -> Gathered:
+def gather_runs(sources: Sequence[str | Path], study: str | None) -> Gathered:
     """Read the finished runs of sources.
 
     Raises:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pfstudy.cli.app import HYDRAS, AsJson, DefaultGroup, app, make_console
 from pfstudy.cli.overrides import compose_only
-from pfstudy.cli.results import say_written
+from pfstudy.cli.results import OfStudy, Sources, say_written
 from pfstudy.errors import PfstudyError
 
 _HELP = r"""Search for an operation at every site; what is found is a config to train.
@@ -69,14 +70,13 @@ def show_search(
         PfstudyError: A search is not valid, or failed.
         RunsFailedError: Some of the runs failed.
     """
-    named = any(argument.startswith("search=") for argument in arguments)
-    configs = compose_only(arguments if named else [*arguments, _DEFAULT])
+    configs = compose_only([_DEFAULT, *arguments])  # of two choices the last one counts
     if not configs:
         return
     from pfstudy.cli.training import run_configs
     from pfstudy.figures.search import draw_search
     from pfstudy.launch.search import comparable_configs, search_all
-    from pfstudy.tables.search import found_data, found_table
+    from pfstudy.tables.search import describe_search, found_data, found_table
 
     found = search_all(configs)
     if as_json:
@@ -84,9 +84,44 @@ def show_search(
     for searched in [] if as_json else found:
         console = make_console()
         console.print(found_table(searched))
+        console.print(describe_search(searched), markup=False)
         pictures = draw_search(searched)
         say_written(console, [searched.path, *pictures])
         console.print(f"train it: pfstudy +found={searched.name}", soft_wrap=True, markup=False)
     if train:
         for searched in found:
             run_configs(comparable_configs(searched, num_random))
+
+
+@search.command()
+def report(
+    sources: Sources = ["runs"],  # noqa: B006
+    study: OfStudy = None,
+    searches: Annotated[
+        str | None,
+        typer.Option("--search", metavar="NAME,NAME", help="These searches; default: all."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Did searches tell the truth? Their rankings beside that of full training.
+
+    Over the networks that were trained fully and that all of the searches know.
+    """
+    from pfstudy.cli.results import gather_runs
+    from pfstudy.figures.search import draw_shares
+    from pfstudy.launch.ranking import rank_searches
+    from pfstudy.tables.ranking import describe_ranking, ranking_data, ranking_table
+
+    records = gather_runs(sources, study).records
+    root = Path(sources[0])
+    names = None if searches is None else [name.strip() for name in searches.split(",")]
+    ranking = rank_searches(records, root, names)
+    path = root / "searches" / "shares.svg"
+    draw_shares(ranking, path)
+    if as_json:
+        print(json.dumps(ranking_data(ranking), indent=1))
+        return
+    console = make_console()
+    console.print(ranking_table(ranking))
+    console.print(describe_ranking(ranking), markup=False)
+    say_written(console, [path])

@@ -12,6 +12,7 @@ from pfstudy import searches, store
 from pfstudy.figures.style import COLUMN_WIDTH, colour_scale, dress, save
 
 if TYPE_CHECKING:
+    from pfstudy.launch.ranking import Ranking
     from pfstudy.launch.search import Searched
 
 _PROBABILITY, _CHOSEN = "probability.", "chosen."
@@ -125,6 +126,30 @@ def evaluations(searched: Searched) -> Any:
     best = alt.Chart(frame).mark_line(color="black", strokeWidth=1, interpolate="step-after")
     layers = points + best.encode(x=x, y=alt.Y("best:Q"))
     return dress(layers.properties(width=COLUMN_WIDTH, height=150))
+
+
+def draw_shares(ranking: Ranking, path: Path) -> None:
+    """Draw how much of every stage each operation has, by what has found it.
+
+    Raises:
+        PfstudyError: It cannot be written.
+    """
+    frame = pd.DataFrame([vars(share) for share in ranking.shares])
+    names = list(dict.fromkeys(frame["by"]))
+    chart = (
+        alt.Chart(frame)
+        .mark_bar()
+        .encode(
+            x=alt.X("share:Q", title="share of the sites", scale=alt.Scale(domain=[0, 1])),
+            y=alt.Y("by:N", sort=names, title=None, axis=alt.Axis(labelLimit=220)),
+            color=alt.Color(
+                "operation:N", scale=colour_scale(sorted(set(frame["operation"]))), title=None
+            ),
+            row=alt.Row("stage:N", title=None, header=alt.Header(labelFontSize=8)),
+        )
+        .properties(width=_WIDTH, height=_ROW_HEIGHT * len(names))
+    )
+    save(dress(chart, is_single=False), path)
 
 
 def _directory(searched: Searched) -> Path:

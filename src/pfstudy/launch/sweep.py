@@ -101,6 +101,8 @@ def prepare_sweep(configs: Sequence[Config]) -> Prepared:
     Raises:
         PfstudyError: Something is wrong with the sweep.
     """
+    if any(config.search for config in configs):
+        raise PfstudyError("search= is for pfstudy search, and trains nothing here; leave it out.")
     for key in ("runs_dir", "study", "launcher", "logger", "speed"):
         if len({getattr(config, key) for config in configs}) > 1:
             raise PfstudyError(f"{key} must be the same for all runs of a sweep.")

@@ -45,8 +45,8 @@ class Differentiable:
         patience: The search ends when what is chosen has stayed for so many epochs behind the
             warm-up (Liang et al. 2019); ``None`` for never.
         collapse_operations: Operations that searches are known to collapse to.
-        collapse_share: The search ends when these are chosen at more than this share of the sites,
-            and what was chosen an epoch before is found (Liang et al. 2019).
+        collapse_share: The search ends when these have more than this share of the probability, on
+            average over the sites, and what an epoch before had is found (after Liang et al. 2019).
         name: Of the search and of what is found; ``None`` makes one of its settings.
     """
 

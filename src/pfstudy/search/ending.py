@@ -41,10 +41,16 @@ def reason_to_end(rows: Sequence[Row], search: Differentiable) -> Reason | None:
 
 
 def is_collapsed(row: Row, search: Differentiable) -> bool:
-    """Whether operations that searches collapse to are chosen at too many sites."""
-    chosen = _chosen(row)
-    number = sum(name in search.collapse_operations for name in chosen)
-    return number > search.collapse_share * len(chosen)
+    """Whether operations that searches collapse to have too much of the probability.
+
+    What is chosen does not tell: behind the warm-up it is hardly more probable than the rest.
+    """
+    named = [key.rpartition(".") for key in row if key.startswith(PROBABILITY)]
+    sites = {site for site, _, _ in named}
+    collapsed = sum(
+        row[f"{site}.{name}"] for site, _, name in named if name in search.collapse_operations
+    )
+    return bool(collapsed > search.collapse_share * len(sites))
 
 
 def found_row(rows: Sequence[Row], search: Differentiable) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,11 +86,13 @@ def evaluate_proposed(
         return found
     with opened(directory, asked) as evaluate:
         while len(found) < search.num_evaluations:
+            started = time.perf_counter()
             choice = sampler.ask()
             if choice not in known:
                 known[choice] = evaluate(choice)
             sampler.tell(choice, known[choice])
-            found.append(Evaluation(choice, known[choice], "search"))
+            seconds = time.perf_counter() - started
+            found.append(Evaluation(choice, known[choice], "search", seconds))
             done.append(found[-1])
             searches.write_evaluations(directory, asked.space, done)
             report("step", {"completed": len(found), "total": search.num_evaluations})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -172,7 +173,14 @@ def _by_evaluation(attempt: _Attempt) -> dict[str, Any]:
     ]
     for number, each in enumerate(evaluations, 1):
         attempt.tracker.log({"one_shot_val_top1_percent": each.val_top1_percent}, step=number)
-    return {"evaluations": listed, "num_epochs": search.epochs, "ended_by": "evaluations"}
+    with (directory / store.METRICS).open(newline="") as file:
+        trained = list(csv.DictReader(file))
+    return {
+        "evaluations": listed,
+        "num_epochs": len(trained),
+        "ended_by": "evaluations",
+        "seconds": float(trained[-1]["seconds"]) + sum(each.seconds for each in evaluations),
+    }
 
 
 def _train_supernet(attempt: _Attempt, search: OneShot) -> None:

@@ -35,9 +35,6 @@ class DifferentiableSearch(Classifier):
         search: How the architecture is.
         num_classes: Number of classes.
         steps_per_epoch: Number of steps in an epoch.
-
-    Attributes:
-        temperature: That of this epoch.
     """
 
     def __init__(
@@ -53,7 +50,6 @@ class DifferentiableSearch(Classifier):
         self.automatic_optimization = False
         self.architecture = architecture
         self.search = search
-        self.temperature = search.temperature
         self.weights: list[torch.Tensor] = [p for p in supernet.parameters() if p.requires_grad]
 
     @property
@@ -76,11 +72,12 @@ class DifferentiableSearch(Classifier):
             {"optimizer": alphas},
         ]
 
-    def on_train_epoch_start(self) -> None:
-        """Set the temperature of the epoch."""
-        search, share = self.search, self._share_of_search()
+    @property
+    def temperature(self) -> float:
+        """That of this epoch; it stays until the warm-up has ended."""
+        search = self.search
         ratio = search.final_temperature / search.temperature
-        self.temperature = search.temperature * ratio**share
+        return float(search.temperature * ratio ** self._share_of_search())
 
     def training_step(self, batch: tuple[Batch, Batch], batch_index: int) -> None:  # type: ignore[override]
         """A step on the architecture, behind the warm-up, and one on the weights."""
@@ -88,7 +85,7 @@ class DifferentiableSearch(Classifier):
         of_weights, of_architecture = self.optimizers()  # type: ignore[attr-defined]
         if self.current_epoch >= self.search.warmup_epochs:
             alpha = self.architecture.alpha_GK
-            alpha.grad = self._gradient(for_weights, for_architecture, of_weights)
+            alpha.grad = self._gradient(for_weights, for_architecture, of_weights.optimizer)
             of_architecture.step()
         with torch.no_grad():
             self._mix(self._draw_noise())

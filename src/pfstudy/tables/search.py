@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pfstudy.speed.setting import describe_setting
+from pfstudy.variant import make_variant
 from pfstudy.words import counted, duration
 
 if TYPE_CHECKING:
@@ -28,12 +29,7 @@ def found_table(searched: Searched) -> Table:
     """Table for the terminal: a line a site, with what was found there and how clearly."""
     record, space = searched.record, searched.asked.space
     probabilities = record.get("log_probabilities")
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=escape(searched.name),
-        caption=escape(describe_search(searched)),
-        caption_justify="left",
-    )
+    table = Table(box=box.SIMPLE_HEAD, title=escape(searched.name), title_justify="left")
     table.add_column("site")
     table.add_column("found")
     if probabilities:
@@ -85,7 +81,8 @@ def describe_search(searched: Searched) -> str:
             if "log_probabilities" in record
             else ""
         )
-    return " ".join(filter(None, parts))
+    label = make_variant(asked.space.place(searched.choice), "none").label
+    return " ".join(filter(None, [*parts, f"As a variant: {label}."]))
 
 
 def found_data(searched: Searched) -> dict[str, Any]:
