@@ -21,8 +21,9 @@ from pfstudy.launch.inside import measure_table
 from pfstudy.launch.pool import PRELOAD, PRELOAD_TRACKING, Pool
 from pfstudy.schema.config import Config
 from pfstudy.schema.search import Differentiable, OneShot
+from pfstudy.search.drawing import draw, draw_like
 from pfstudy.search.limits import limits_of
-from pfstudy.search.samplers import SAMPLERS, draw, draw_like
+from pfstudy.search.samplers import SAMPLERS
 from pfstudy.searches import Asked, Times
 from pfstudy.space import Choice, Space, make_space
 from pfstudy.speed.blocktable import BlockTable, TableFinder, what_stands
@@ -199,7 +200,7 @@ def _search(space: Space, display: Display, pools: _Pools) -> Searched:
     if times is None and space.search.latency is not None:
         device = _check(space, display, pools)
         table, _ = measure_table(pools.get(), display, [v.config for v in space.uniform], _TABLE_S)
-        times = _times_of(table, space)
+        times = times_of(table, space)
     if times is not None:
         _check_budget(space, times)
     identity = searches.identify(space, variant.canonical, times)
@@ -279,10 +280,11 @@ def _find_times(space: Space) -> Times | None:
     table = TableFinder(Path(space.config.runs_dir)).find(first, expected_place(space.config))
     if table is None or any(table.lacks(what_stands(v).items()) for v in space.uniform):
         return None
-    return _times_of(table, space)
+    return times_of(table, space)
 
 
-def _times_of(table: BlockTable, space: Space) -> Times:
+def times_of(table: BlockTable, space: Space) -> Times:
+    """What the operations of a space take, by a block table that knows all of them."""
     stands = [what_stands(variant) for variant in space.uniform]
     fixed = [address for address in table.sites if address not in space.sites]
     rest = table.rest + sum(table.cells[address][stands[0][address]] for address in fixed)

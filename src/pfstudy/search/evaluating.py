@@ -14,7 +14,8 @@ from pfstudy import searches, store
 from pfstudy.data.tensors import Share
 from pfstudy.network.checkpoint import load_checkpoint
 from pfstudy.schema.search import OneShot
-from pfstudy.search.samplers import Limits, make_sampler
+from pfstudy.search.drawing import Limits
+from pfstudy.search.samplers import make_sampler
 from pfstudy.searches import Asked, By, Evaluation
 from pfstudy.space import Choice
 from pfstudy.supernet.network import build_supernet

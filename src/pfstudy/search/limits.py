@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pfstudy.search.samplers import Limits
+from pfstudy.search.drawing import Limits
 from pfstudy.searches import Times
 from pfstudy.space import Space
 

@@ -57,13 +57,14 @@ def describe_ranking(ranking: Ranking) -> str:
         if ranking.errors is None
         else "the noise of training is in the intervals of full training"
     )
+    networks = counted(len(ranking.labels), "network")
     return (
-        f"Over {counted(len(ranking.labels), 'network')} that were trained fully ({seeds}; {noise}) "
-        "and that all searches know: 1 is the same order, 0 no agreement, -1 the reverse; with 95 % "
-        "intervals. Full training: test top-1. Searches: the sum of the logarithms of their "
-        "probabilities, or the validation accuracy with shared weights. The additive model, by "
-        "which pfstudy design chooses, predicts the validation accuracy of a combination from all "
-        f"other networks. {MACS} show what size alone tells."
+        f"Over {networks} that were trained fully ({seeds}; {noise}) and that all searches know: 1 "
+        "is the same order, 0 no agreement, -1 the reverse; with 95 % intervals. Full training: "
+        "test top-1. Searches: the sum of the logarithms of their probabilities, or the validation "
+        "accuracy with shared weights. The additive model, by which pfstudy design chooses, "
+        "predicts the validation accuracy of a combination from all other networks. "
+        f"{MACS} show what size alone tells."
     )
 
 
