@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from pfstudy.data.halves import Pairs, open_halves
-from pfstudy.data.tensors import load_splits
+from pfstudy.data.tensors import Batch, load_splits
 from pfstudy.errors import PfstudyError
-from pfstudy.schema.config import Config
+from pfstudy.schema.config import Config, Data
 
+PARTS = {"train": 12, "val": 4, "test": 2}
 CPU = torch.device("cpu")
 
 
@@ -77,3 +78,27 @@ def test_is_gone_on_with_in_the_middle(pairs_of: Callable[..., Pairs], share: fl
 def test_too_large_a_batch_is_one_sentence(pairs_of: Callable[..., Pairs]) -> None:
     with pytest.raises(PfstudyError, match=r"recipe.batch_size is 600, but a part .* has only 57"):
         pairs_of(batch_size=600)
+
+
+def test_files_are_divided_likewise(describe_folder: Callable[..., Data]) -> None:
+    data = describe_folder(
+        {f"{part}/{name}": n for part, n in PARTS.items() for name in ("ape", "bee")},
+        num_workers=1,
+    )
+    pairs, validation = open_halves(data, 0.5, 4, 7, 8, CPU)
+    try:
+        whole = list(pairs)
+        assert len(whole) == 3
+        parts = zip(*_images(whole), strict=True)
+        greys = [{round(255 * float(i.max())) for images in p for i in images} for p in parts]
+        assert len(greys[0]) == len(greys[1]) == 12
+        assert not greys[0] & greys[1]
+        assert sum(len(images) for images, _ in validation) == 8
+        assert torch.equal(_images(list(pairs))[0][0], _images(whole)[0][0])
+    finally:
+        pairs.close()
+        validation.close()
+
+
+def _images(pairs: list[tuple[Batch, Batch]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(first[0], second[0]) for first, second in pairs]
