@@ -29,7 +29,7 @@ def run_configs(configs: Sequence[Config]) -> None:
     result = run_sweep(configs)
     if len(result.failed) < len(result.members):
         show_study(configs[0], result.study)
-    _raise_failures(result)
+    raise_failures(result)
 
 
 def run_as_job(composed: Any) -> None:
@@ -44,7 +44,7 @@ def run_as_job(composed: Any) -> None:
 
     result = run_job(config_of(composed))
     if result is not None:
-        _raise_failures(result)
+        raise_failures(result)
 
 
 def show_study(config: Config, study: str) -> None:
@@ -54,7 +54,12 @@ def show_study(config: Config, study: str) -> None:
     show_table([Path(config.runs_dir)], study, speed=setting_of(config.speed))
 
 
-def _raise_failures(result: SweepResult) -> None:
+def raise_failures(result: SweepResult) -> None:
+    """Say which runs of a sweep failed, if any did.
+
+    Raises:
+        RunsFailedError: Some did.
+    """
     if result.failed:
         reasons = "; ".join(f"{name} ({reason})" for name, reason in result.failed.items())
         raise RunsFailedError(

@@ -92,7 +92,7 @@ def _unfinished(
     if not paths:
         return Unfinished(study, (), missing)
     trees = [files.read_json(path) for path in paths]
-    newest = parse_config(_set(trees[-1]["config"], overrides))
+    newest = parse_config(set_values(trees[-1]["config"], overrides))
     configs = []
     content = cache(fingerprint)
     for path, tree in zip(paths, trees, strict=True):
@@ -146,7 +146,9 @@ def _root_of(directory: Path) -> tuple[Path, Path | None]:
     raise PfstudyError(f"there is no study in {directory}; give a directory that has runs.")
 
 
-def _set(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def set_values(
+    tree: dict[str, Any], overrides: Sequence[str], when: str = "when runs go on"
+) -> dict[str, Any]:
     """Set values of a config tree as the command line does, where that is allowed."""
     tree = json.loads(json.dumps(tree))
     for override in overrides:
@@ -155,8 +157,7 @@ def _set(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         if not equals or group not in _FREE or not name or key == "trainer.precision":
             allowed = ", ".join(f"{group}.KEY=VALUE" for group in _FREE)
             raise PfstudyError(
-                f"{override!r} cannot be set when runs go on; only {allowed} can, and not the "
-                "precision."
+                f"{override!r} cannot be set {when}; only {allowed} can, and not the precision."
             )
         try:
             tree[group][name] = yaml.safe_load(value)

@@ -192,7 +192,7 @@ def fit_model(
     deviation_df: int = 0,
 ) -> Fit | None:
     """Fit the model by weighted least squares; the arguments are those of `fit_additive`."""
-    features = _features(operations, original, level)
+    features = _features(operations, original, level) if operations else []
     if not features or len(operations) <= len(features):
         return None
     design_VF = make_design(operations, features, original, level)

@@ -87,7 +87,7 @@ class Predictor:
             return Predicted(values_V, None)
         of_effects_V = self.fit.variance * np.sum((design_VF @ self.fit.inverse_FV) ** 2, axis=1)
         replaced_V = (design_VF[:, 1:] != 0).any(axis=1)
-        own_V = self.beyond * replaced_V
+        own_V = self.beyond * (replaced_V | (self.noise_df == 0))  # the noise is in it then
         noise_V = np.full(len(values_V), self.noise / num_seeds)
         total_V = of_effects_V + own_V + noise_V
         # Welch and Satterthwaite's degrees of freedom of a sum of variances
@@ -114,15 +114,20 @@ class Predictor:
         drawn_NF: np.ndarray = (self.fit.found_F + scale_N[:, None] * spread_NF)[:, 1:]
         return drawn_NF
 
-    def rank_correlation(self) -> float | None:
-        """Kendall's tau of the combinations that were held out; ``None`` if it is not known."""
+    def rank_correlation(self) -> tuple[float, float] | None:
+        """Kendall's tau of the combinations that were held out, and its p-value.
+
+        Returns:
+            ``None`` if they are too few, or all the same.
+        """
         from scipy.stats import kendalltau  # takes half a second
 
         held = self.fit.held_out
         if not held.is_enough:
             return None
-        tau = float(kendalltau(held.measured, held.predicted).statistic)
-        return None if np.isnan(tau) else tau
+        found = kendalltau(held.measured, held.predicted)
+        tau, p_value = float(found.statistic), float(found.pvalue)
+        return None if np.isnan(tau) else (tau, p_value)
 
 
 _UPPER = (1 + CONFIDENCE) / 2
