@@ -368,3 +368,14 @@ def test_wandb_has_about_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     failures.be_patient()
     assert os.environ["WANDB__FILE_STREAM_RETRY_MAX"] == "5"
     assert os.environ["WANDB__GRAPHQL_RETRY_MAX"] == "99"  # what the user has set stands
+
+
+def test_what_searches_logged_offline_is_to_be_uploaded(run: Callable[..., Ended]) -> None:
+    directory = Path("runs/searches/mine")
+    log = directory / "wandb" / "offline-run-1-x" / "run-x.wandb"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"something")
+    (directory / LOST).touch()
+    for name in (store.CONFIG, ledger.RECORD):
+        (directory / name).write_text("{}")
+    assert json.loads(run("sync", "--dry-run", "--json").out) == {"offline": 1, "lost": 0}

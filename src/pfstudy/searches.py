@@ -83,6 +83,11 @@ def search_directory(root: Path, name: str) -> Path:
     return root / SEARCHES / name
 
 
+def find_directories(root: Path) -> list[Path]:
+    """Find the directories of all searches below that of the runs."""
+    return sorted(path.parent for path in (root / SEARCHES).glob(f"*/{store.CONFIG}"))
+
+
 def list_searches(root: Path) -> list[str]:
     """Names of the searches that have ended, in the order of the alphabet."""
     return sorted(path.parent.name for path in (root / SEARCHES).glob(f"*/{ledger.RECORD}"))

@@ -30,7 +30,7 @@ def sync(
     What is running is left for later. Exit code 1 if something could not be uploaded; it stays,
     and the same command goes on.
     """
-    from pfstudy import store
+    from pfstudy import searches, store
     from pfstudy.inventory import find_runs
     from pfstudy.tracking.sync import Synced, find_pending, sync
 
@@ -38,6 +38,8 @@ def sync(
     if study is not None:
         members = set(store.read_study(directory, study))
         runs = [run for run in runs if str(run.relative_to(directory)) in members]
+    else:
+        runs += searches.find_directories(directory)
     pending = find_pending(runs)
     console = make_console()
     if dry_run:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pfstudy import ledger
+from pfstudy import ledger, searches
 from pfstudy.tracking.anew import log_anew
 from pfstudy.tracking.commands import call_wandb
 from pfstudy.tracking.failures import be_patient, reason_of, require_login
@@ -53,6 +53,7 @@ def find_pending(directories: Iterable[Path]) -> list[Pending]:
         logs = sorted((directory / "wandb").glob("offline-run-*/run-*.wandb"))
         offline = tuple(log.parent for log in logs if _is_pending(log))
         is_lost = (directory / LOST).exists() and (directory / ledger.RECORD).exists()
+        is_lost = is_lost and directory.parent.name != searches.SEARCHES  # logs no run of its own
         if (offline or is_lost) and ledger.state_of(directory) != "running":
             found.append(Pending(directory, offline, is_lost))
     return found
