@@ -114,6 +114,8 @@ def test_a_sweep_over_them(monkeypatch: pytest.MonkeyPatch) -> None:
         configs = compose(["-m", f"+found={names}", "recipe.epochs=1,2"])
         assert [c.model.name for c in configs] == ["resnet_digits"] * 2 + ["vit_digits"] * 2
         assert [c.recipe.epochs for c in configs] == [1, 2, 1, 2]
+    both = compose(["-m", "+found=mine,of_vit", "site=glob(*.block2)", "swap=identity"])
+    assert [len(config.model.depths) for config in both] == [2, 2, 1]  # each has its own sites
     around = compose(["-m", "+found=mine", "site=glob(stage2*)", "swap=identity"])
     assert [label(config).partition(",")[0] for config in around] == [
         "stage1.block1=maxpool+norm"

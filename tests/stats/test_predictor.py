@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pfstudy.stats.effects import find_estimable
+from pfstudy.stats.effects import find_estimable, make_design
 from pfstudy.stats.predictor import Predictor, fit_predictor
 
 ADDRESSES = tuple(f"stage{s}.block{b}" for s in (1, 2) for b in (1, 2, 3))
@@ -137,6 +137,34 @@ def test_draws_spread_as_the_effects_do() -> None:
     assert drawn.std(axis=0) == pytest.approx(errors * np.sqrt(df / (df - 2)), rel=0.1)
     again = predictor.draw_effects(4000, 0)
     assert np.array_equal(drawn, again)
+
+
+def test_who_is_held_out_is_predicted_by_the_others() -> None:
+    """Against models that are fitted anew."""
+    generator = np.random.default_rng(0)
+    effects = true_effects(generator)
+    trained = [*singles(), *random_networks(generator, 8)]
+    trained.append(dict.fromkeys(ADDRESSES[:5], "maxpool") | {ADDRESSES[5]: "fourier"})
+    values = [accuracy(effects, each) + float(generator.normal(0, 1)) for each in trained]
+    seeds = [int(number) for number in generator.integers(1, 4, len(trained))]
+    whole = fit_predictor(trained, values, seeds, "original")
+    assert whole is not None
+    held = whole.fit.held_out
+    assert list(held.indices) == list(range(13, 21))  # nobody else has the fourier
+    for number, index in enumerate(held.indices):
+        others = [i for i in range(len(trained)) if i != index]
+        left = fit_predictor(
+            [trained[i] for i in others],
+            [values[i] for i in others],
+            [seeds[i] for i in others],
+            "original",
+        )
+        assert left is not None
+        predicted = left.predict([trained[index]], 1)
+        assert held.predicted[number] == pytest.approx(predicted.values_V[0])
+        row = make_design([trained[index]], left.fit.features, "original", "block")
+        leverage = float(np.sum((row @ left.fit.inverse_FV) ** 2))
+        assert held.leverages[number] == pytest.approx(leverage)
 
 
 def test_what_was_tried_only_together_is_left_out() -> None:

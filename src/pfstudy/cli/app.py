@@ -47,6 +47,7 @@ Those that look for networks:
 \b
     pfstudy search search.latency=0.8 --train             over the same operations
     pfstudy search report                                 did the search tell the truth?
+    pfstudy design --latency 0.8 --train 1                from measured effects and times
 
 Those for results, of directories, W&B projects (wandb:ENTITY/PROJECT), or several:
 

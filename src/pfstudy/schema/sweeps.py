@@ -39,7 +39,7 @@ def expand_sweep(
     lines = [f"{key}={value}" for key, value in params.items()] + list(arguments)
     parsed = zip(lines, parser.parse_overrides(lines), strict=True)
     by_key = {override.get_key_element(): line for line, override in parsed}
-    leading = [by_key.pop(key) for key in ("paper", "model") if key in by_key]
+    leading = [by_key.pop(key) for key in ("paper", "+found", "model") if key in by_key]
     study: dict[str, Any] = OmegaConf.to_container(config.study, resolve=True)  # type: ignore[assignment]
     jobs: list[list[str]] = []
     names: set[str] = set()
@@ -55,9 +55,9 @@ def expand_sweep(
 
 
 def _model_of(loader: ConfigLoader, config: DictConfig, lead: Sequence[str]) -> str:
-    """The model of the jobs that choose some groups: named, that of a paper, or the sweep's."""
+    """The model of the jobs that choose some groups: named, of what they name, or the sweep's."""
     chosen = dict(line.split("=", 1) for line in lead)
-    if "model" not in chosen and "paper" in chosen:
+    if "model" not in chosen and ("paper" in chosen or "+found" in chosen):
         fixed = [str(line) for line in config.hydra.overrides.hydra]
         name = config.hydra.job.config_name
         tree = loader.load_configuration(name, [*fixed, *lead], run_mode=RunMode.RUN)

@@ -213,7 +213,7 @@ def fit_model(
         variance if df else None,
         df,
         misfit,
-        _hold_out(design_VF, values_V, weights_V),
+        _hold_out(design_VF, inverse_FV, values_V, weights_V),
     )
 
 
@@ -245,9 +245,9 @@ def find_estimable(
         if not features:
             break
         design_VF = make_design(chosen, features, original, level)
-        _, values, rows_FF = np.linalg.svd(design_VF)
-        rank = int(np.sum(values > values[0] * max(design_VF.shape) * np.finfo(float).eps))
-        confounded_F = np.abs(rows_FF[rank:]).max(axis=0, initial=0.0) > _CONFOUNDED
+        values_F, vectors_FF = np.linalg.eigh(design_VF.T @ design_VF)
+        null_FN = vectors_FF[:, values_F < _CONFOUNDED * values_F[-1]]
+        confounded_F = np.abs(null_FN).max(axis=1, initial=0.0) > _CONFOUNDED
         if not confounded_F.any():
             break
         has_V = (design_VF[:, confounded_F] != 0).any(axis=1)
@@ -295,20 +295,21 @@ def _fit(
     return inverse_FV @ (values_V * root_V), inverse_FV
 
 
-def _hold_out(design_VF: np.ndarray, values_V: np.ndarray, weights_V: np.ndarray) -> HeldOut:
-    """Predict every combination of effects from all other variants."""
-    combined = np.flatnonzero((design_VF[:, 1:] > 0).sum(axis=1) > 1)
-    indices, predicted, leverages = [], [], []
-    for index in combined:
-        kept = np.arange(len(values_V)) != index
-        if np.linalg.matrix_rank(design_VF[kept]) < design_VF.shape[1]:
-            continue
-        found_F, inverse_FV = _fit(design_VF[kept], values_V[kept], weights_V[kept])
-        indices.append(int(index))
-        predicted.append(float(design_VF[index] @ found_F))
-        leverages.append(float(np.sum((design_VF[index] @ inverse_FV) ** 2)))
-    which = np.array(indices, int)
-    return HeldOut(which, values_V[which], np.array(predicted), np.array(leverages))
+def _hold_out(
+    design_VF: np.ndarray, inverse_FV: np.ndarray, values_V: np.ndarray, weights_V: np.ndarray
+) -> HeldOut:
+    """Predict every combination of effects from all other variants.
+
+    Without fitting anew: who is left out moves its own prediction by its leverage h alone, from a
+    residual r to r / (1 - h) (Cook and Weisberg 1982, Sec. 2.2).
+    """
+    own_V = np.sum(design_VF * np.sqrt(weights_V)[:, None] * inverse_FV.T, axis=1)
+    is_combined_V = (design_VF[:, 1:] > 0).sum(axis=1) > 1
+    indices = np.flatnonzero(is_combined_V & (own_V < 1 - _CONFOUNDED))  # 1: by itself alone
+    left = 1 - own_V[indices]
+    off = (values_V - design_VF @ (inverse_FV @ (values_V * np.sqrt(weights_V))))[indices] / left
+    leverages = own_V[indices] / weights_V[indices] / left
+    return HeldOut(indices, values_V[indices], values_V[indices] - off, leverages)
 
 
 def _explained(left: np.ndarray, values: np.ndarray) -> float:
