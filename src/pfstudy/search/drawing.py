@@ -11,7 +11,7 @@ import numpy as np
 from pfstudy.space import Choice
 
 _SAME = 1e-9  # relative: sums of costs are equal, whatever the order they are added in
-_NUM_TRIES = 100
+_NUM_DRAWS = 200  # until what is rarer is made of what is not
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +51,11 @@ class Limits:
             found[site, list(options)] = True
         return found
 
+    @property
+    def most(self) -> float:
+        """What a network within the budget costs at most, with what rounding adds."""
+        return float("inf") if self.budget is None else self.budget + _SAME * abs(self.budget)
+
     def cost(self, choice: Choice) -> float | None:
         """What a network costs; ``None`` if it is not known."""
         if self.costs_SO is None:
@@ -59,10 +64,10 @@ class Limits:
 
     def excess(self, choice: Choice) -> float:
         """By how much a network is over the budget; 0 if it is within."""
-        cost = self.cost(choice)
-        if cost is None or self.budget is None:
+        if self.budget is None:
             return 0.0
-        return cost - self.budget if cost - self.budget > _SAME * abs(self.budget) else 0.0
+        cost = _known_cost(self, choice)
+        return cost - self.budget if cost > self.most else 0.0
 
     def holds(self, choice: Choice) -> bool:
         """Whether a network is within the budget."""
@@ -82,11 +87,13 @@ def draw(limits: Limits, generator: random.Random) -> Choice:
     It is drawn from all networks until it is within the budget, so that those within have the same
     probability. Where they are too few to be met, one that is over the budget is repaired.
     """
-    for _ in range(_NUM_TRIES):
-        choice = _draw_any(limits, generator)
-        if limits.holds(choice):
+    if limits.budget is None:
+        return tuple(generator.choice(options) for options in limits.offered)
+    drawn_DS, costs_D = _draw_many(limits, generator)
+    for index in np.flatnonzero(costs_D <= limits.most):
+        if limits.holds(choice := _choice_of(drawn_DS[index])):
             return choice
-    return repair(limits, choice, generator)
+    return repair(limits, _choice_of(drawn_DS[0]), generator)
 
 
 def draw_like(
@@ -107,15 +114,14 @@ def draw_like(
     Returns:
         The network, or the nearest that was found.
     """
-    drawn = [_draw_any(limits, generator) for _ in range(_NUM_TRIES)]
-    gaps = [abs(_known_cost(limits, choice) - target_cost) for choice in drawn]
+    drawn_DS, costs_D = _draw_many(limits, generator)
+    gaps_D = abs(costs_D - target_cost)
     within = tolerance * abs(target_cost)
-    for choice, gap in zip(drawn, gaps, strict=True):
-        if gap <= within:
-            return choice
-    nearest, least = drawn[0], gaps[0]
-    for start in drawn:
-        choice = _approach(limits, start, target_cost, within, generator)
+    if (gaps_D <= within).any():
+        return _choice_of(drawn_DS[(gaps_D <= within).argmax()])
+    nearest, least = _choice_of(drawn_DS[0]), float("inf")
+    for row_S in drawn_DS:
+        choice = _approach(limits, _choice_of(row_S), target_cost, within, generator)
         gap = abs(_known_cost(limits, choice) - target_cost)
         if gap < least:
             nearest, least = choice, gap
@@ -136,7 +142,7 @@ def mutate(limits: Limits, choice: Choice, generator: random.Random) -> Choice:
         return choice
     within_SO = others_SO
     if limits.budget is not None:
-        room = limits.budget * (1 + _SAME) - _known_cost(limits, choice)
+        room = limits.most - _known_cost(limits, choice)
         within_SO = others_SO & (_changes(limits, choice) <= room)
     mutant = _put_any(choice, within_SO if within_SO.any() else others_SO, generator)
     return repair(limits, mutant, generator)
@@ -151,8 +157,16 @@ def repair(limits: Limits, choice: Choice, generator: random.Random) -> Choice:
     return choice
 
 
-def _draw_any(limits: Limits, generator: random.Random) -> Choice:
-    return tuple(generator.choice(options) for options in limits.offered)
+def _draw_many(limits: Limits, generator: random.Random) -> tuple[np.ndarray, np.ndarray]:
+    """Draw networks of any cost: ``(D, S)``, and their costs ``(D,)``."""
+    assert limits.costs_SO is not None
+    drawn_DS = np.array([generator.choices(options, k=_NUM_DRAWS) for options in limits.offered]).T
+    costs_DS = limits.costs_SO[np.arange(len(limits.offered)), drawn_DS]
+    return drawn_DS, limits.fixed_cost + costs_DS.sum(axis=1)
+
+
+def _choice_of(row_S: np.ndarray) -> Choice:
+    return tuple(row_S.tolist())
 
 
 def _approach(

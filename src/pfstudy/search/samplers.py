@@ -12,13 +12,11 @@ import random
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from pfstudy.errors import PfstudyError, unknown_name
-from pfstudy.search.drawing import Limits as Limits
-from pfstudy.search.drawing import draw as draw
-from pfstudy.search.drawing import draw_like as draw_like
-from pfstudy.search.drawing import mutate, repair
+from pfstudy.search.drawing import Limits, draw, mutate, repair
 from pfstudy.space import Choice
 
 if TYPE_CHECKING:
@@ -139,33 +137,21 @@ class OptunaSampler(RandomSampler):
 
     What is over the budget is told to Optuna as worse than all that is within, by as much as it is
     over (Deb 2000): with one objective, this is what Optuna's own constraints do, whose interface
-    is deprecated in Optuna 5 by one that Optuna 4 does not have. What was seen before is
-    told as failed, which Optuna ignores. When neither yields, what was last proposed is repaired
-    and, unless that is new, mutated.
+    Optuna 5 deprecates for one that Optuna 4 lacks. What was seen before is told as failed, which
+    Optuna ignores. After some of either, what was last proposed is repaired and, unless that is
+    new, mutated.
 
     Args:
         limits: What may be proposed.
         name: ``tpe`` or ``nsgaii``.
         population: Number of members of ``nsgaii``.
         seed: Of the draws.
-
-    Raises:
-        PfstudyError: Optuna is not installed, or a population has fewer than two members.
     """
 
     def __init__(self, limits: Limits, name: str, population: int, seed: int) -> None:
         super().__init__(limits, seed)
-        if name == "nsgaii" and population < 2:
-            raise PfstudyError(
-                "search.sampler=nsgaii crosses two members with each other, but got "
-                f"search.population={population}; give it more."
-            )
-        try:
-            import optuna
-        except ImportError:
-            raise PfstudyError(
-                f"search.sampler={name} needs Optuna: pip install 'pfstudy[search]'."
-            ) from None
+        import optuna
+
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         sampler: optuna.samplers.BaseSampler
         with warnings.catch_warnings():  # Optuna 4 calls some arguments experimental
@@ -242,6 +228,29 @@ SAMPLERS: dict[str, Callable[[Limits, int, int, int], Sampler]] = {
     "tpe": _make_tpe,
     "nsgaii": _make_nsgaii,
 }
+_OF_OPTUNA = ("tpe", "nsgaii")
+
+
+def check_sampler(name: str, *, population: int) -> None:
+    """Check that a sampler can be made.
+
+    Args:
+        name: One of `SAMPLERS`.
+        population: Number of members, of samplers that have some.
+
+    Raises:
+        PfstudyError: There is no such sampler, it needs a package that is not installed, or more
+            members.
+    """
+    if name not in SAMPLERS:
+        raise unknown_name("search.sampler", name, SAMPLERS)
+    if name in _OF_OPTUNA and find_spec("optuna") is None:
+        raise PfstudyError(f"search.sampler={name} needs Optuna: pip install 'pfstudy[search]'.")
+    if name == "nsgaii" and population < 2:
+        raise PfstudyError(
+            "search.sampler=nsgaii crosses two members with each other, but got "
+            f"search.population={population}; give it more."
+        )
 
 
 def make_sampler(
@@ -257,8 +266,7 @@ def make_sampler(
         seed: Of the draws.
 
     Raises:
-        PfstudyError: There is no such sampler, or it needs a package that is not installed.
+        PfstudyError: The same as of `check_sampler`.
     """
-    if name not in SAMPLERS:
-        raise unknown_name("sampler", name, SAMPLERS)
+    check_sampler(name, population=population)
     return SAMPLERS[name](limits, population, tournament, seed)
