@@ -11,7 +11,8 @@ import pytest
 
 from pfstudy.figures.designs import design_chart
 from pfstudy.figures.style import save
-from pfstudy.tables.design import Design, make_design
+from pfstudy.tables.choosing import make_design
+from pfstudy.tables.design import Design
 from pfstudy.tables.offers import offers_of_runs
 from studies import SITES, leave_study, make_block_table
 

@@ -15,7 +15,8 @@ from pfstudy import files
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import SiteSetting
 from pfstudy.speed.blocktable import BlockTable
-from pfstudy.tables.design import Design, Figure, make_design
+from pfstudy.tables.choosing import make_design
+from pfstudy.tables.design import Design, Figure
 from pfstudy.tables.designed import curve_table, design_data, list_slower, places_table
 from pfstudy.tables.offers import Offers, offers_of_runs
 from pfstudy.tables.proof import describe_proof, prove
@@ -142,7 +143,9 @@ class TestOffers:
         with pytest.raises(PfstudyError, match="there are no finished runs"):
             offers_of_runs([tmp_path / "runs"])
         leave_run(tmp_path / "runs", val=90)
-        with pytest.raises(PfstudyError, match=r"1 variant of .* cannot tell .*one_at_a_time,random"):
+        with pytest.raises(
+            PfstudyError, match=r"1 variant of .* cannot tell .*one_at_a_time,random"
+        ):
             offers_of_runs([tmp_path / "runs"])
 
     def test_nothing_is_chosen_by_test_accuracy(self, tmp_path: Path) -> None:
@@ -245,7 +248,7 @@ class TestDesign:
         text = text_of(curve_table(design))
         assert "Nothing tells how sure the effects are" in text
         assert "0 combinations of operations: too few" in text
-        assert "of draws" not in text_of(places_table(design))
+        assert "draws" not in text_of(places_table(design))
 
 
 class TestText:

@@ -16,7 +16,7 @@ from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Config
 from pfstudy.searches import Asked
 from pfstudy.space import Space, make_space
-from pfstudy.tables.design import make_design
+from pfstudy.tables.choosing import make_design
 from pfstudy.tables.designed import curve_table, design_data, places_table
 from pfstudy.tables.searched import offers_of_search
 from studies import SITES, make_block_table
@@ -87,7 +87,7 @@ def test_a_preference_is_no_accuracy(leave: Callable[..., Path]) -> None:
     assert "log-probability" in text
     assert "what the search prefers, which is no accuracy" in text
     assert "val. top-1" not in text
-    assert "log-probability" in text_of(places_table(design))
+    assert "log-prob." in text_of(places_table(design))
     assert "log_probability" in design_data(design)["curve"][0]
 
 

@@ -124,7 +124,7 @@ def make_design(
         PfstudyError: Too little is known, or nothing is so fast.
     """
     from pfstudy.launch.design import find_table, is_here, with_settings
-    from pfstudy.tables import design as chosen
+    from pfstudy.tables import choosing
     from pfstudy.tables.offers import offers_of_runs
 
     if search is not None:
@@ -147,7 +147,7 @@ def make_design(
             f"{found.setting.get('device')} (host {found.setting.get('host')}); leave --train out, "
             "and train there with pfstudy +found=NAME."
         )
-    return chosen.make_design(offers, found, latency, asked.num_best or 1, is_here=here)
+    return choosing.make_design(offers, found, latency, asked.num_best or 1, is_here=here)
 
 
 def show_design(asked: _Asked, made: Design) -> None:

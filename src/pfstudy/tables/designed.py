@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.markup import escape
@@ -20,7 +20,6 @@ from pfstudy.words import counted
 
 _LINES = 12
 _TIME = BY_KEY["relative_latency"].label
-_INTERVAL = "95 % interval"
 _WORTH = {
     "accuracy": BY_KEY["val_top1_percent"].label,
     "one_shot": "one-shot val. top-1 (%)",
@@ -38,23 +37,20 @@ def curve_table(design: Design) -> Table:
         caption_justify="left",
     )
     mark = speed_mark(vars(design.table))
-    headers = [f"{_TIME}{mark}", _INTERVAL, _WORTH[design.offers.worth]]
-    if design.offers.worth != "preference":
-        headers.append(_INTERVAL)
+    headers = [f"{_TIME}{mark}", _WORTH[design.offers.worth]]
     if design.baseline is not None and design.baseline.difference is not None:
         headers.append(BY_KEY["difference_points"].label)
     for header in headers:
-        table.add_column(header, justify="right")
+        table.add_column(header, justify="right", no_wrap=True)
     table.add_column("network", overflow="fold")
     chosen = design.chosen.operations if design.chosen else None
     shown = _some(design)
     listed = [network.operations for network in shown]
     for number, network in enumerate(shown, 1):
         style = "bold" if network.operations == chosen else None
-        cells = _cells(design, network)
-        table.add_row(*cells, style=style, end_section=number == len(shown))
+        table.add_row(*_cells(network), style=style, end_section=number == len(shown))
     if design.baseline is not None and design.baseline.operations not in listed:
-        table.add_row(*_cells(design, design.baseline))
+        table.add_row(*_cells(design.baseline))
     return table
 
 
@@ -62,10 +58,8 @@ def _model_on(design: Design) -> str:
     return f"{design.offers.config.model.name} on {design.table.setting.get('device')}"
 
 
-def _cells(design: Design, network: Network) -> list[str]:
-    cells = [_three(network.latency), interval(network.latency, 3), _two(network.worth)]
-    if design.offers.worth != "preference":
-        cells.append(interval(network.worth, 2))
+def _cells(network: Network) -> list[str]:
+    cells = [write_figure(network.latency, 3), write_figure(network.worth, 2)]
     if network.difference is not None:
         cells.append(write_points(network.difference.value))
     return [*cells, escape(network.label)]
@@ -82,19 +76,18 @@ def places_table(design: Design) -> Table:
         caption_justify="left",
     )
     is_preference = design.offers.worth == "preference"
-    effect = "log-probability" if is_preference else "effect (points)"
+    effect = "log-prob." if is_preference else "points"
     mark = speed_mark(vars(design.table))
     shown = ["site", "operation", effect, f"time{mark}", f"ratio{mark}"]
     has_draws = any(place.share_of_draws is not None for place in design.places)
-    for header in [*shown, "of draws"] if has_draws else shown:
-        table.add_column(header, justify="left" if header in shown[:2] else "right")
+    for index, header in enumerate([*shown, "draws"] if has_draws else shown):
+        justify: Literal["left", "right"] = "left" if index < 2 else "right"
+        table.add_column(header, justify=justify, no_wrap=index > 1, overflow="fold")
     for place in design.places:
-        half = place.effect.half_width
-        spread = "" if half is None else f" +- {half:.2f}"
         cells = [
             place.address,
             place.option.label,
-            _two(place.effect) if is_preference else write_points(place.effect.value) + spread,
+            write_figure(place.effect, 2, sign="" if is_preference else "+"),
             f"{100 * place.share_before:.1f} -> {100 * place.share:.1f} %",
             f"{place.share / place.share_before:.2f}",
         ]
@@ -111,11 +104,11 @@ def _places_caption(design: Design) -> str:
     ]
     if any(place.share_of_draws is not None for place in design.places):
         parts.append(
-            f"Of draws: in how many of {NUM_DRAWS} draws of the effects, from what is known of "
-            "them, the same was chosen there within the budget; what is low is decided by noise."
+            f"Draws: in how many of {NUM_DRAWS} draws of the effects, from what is known of them, "
+            "the same was chosen there within the budget; what is low is decided by noise."
         )
     if any(place.effect.half_width is not None for place in design.places):
-        parts.append("Effects with their 95 % intervals, each by itself.")
+        parts.append("Points: what that does to the accuracy, +- its 95 % interval by itself.")
     if design.chosen is not None and design.chosen.operations == design.curve[-1].operations:
         parts.append("Nothing on offer is worth more, however slow.")
     return " ".join(parts)
@@ -146,6 +139,9 @@ def list_assumptions(design: Design) -> list[str]:
             f"Sums of log-probabilities (nats) of {offers.origin}: what the search prefers, which "
             "is no accuracy; nothing tells how sure it is."
         )
+    known = (network.worth.half_width for network in design.curve)
+    if any(half is not None for half in (*known, design.table.relative_error)):
+        sentences.append("+-: the 95 % interval.")
     sentences.append(_ADD_UP)
     if offers.predictor is not None:
         sentences += _judged(design)
@@ -221,8 +217,8 @@ def list_slower(design: Design) -> list[str]:
 
 def describe_network(design: Design, network: Network) -> str:
     """Say in one line what is predicted of a network."""
-    latency = f"{_three(network.latency)}{_within(network.latency, 3)} of the backbone's time"
-    worth = f"{_WORTH[design.offers.worth]} {_two(network.worth)}{_within(network.worth, 2)}"
+    latency = f"{write_figure(network.latency, 3)} of the backbone's time"
+    worth = f"{_WORTH[design.offers.worth]} {write_figure(network.worth, 2)}"
     return f"predicted: {latency}, {worth}"
 
 
@@ -305,21 +301,8 @@ def _some(design: Design) -> Sequence[Network]:
     return [n for i, n in enumerate(curve) if i in numbers or n.operations == chosen]
 
 
-def interval(figure: Figure, digits: int) -> str:
-    """Write both ends; nothing where they are not known."""
-    if figure.low is None or figure.high is None:
-        return ""
-    return f"{figure.low:.{digits}f} to {figure.high:.{digits}f}"
-
-
-def _within(figure: Figure, digits: int) -> str:
-    ends = interval(figure, digits)
-    return f" ({ends})" if ends else ""
-
-
-def _three(figure: Figure) -> str:
-    return f"{figure.value:.3f}"
-
-
-def _two(figure: Figure) -> str:
-    return f"{figure.value:.2f}"
+def write_figure(figure: Figure, digits: int, sign: str = "") -> str:
+    """Write a figure with half of its interval, where that is known."""
+    spread = "" if figure.half_width is None else f" +- {figure.half_width:.{digits}f}"
+    value = round(figure.value, digits) + 0.0  # never -0.00
+    return f"{value:{sign}.{digits}f}{spread}"

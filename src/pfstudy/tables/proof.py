@@ -15,7 +15,7 @@ from rich.table import Table
 from pfstudy.speed.setting import ALL_KEYS, complete_setting
 from pfstudy.tables.columns import ACCURACY, BY_KEY, write_points
 from pfstudy.tables.design import Design, Figure, Network
-from pfstudy.tables.designed import interval
+from pfstudy.tables.designed import write_figure
 from pfstudy.tables.marks import explain_marks, speed_mark
 from pfstudy.tables.offers import VALIDATION
 from pfstudy.words import counted
@@ -117,12 +117,12 @@ def proof_table(design: Design, proved: Sequence[Proved]) -> Table:
         headers.append("val. top-1 (%), predicted")
     headers += ["measured" if is_accuracy else BY_KEY[VALIDATION].label, BY_KEY[ACCURACY].label]
     for header in [*headers, "seeds"]:
-        table.add_column(header, justify="right", overflow="fold")
+        table.add_column(header, justify="right")
     for each in proved:
-        cells = [each.network.label, _with_ends(each.network.latency, 3)]
+        cells = [each.network.label, write_figure(each.network.latency, 3)]
         cells.append(_measured(each.measured, each.latency_holds))
         if is_accuracy:
-            cells.append("" if each.worth is None else _with_ends(each.worth, 2))
+            cells.append("" if each.worth is None else write_figure(each.worth, 2))
         cells.append(_checked(each.val_top1_percent, 2, each.accuracy_holds))
         cells += [_checked(each.test_top1_percent, 2, None), str(each.num_seeds)]
         table.add_row(*map(escape, cells))
@@ -187,11 +187,6 @@ def proof_data(proved: Sequence[Proved]) -> list[dict[str, Any]]:
 def _predicted(key: str, figure: Figure) -> dict[str, float | None]:
     ends = {"predicted": figure.value, "predicted_low": figure.low, "predicted_high": figure.high}
     return {f"{name}_{key}": value for name, value in ends.items()}
-
-
-def _with_ends(figure: Figure, digits: int) -> str:
-    ends = interval(figure, digits)
-    return f"{figure.value:.{digits}f}" + (f" ({ends})" if ends else "")
 
 
 def _measured(measured: Mapping[str, Any], holds: bool | None) -> str:
