@@ -14,7 +14,7 @@ import numpy as np
 from pfstudy import files, ledger, searches, store, tracking
 from pfstudy.data import fingerprint
 from pfstudy.environment import describe_environment
-from pfstudy.errors import PfstudyError, unknown_name
+from pfstudy.errors import PfstudyError
 from pfstudy.found import found_path, write_found
 from pfstudy.launch.display import Display
 from pfstudy.launch.inside import measure_table
@@ -23,7 +23,7 @@ from pfstudy.schema.config import Config
 from pfstudy.schema.search import Differentiable, OneShot
 from pfstudy.search.drawing import draw, draw_like
 from pfstudy.search.limits import limits_of
-from pfstudy.search.samplers import SAMPLERS
+from pfstudy.search.samplers import check_sampler
 from pfstudy.searches import Asked, Times
 from pfstudy.space import Choice, Space, make_space
 from pfstudy.speed.blocktable import BlockTable, TableFinder, what_stands
@@ -177,8 +177,8 @@ def _prepare(config: Config) -> Space:
         raise PfstudyError("a search does not scale gradients; use trainer.precision=bf16-mixed.")
     space = make_space(config)
     search = space.search
-    if isinstance(search, OneShot) and search.sampler not in SAMPLERS:
-        raise unknown_name("search.sampler", search.sampler, SAMPLERS)
+    if isinstance(search, OneShot):
+        check_sampler(search.sampler, population=search.population)
     if isinstance(search, Differentiable) and search.warmup_epochs >= search.epochs:
         raise PfstudyError(
             f"search.warmup_epochs is {search.warmup_epochs}, but there are {search.epochs} epochs "
