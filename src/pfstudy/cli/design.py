@@ -21,6 +21,18 @@ if TYPE_CHECKING:
     from pfstudy.tables.design import Design
     from pfstudy.tables.proof import Proved
 
+_HELP = """Choose an operation for every site, the most accurate within a budget of time.
+
+By what each operation does to the validation accuracy at each site, measured by training, and by
+the block table of measured times; solved exactly.
+
+\b
+    pfstudy -m 'site=glob(stage?.block*)' swap=maxpool,avgpool study.name=blocks \\
+        'study.design=[one_at_a_time,random]' study.num_samples=10
+    pfstudy speed table -m block.spatial=maxpool,avgpool
+    pfstudy design --study blocks --latency 0.8 --train 2
+"""
+
 
 @dataclass(frozen=True)
 class _Asked:
@@ -41,7 +53,7 @@ class _Asked:
     as_json: bool
 
 
-@app.command()
+@app.command(help=_HELP)
 def design(
     arguments: Annotated[
         list[str] | None,
@@ -80,18 +92,7 @@ def design(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    r"""Choose an operation for every site, the most accurate within a budget of time.
-
-    By what each operation does to the validation accuracy at each site, measured by training, and
-    by the block table of measured times; solved exactly.
-
-    \b
-    For example:
-        pfstudy -m 'site=glob(stage?.block*)' swap=maxpool,avgpool \
-            'study.design=[one_at_a_time,random]' study.num_samples=10 study.name=blocks
-        pfstudy speed table -m block.spatial=maxpool,avgpool
-        pfstudy design --study blocks --latency 0.8 --train 2
-    """
+    """Choose an operation for every site, the most accurate within a budget of time."""
     from pfstudy.found import found_path
 
     sources = [a for a in arguments or () if "=" not in a or Path(a).is_dir()] or ["runs"]
