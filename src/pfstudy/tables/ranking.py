@@ -39,7 +39,7 @@ def ranking_table(ranking: Ranking) -> Table:
     """Table for the terminal: Kendall's tau of every ranking with every other one."""
     table = Table(box=box.SIMPLE_HEAD, title="Kendall's tau", title_justify="left")
     names = list(ranking.scores)
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for name in names[:-1]:
         table.add_column(escape(name), justify="right", overflow="fold")
     for row, name in enumerate(names[1:], 1):
