@@ -427,3 +427,14 @@ def test_a_file_that_is_no_results_file_is_said(call: Callable[..., Ended], tmp_
     ended = call("speed", "compare", "a.json", "a.json")
     assert ended.code == 2
     assert ended.err == "pfstudy: a.json is damaged: it is no results file of pfstudy speed.\n"
+
+
+@pytest.mark.parametrize(
+    "command", ["", "plan", "speed", "speed table", "search", "search run", "design", "report"]
+)
+def test_help_shows_examples_line_by_line(command: str, call: Callable[..., Ended]) -> None:
+    out = call(*command.split(), "--help").out
+    assert out.startswith("Usage: ")
+    assert "\\b" not in out
+    for line in out.splitlines():
+        assert line.count("pfstudy ") <= 2, line

@@ -12,6 +12,15 @@ from pfstudy.cli.app import HYDRAS, AsJson, app, make_console
 from pfstudy.cli.overrides import compose_only
 from pfstudy.errors import PfstudyError, RunsFailedError
 
+_HELP = """Show what a sweep would do and take, and which of its variants would fail.
+
+Every variant is built and trained for a moment; nothing is written.
+
+\b
+For example:
+    pfstudy plan -m block.spatial=conv,maxpool seeds=3
+"""
+
 
 def show_plan(arguments: Sequence[str], *, seconds: float = 1.0, as_json: bool = False) -> None:
     """Build every variant, train each for a moment, and print what the sweep would take.
@@ -41,7 +50,7 @@ def show_plan(arguments: Sequence[str], *, seconds: float = 1.0, as_json: bool =
         raise RunsFailedError(problems)
 
 
-@app.command(context_settings=HYDRAS)
+@app.command(context_settings=HYDRAS, help=_HELP)
 def plan(
     overrides: Annotated[
         list[str] | None,
@@ -52,14 +61,7 @@ def plan(
     ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
-    r"""Show what a sweep would do and take, and which of its variants would fail.
-
-    Every variant is built and trained for a moment; nothing is written.
-
-    \b
-    For example:
-        pfstudy plan -m block.spatial=conv,maxpool seeds=3
-    """
+    """Show what a sweep would do and take, and which of its variants would fail."""
     if seconds <= 0:
         raise PfstudyError(f"--seconds must be more than 0, but got {seconds:g}.")
     show_plan(overrides or [], seconds=seconds, as_json=as_json)

@@ -14,7 +14,7 @@ from pfstudy.cli.overrides import compose_only
 from pfstudy.cli.results import OfStudy, Sources, say_written
 from pfstudy.errors import PfstudyError
 
-_HELP = r"""Search for an operation at every site; what is found is a config to train.
+_HELP = """Search for an operation at every site; what is found is a config to train.
 
 \b
     pfstudy search                                      by gradients, any time
@@ -24,7 +24,8 @@ _HELP = r"""Search for an operation at every site; what is found is a config to 
     pfstudy search report                               did they tell the truth?
 
 Sites whose operation is given, such as by block.stage1.spatial=maxpool, are not searched. What is
-found is written to runs/found: pfstudy +found=NAME trains it.
+found is written to runs/found: pfstudy +found=NAME trains it. `pfstudy search run --help` shows the
+options of a search, conf/search its settings.
 """
 _DEFAULT = "search=darts"
 

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from pfstudy.schema.config import Config
 
 _NO_FOLDER = "++data.path=none"  # images are drawn at random
-_HELP = r"""Measure speed beside the unsubstituted backbone; trains nothing, reads no data.
+_HELP = """Measure speed beside the unsubstituted backbone; trains nothing, reads no data.
 
 \b
     pfstudy speed -m model=resnet50 data=imagenet block.spatial=maxpool,dwconv
-    pfstudy speed -m paper=r50_max data=imagenet speed.batch_size=1,8,64 \
+    pfstudy speed -m paper=r50_max data=imagenet speed.batch_size=1,8,64 \\
         speed.layout=contiguous,channels_last speed.backend=eager,compile
     pfstudy speed --by-layer paper=r50_max data=imagenet    where the time goes
 
@@ -30,6 +30,13 @@ What has been measured on this device in the same setting is shown and not measu
 unless --again is given. Results are kept in runs/speed, a file for every device and setting.
 """
 
+
+_TABLE_HELP = """Measure every operation at every site once, for predicting any mixture of them.
+
+\b
+For example:
+    pfstudy speed table -m model=resnet50 data=imagenet block.spatial=conv,maxpool,dwconv
+"""
 
 speed = typer.Typer(cls=DefaultGroup, help=_HELP, no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(speed, name="speed")
@@ -114,7 +121,7 @@ def _show_layers(configs: Sequence[Config], as_json: bool) -> None:
         console.print(f"written: {', '.join(map(str, paths))}", soft_wrap=True, style="dim")
 
 
-@speed.command(context_settings=HYDRAS)
+@speed.command(context_settings=HYDRAS, help=_TABLE_HELP)
 def table(
     overrides: Overrides = None,
     seconds: Annotated[
@@ -122,12 +129,7 @@ def table(
     ] = 34.0,
     as_json: AsJson = False,
 ) -> None:
-    r"""Measure every operation at every site once, for predicting any mixture of them.
-
-    \b
-    For example:
-        pfstudy speed table -m model=resnet50 data=imagenet block.spatial=conv,maxpool,dwconv
-    """
+    """Measure every operation at every site once, for predicting any mixture of them."""
     if seconds <= 0:
         raise PfstudyError(f"--seconds must be more than 0, but got {seconds:g}.")
     configs = _compose(overrides)
