@@ -39,6 +39,12 @@ class TestIdentity:
         hashes.add(asked_of(space, None).identity["hash"])
         assert len(hashes) == 5
 
+    def test_is_where_times_are_from_and_not_their_noise(self, space: Space) -> None:
+        again = replace(TIMES, rest=0.21)
+        elsewhere = replace(TIMES, setting={"device": "Another CPU"})
+        assert asked_of(space, again).identity == asked_of(space).identity
+        assert asked_of(space, elsewhere).identity != asked_of(space).identity
+
 
 class TestDirectory:
     def test_is_read_as_it_was_written(self, space: Space, tmp_path: Path) -> None:

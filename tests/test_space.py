@@ -84,6 +84,7 @@ class TestBadInput:
         [
             (["search.operations=[conv,maxpol]"], "'maxpol' does not exist.*Did you mean"),
             (["search.operations=[conv,conv]"], "lists conv twice"),
+            (["search.operations=[original,conv]"], "original and conv, which are the same at all"),
             (["search.collapse_operations=[skip]"], "collapse_operations: operation 'skip' does"),
             (["block.spatial=maxpool"], "nothing is left to search"),
             (["init_from=weights.safetensors"], "leave out init_from"),
@@ -110,6 +111,7 @@ class TestBadInput:
             ("search.order=3", "search.order: "),
             ("search.arch_share=1", "search.arch_share: input should be less than 1"),
             ("search.sharing=none", "search.sharing: "),
+            ("search.final_temperature=inf", "search.final_temperature: .* finite"),
         ],
     )
     def test_settings_out_of_range(

@@ -108,8 +108,8 @@ def identify(space: Space, canonical: Mapping[str, Any], times: Times | None) ->
         "searched": list(space.sites),
         "seed": space.config.seed,
     }
-    if times is not None:
-        form["times"] = [list(times.operations), times.rest]
+    if times is not None:  # where they are from: measured again, they differ, but ask the same
+        form["times"] = dict(times.setting)
     return {"hash": digest(form), "seed": space.config.seed, "canonical": form}
 
 

@@ -135,6 +135,7 @@ def make_space(config: Config) -> Space:
     group_of = tuple(groups.index(name) for name in group_names)
     space = Space(config, search, sites, groups, group_of)
     _check_mixtures(space)
+    _check_distinct(space)
     return space
 
 
@@ -148,6 +149,18 @@ def _check_mixtures(space: Space) -> None:
                 f"{address}: {pattern.original} has no mixture form: the other operations see the "
                 f"whole map where it sees windows; leave {pattern.original} out of "
                 "search.operations."
+            )
+
+
+def _check_distinct(space: Space) -> None:
+    """Refuse two names for one thing: their probabilities would be those of two."""
+    columns = list(zip(*space.candidates.values(), strict=True))
+    for index, column in enumerate(columns):
+        first = columns.index(column)
+        if first < index:
+            raise PfstudyError(
+                f"search.operations lists {space.operations[first]} and {space.operations[index]}, "
+                "which are the same at all sites; list one of them."
             )
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import Call, Pfstudy
 from pfstudy import searches
 from pfstudy.errors import PfstudyError
 from pfstudy.launch import search as launched
@@ -25,6 +24,8 @@ from pfstudy.searches import Asked, Times
 from pfstudy.space import make_space
 
 Make = Callable[..., Config]
+Call = Callable[..., tuple[int | str | None, str, str]]
+Pfstudy = Callable[..., subprocess.CompletedProcess[str]]
 
 OPERATIONS = "search.operations=[conv,maxpool,identity]"
 TIMES = Times(((0.2, 0.1, 0.05),) * 4, 0.2, {"device": "Some CPU", "host": "here"}, 0.05)

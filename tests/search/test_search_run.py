@@ -83,7 +83,14 @@ class TestDifferentiable:
         assert run(task) == first
 
     @pytest.mark.parametrize("overrides", [DARTS, GUMBEL], ids=["darts", "gumbel"])
-    @pytest.mark.parametrize("step", [2, 5, 8], ids=["warm-up", "in an epoch", "later"])
+    @pytest.mark.parametrize(
+        "step",
+        [
+            pytest.param(2, id="warm-up", marks=pytest.mark.slow),
+            pytest.param(5, id="in an epoch", marks=pytest.mark.slow),
+            pytest.param(8, id="later"),
+        ],
+    )
     def test_stopped_and_gone_on_with_ends_the_same(
         self,
         overrides: tuple[str, ...],
@@ -138,9 +145,9 @@ class TestDifferentiable:
         assert record["found_in_epoch"] < record["num_epochs"]
 
     def test_several_names_for_one_thing_are_one_candidate(self, make_search: MakeSearch) -> None:
-        operations = "search.operations=[original,conv,maxpool]"
+        operations = "search.operations=[conv,avgpool_conv,maxpool]"  # one, but where it reduces
         record = run(make_search("names", *DARTS, "search.epochs=2", operations))
-        assert set(record["log_probabilities"]["stage1.block1"]) == {"original", "conv", "maxpool"}
+        assert len(record["log_probabilities"]["stage1.block1"]) == 3
 
 
 class TestOneShot:
@@ -168,7 +175,14 @@ class TestOneShot:
         undo()
         assert run(task)["evaluations"] == expected["evaluations"]
 
-    @pytest.mark.parametrize("sampler", ["evolution", "random", "tpe"])
+    @pytest.mark.parametrize(
+        "sampler",
+        [
+            "evolution",
+            pytest.param("random", marks=pytest.mark.slow),
+            pytest.param("tpe", marks=pytest.mark.slow),
+        ],
+    )
     def test_stopped_among_evaluations_ends_the_same(
         self, sampler: str, make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -71,6 +71,18 @@ def test_the_front_is_that_of_all_choices(seed: int) -> None:
     assert {c.options for c in found} <= {c.options for c in every}
 
 
+@pytest.mark.parametrize("seed", SEEDS[::4])
+def test_the_whole_front_is_that_of_all_budgets(seed: int) -> None:
+    values_SO, costs_SO, groups = random_instance(seed)
+    every = every_choice(values_SO, costs_SO, groups)
+    program = Program(values_SO, costs_SO, groups)
+    found = program.front(len(every))
+    assert found is not None
+    expected = front_of(every, [choice.cost for choice in every])
+    assert [(round(c.cost, 9), round(c.value, 9)) for c in found] == expected
+    assert len(found) == 1 or program.front(len(found) - 1) is None
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_best_are_in_their_order(seed: int) -> None:
     values_SO, costs_SO, groups = random_instance(seed)

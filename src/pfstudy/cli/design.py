@@ -165,6 +165,8 @@ def show_design(asked: _Asked, made: Design) -> None:
 
     console = make_console()
     name = asked.name or _name(made)
+    if asked.name and made.chosen is None:  # the picture of what has that name stays
+        name += "-curve"
     picture = found_path(asked.root, name).with_suffix(".svg")
     paths, command = [picture], None
     if made.chosen is not None:
@@ -231,7 +233,8 @@ def _train(asked: _Asked, made: Design, name: str) -> tuple[SweepResult, list[Pr
 
     networks = [[o.setting for o in network.options.values()] for network in made.best]
     number = asked.num_seeds or made.offers.num_seeds
-    result = train_networks(made.offers.config, networks, asked.root, name, number)
+    study = name if name.startswith("design-") else f"design-{name}"  # no study of the user's
+    result = train_networks(made.offers.config, networks, asked.root, study, number)
     return result, prove(made, read_trained(result))
 
 

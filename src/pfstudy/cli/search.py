@@ -12,7 +12,7 @@ import typer
 from pfstudy.cli.app import HYDRAS, AsJson, DefaultGroup, app, make_console
 from pfstudy.cli.overrides import compose_only
 from pfstudy.cli.results import OfStudy, Sources, say_written
-from pfstudy.errors import PfstudyError
+from pfstudy.errors import PfstudyError, RunsFailedError
 
 _HELP = """Search for an operation at every site; what is found is a config to train.
 
@@ -69,29 +69,38 @@ def show_search(
 
     Raises:
         PfstudyError: A search is not valid, or failed.
-        RunsFailedError: Some of the runs failed.
+        RunsFailedError: Some of several searches, or of the runs, failed.
     """
     configs = compose_only([_DEFAULT, *arguments])  # of two choices the last one counts
     if not configs:
         return
-    from pfstudy.cli.training import run_configs
+    from pfstudy.cli.training import raise_failures, run_configs
     from pfstudy.figures.search import draw_search
     from pfstudy.launch.search import comparable_configs, search_all
+    from pfstudy.launch.sweep import run_sweep
     from pfstudy.tables.search import describe_search, found_data, found_table
 
-    found = search_all(configs)
+    found, failed = search_all(configs)
     if as_json:
         print(json.dumps([found_data(searched) for searched in found], indent=1))
-    for searched in [] if as_json else found:
+    for searched in found:
+        paths = [searched.path, *draw_search(searched)]
+        if as_json:
+            continue
         console = make_console()
         console.print(found_table(searched))
         console.print(describe_search(searched), markup=False)
-        pictures = draw_search(searched)
-        say_written(console, [searched.path, *pictures])
+        say_written(console, paths)
         console.print(f"train it: pfstudy +found={searched.name}", soft_wrap=True, markup=False)
-    if train:
-        for searched in found:
-            run_configs(comparable_configs(searched, num_random))
+    for searched in found if train else ():
+        compared = comparable_configs(searched, num_random)
+        if as_json:
+            raise_failures(run_sweep(compared))
+        else:
+            run_configs(compared)
+    if failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise RunsFailedError(f"{len(failed)} of {len(configs)} searches failed: {reasons}")
 
 
 @search.command()

@@ -21,6 +21,7 @@ from pfstudy.schema.search import OneShot
 from pfstudy.schema.sites import stages_of
 from pfstudy.searches import Asked
 from pfstudy.space import Choice
+from pfstudy.stats.effects import find_estimable
 from pfstudy.stats.predictor import fit_predictor
 from pfstudy.words import counted
 
@@ -103,8 +104,13 @@ def rank_searches(
     found = {name: searches.read_search(root, name) for name in chosen}
     asked = {name: searches.read_asked(searches.search_directory(root, name)) for name in chosen}
     family = _largest_family(records, asked)
-    if names is None:
-        asked = {name: each for name, each in asked.items() if _fits(each, family)}
+    others = [name for name, each in asked.items() if not _fits(each, family)]
+    if names is not None and others:
+        raise PfstudyError(
+            f"the search {others[0]} is of another backbone or other data than most runs here; "
+            "choose others with --search, or runs with --study."
+        )
+    asked = {name: each for name, each in asked.items() if name not in others}
     known: list[tuple[_Trained, list[Choice]]] = []
     for network in _networks(family):
         told = [each.space.choice_of(network.operations) for each in asked.values()]
@@ -126,6 +132,7 @@ def rank_searches(
         mine = [choices[position] for _, choices in known]
         scores[name] = _score(root, name, each, found[name], mine)
     scores[MACS] = np.array([network.macs for network in networks])
+    scores, networks = _in_common(scores, networks)
     numbers = [len(network.test) for network in networks]
     shares = _shares(asked, found, networks)
     return Ranking(
@@ -136,6 +143,16 @@ def rank_searches(
         tuple(shares),
         tuple(asked),
     )
+
+
+def _in_common(
+    scores: Mapping[str, np.ndarray], networks: Sequence[_Trained]
+) -> tuple[dict[str, np.ndarray], list[_Trained]]:
+    """Keep the networks that everyone says something of; who knows too few says nothing."""
+    telling = {name: each for name, each in scores.items() if np.isfinite(each).sum() >= _LEAST}
+    said = np.all([np.isfinite(each) for each in telling.values()], axis=0)
+    kept = [network for network, is_said in zip(networks, said, strict=True) if is_said]
+    return {name: each[said] for name, each in telling.items()}, kept
 
 
 def _largest_family(records: Sequence[Record], asked: Mapping[str, Asked]) -> list[Record]:
@@ -178,6 +195,8 @@ def _additive(family: Sequence[Record], networks: Sequence[_Trained]) -> np.ndar
     """Validation accuracy of combinations, each predicted from all other variants."""
     said = np.full(len(networks), math.nan)
     everyone = [n for n in _networks(family) if math.isfinite(n.validation)]
+    kept = find_estimable([network.operations for network in everyone], ORIGINAL, "block")
+    everyone = [everyone[index] for index in kept]
     if not everyone:
         return said
     predictor = fit_predictor(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -61,15 +62,29 @@ class Searched:
         return None if self.asked.times is None else self.asked.times.predict(self.choice)
 
 
-def search_all(configs: Sequence[Config]) -> list[Searched]:
+def search_all(configs: Sequence[Config]) -> tuple[list[Searched], dict[str, str]]:
     """Search as each of some configs says; what was searched before is not again.
+
+    Returns:
+        What was found, and of several searches why some failed.
 
     Raises:
         PfstudyError: Something is wrong with a search; nothing has been written of it then.
     """
     spaces = [_prepare(config) for config in configs]
+    names = [space.search.name for space in spaces if space.search.name is not None]
+    if len(set(names)) < len(names):
+        raise PfstudyError("search.name is the same for several searches; leave it out.")
+    found, failed = [], {}
     with Display() as display, _Pools(display, configs[0]) as pools:
-        return [_search(space, display, pools) for space in spaces]
+        for number, space in enumerate(spaces, 1):
+            try:
+                found.append(_search(space, display, pools))
+            except PfstudyError as error:
+                if len(spaces) == 1:
+                    raise
+                failed[f"search {number} ({space.search.preset}, seed {space.config.seed})"] = error
+    return found, {name: str(error) for name, error in failed.items()}
 
 
 def choose_found(asked: Asked, record: Mapping[str, Any]) -> Choice:
@@ -108,7 +123,8 @@ def comparable_configs(searched: Searched, number: int) -> list[Config]:
 
     Args:
         searched: What was found.
-        number: Number of random networks; of the whole space, where times are not known.
+        number: Number of random networks, or as many as there are whose predicted time is within
+            2 %; of the whole space, where times are not known.
     """
     space, times = searched.asked.space, searched.asked.times
     limits = limits_of(space, times, None)
@@ -120,7 +136,10 @@ def comparable_configs(searched: Searched, number: int) -> list[Config]:
         if times is None:
             drawn = draw(limits, generator)
         else:
-            drawn = draw_like(limits, times.predict(searched.choice), _SIMILAR, generator)
+            target = times.predict(searched.choice)
+            drawn = draw_like(limits, target, _SIMILAR, generator)
+            if abs(times.predict(drawn) / target - 1) > _SIMILAR:
+                continue
         chosen[drawn] = None
     study = replace(space.config.study, name=f"search-{searched.name}")
     baseline = replace(space.config, search=None)
@@ -171,6 +190,8 @@ class _Pools:
 
 def _prepare(config: Config) -> Space:
     """Check what needs no process."""
+    if config.study.preset is not None:
+        raise PfstudyError("a preset of study= is a sweep of its own; a search takes none.")
     if config.trainer.devices not in (1, "auto") or config.trainer.num_nodes > 1:
         raise PfstudyError("a search takes one device; leave out trainer.devices.")
     if config.trainer.precision == "16-mixed":
@@ -214,6 +235,13 @@ def _search(space: Space, display: Display, pools: _Pools) -> Searched:
     what = f"{counted(len(space.operations), 'operation')} at {counted(len(space.sites), 'site')}"
     display.phase("search", f"{name}: {what}{', done before' if done else ''}")
     searches.check_asked(directory, asked)
+    if (directory / store.CONFIG).exists():  # times may have been measured again since
+        asked = replace(searches.read_asked(directory), space=space)
+    elif found_path(root, name).exists():
+        raise PfstudyError(
+            f"{found_path(root, name)} is there already, and stays as it is; give what is found "
+            "another name with search.name=NAME."
+        )
     if not done:
         device = device or _check(space, display, pools)
         searches.write_asked(directory, asked)
@@ -304,8 +332,8 @@ def _check_budget(space: Space, times: Times) -> None:
         where = describe_setting({**setting_of(space.config.speed), **times.setting})
         raise PfstudyError(
             f"search.latency={budget:g} cannot be reached: the fastest network of these operations "
-            f"takes {fastest:.3f} of the backbone's time ({where}); give that or more, or offer "
-            "faster operations."
+            f"takes {math.ceil(1e3 * fastest) / 1e3:.3f} of the backbone's time ({where}); give that "
+            "or more, or offer faster operations."
         )
 
 

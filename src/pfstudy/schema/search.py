@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Operations = Annotated[tuple[str, ...], Field(min_length=2)]
 
@@ -58,16 +59,16 @@ class Differentiable:
     relaxation: Literal["softmax", "gumbel"]
     order: Literal[1, 2]
     arch_share: Share
-    arch_lr: PositiveFloat
-    arch_weight_decay: NonNegativeFloat
+    arch_lr: Positive
+    arch_weight_decay: NonNegative
     warmup_epochs: NonNegativeInt
-    entropy_weight: NonNegativeFloat
-    temperature: PositiveFloat
-    final_temperature: PositiveFloat
-    latency_weight: NonNegativeFloat
+    entropy_weight: NonNegative
+    temperature: Positive
+    final_temperature: Positive
+    latency_weight: NonNegative
     collapse_operations: tuple[str, ...]
     collapse_share: Annotated[float, Field(gt=0, le=1)]
-    latency: PositiveFloat | None = None
+    latency: Positive | None = None
     patience: PositiveInt | None = None
     name: Name | None = None
 
@@ -102,7 +103,7 @@ class OneShot:
     population: PositiveInt
     tournament: PositiveInt
     recalibration_batches: PositiveInt
-    latency: PositiveFloat | None = None
+    latency: Positive | None = None
     name: Name | None = None
 
 

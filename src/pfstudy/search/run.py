@@ -89,6 +89,8 @@ def _search(task: Task, claimed: Claim, request: StopRequest, report: Report) ->
 
     asked = searches.read_asked(task.directory)
     config = asked.space.config
+    if choose_device(config).type == "cpu" and any(name != "cpu" for name in task.devices):
+        raise PfstudyError("its GPU is gone; see whether nvidia-smi still lists it.")
     tracker = Tracker(config.logger, task.mode, task.directory, note)
     exit_code = 1
     try:
@@ -172,7 +174,9 @@ def _by_evaluation(attempt: _Attempt) -> dict[str, Any]:
         for each in evaluations
     ]
     for number, each in enumerate(evaluations, 1):
-        attempt.tracker.log({"one_shot_val_top1_percent": each.val_top1_percent}, step=number)
+        # W&B takes no step that it has passed
+        step = search.epochs + number
+        attempt.tracker.log({"one_shot_val_top1_percent": each.val_top1_percent}, step=step)
     with (directory / store.METRICS).open(newline="") as file:
         trained = list(csv.DictReader(file))
     return {

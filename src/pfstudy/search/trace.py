@@ -64,6 +64,7 @@ class Trace(L.Callback):
         self._since = time.perf_counter()
         for row in self.rows:  # this attempt's run of W&B has all the curves
             self._log(row)
+        self._end_if_due(trainer, pl_module)  # it may have been stopped in its last epoch
 
     def on_train_batch_end(
         self,
@@ -98,8 +99,7 @@ class Trace(L.Callback):
         check_finite(row["train_loss"], epoch)
         self.claim.write(epoch=epoch, num_epochs=self.num_epochs)
         self.report("step", {"completed": epoch, "total": self.num_epochs})
-        if isinstance(pl_module, DifferentiableSearch):
-            trainer.should_stop = reason_to_end(self.rows, pl_module.search) is not None
+        self._end_if_due(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         self._pass_time()
@@ -108,6 +108,10 @@ class Trace(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = state_dict["rows"]
         self.seconds = state_dict["seconds"]
+
+    def _end_if_due(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if isinstance(module, DifferentiableSearch) and reason_to_end(self.rows, module.search):
+            trainer.should_stop = True
 
     def _pass_time(self) -> None:
         now = time.perf_counter()
@@ -123,7 +127,11 @@ class Trace(L.Callback):
             writer.writerows(self.rows)
 
     def _log(self, row: Mapping[str, Any]) -> None:
-        figures = {key: value for key, value in row.items() if not isinstance(value, str)}
+        operations = self.space.operations  # W&B draws numbers
+        figures = {
+            key: operations.index(value) if isinstance(value, str) else value
+            for key, value in row.items()
+        }
         self.tracker.log(figures, step=int(row["epoch"]))
 
 

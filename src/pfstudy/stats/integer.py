@@ -195,6 +195,24 @@ class Program:
             found.append(choice)
         return found[::-1]
 
+    def front(self, most: int) -> list[Choice] | None:
+        """List all choices that no other one beats in value and cost, cheapest first.
+
+        Args:
+            most: The most that are listed.
+
+        Returns:
+            ``None`` if there are more.
+        """
+        found: list[Choice] = []
+        budget = self.most_cost
+        while (choice := self.best(budget)) is not None:
+            if len(found) == most:
+                return None
+            found.append(choice)
+            budget = choice.cost - 2 * self._same_cost
+        return found[::-1]
+
     def list_best(self, budget: float, number: int) -> list[Choice]:
         """List the best within a budget; see `list_best`."""
         found: list[Choice] = []

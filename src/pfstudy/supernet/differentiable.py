@@ -197,7 +197,10 @@ class DifferentiableSearch(Classifier):
         return gradient_GK
 
     def _step_ahead(self, gradients: Sequence[torch.Tensor], optimizer: Any) -> list[torch.Tensor]:
-        """What a step of SGD with this momentum and weight decay takes from the weights."""
+        """What a step of SGD with this momentum and weight decay takes from the weights.
+
+        As in the paper, without the look ahead of Nesterov's that the optimizer may take.
+        """
         group = optimizer.param_groups[0]
         steps = []
         for weight, gradient in zip(self.weights, gradients, strict=True):

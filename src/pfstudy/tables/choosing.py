@@ -44,9 +44,19 @@ def make_design(
     solver = _Solver(offers, table)
     if latency is not None:
         solver.check(latency)
-    curve = tuple(solver.make_networks(solver.trace(latency)))
+    whole = solver.program.front(NUM_BUDGETS)
+    curve = tuple(solver.make_networks(solver.trace(latency) if whole is None else whole))
     baseline = solver.baseline()
-    design = Design(offers, table, latency, curve, solver.fastest, baseline, is_here=is_here)
+    design = Design(
+        offers,
+        table,
+        latency,
+        curve,
+        solver.fastest,
+        baseline,
+        is_here=is_here,
+        is_whole=whole is not None,
+    )
     if latency is None:
         return design
     found = solver.program.list_best(latency - solver.rest, num_best)
@@ -105,7 +115,7 @@ class _Solver:
             )
 
     def trace(self, latency: float | None) -> list[Choice]:
-        """The curve from the fastest network to the most valuable of all."""
+        """The best for some budgets, from the fastest network to the most valuable of all."""
         most = self.program.best(self.program.most_cost)
         assert most is not None
         budgets = np.linspace(self.program.least_cost, most.cost, NUM_BUDGETS).tolist()

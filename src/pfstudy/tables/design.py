@@ -96,6 +96,8 @@ class Design:
         optimism: By how much the prediction of the best is too high, in points, because the best
             of noisy predictions was taken; ``None`` if nothing tells.
         is_here: Whether the times are of this machine.
+        is_whole: Whether the curve has every network that no other one beats in both, and not
+            those for evenly spaced budgets alone.
     """
 
     offers: Offers
@@ -108,6 +110,7 @@ class Design:
     places: tuple[Place, ...] = ()
     optimism: float | None = None
     is_here: bool = True
+    is_whole: bool = True
 
     @property
     def chosen(self) -> Network | None:

@@ -30,8 +30,9 @@ _ADD_UP = "Assumed: what operations do adds up over the sites, and so do times."
 
 def curve_table(design: Design) -> Table:
     """Write the best networks for some of the budgets; the one that was chosen is bold."""
+    what = "the best for every budget of time" if design.is_whole else "the best for some budgets"
     table = Table(
-        title=escape(f"{_model_on(design)}: the best for every budget of time"),
+        title=escape(f"{_model_on(design)}: {what}"),
         caption=escape(describe_design(design)),
         box=box.SIMPLE_HEAD,
         caption_justify="left",

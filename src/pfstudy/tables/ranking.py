@@ -59,7 +59,7 @@ def describe_ranking(ranking: Ranking) -> str:
     )
     networks = counted(len(ranking.labels), "network")
     return (
-        f"Over {networks} that were trained fully ({seeds}; {noise}) and that all searches know: 1 "
+        f"Over {networks} that were trained fully ({seeds}; {noise}) and that all of these know: 1 "
         "is the same order, 0 no agreement, -1 the reverse; with 95 % intervals. Full training: "
         "test top-1. Searches: the sum of the logarithms of their probabilities, or the validation "
         "accuracy with shared weights. The additive model, by which pfstudy design chooses, "

@@ -12,6 +12,7 @@ from threading import Timer
 from typing import Any
 
 from pfstudy.errors import PfstudyError, first_line
+from pfstudy.searches import SEARCHES
 from pfstudy.tracking.commands import call_wandb
 from pfstudy.tracking.failures import be_patient, explain_failure, require_login
 
@@ -98,7 +99,8 @@ def _make(name: str, state: str, summary: Mapping[str, Any], config: Mapping[str
 
 def find_offline(directory: Path) -> list[Path]:
     """Find what was logged offline in a directory, the W&B runs of one attempt each."""
-    return sorted(directory.rglob("*run-*/run-*.wandb"))
+    logs = directory.rglob("*run-*/run-*.wandb")
+    return sorted(log for log in logs if SEARCHES not in log.relative_to(directory).parts)
 
 
 def read_offline(paths: Sequence[Path]) -> list[Logged]:
