@@ -330,10 +330,11 @@ def _check_budget(space: Space, times: Times) -> None:
     fastest = times.rest + _program(space, times, nothing_SK).least_cost
     if budget < fastest:
         where = describe_setting({**setting_of(space.config.speed), **times.setting})
+        least = math.ceil(1e3 * fastest) / 1e3  # what is said to be enough must be
         raise PfstudyError(
             f"search.latency={budget:g} cannot be reached: the fastest network of these operations "
-            f"takes {math.ceil(1e3 * fastest) / 1e3:.3f} of the backbone's time ({where}); give that "
-            "or more, or offer faster operations."
+            f"takes {least:.3f} of the backbone's time ({where}); give that or more, or offer "
+            "faster operations."
         )
 
 
