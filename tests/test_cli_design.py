@@ -258,7 +258,7 @@ class TestTraining:
             ("original",) * 4,
             *best_within(0.8)[:2],
         ]
-        assert {(c.seeds, c.study.name, c.runs_dir) for c in swept} == {(2, "mine", "runs")}
+        assert {(c.seeds, c.study.name, c.runs_dir) for c in swept} == {(2, "design-mine", "runs")}
         assert all(c.speed.enabled and c.speed.max_load == 2 for c in swept)
         text = " ".join(out.split())
         assert "resnet_digits: predicted and measured" in text

@@ -123,6 +123,11 @@ class TestBudget:
         (["search.name=seed0"], "cannot be that of a run directory"),
         (["search.name=../up"], "search.name: "),
         (["--random", "-1"], "--random must be 0 or more"),
+        (["study=one_block"], "a preset of study= is a sweep of its own"),
+        (
+            ["-m", "search=darts,evolution", "search.name=mine"],
+            "search.name is the same for several searches",
+        ),
         (["search.epoch=3"], "search: the key 'epoch' does not exist.*Did you mean 'epochs'"),
     ],
 )
@@ -133,6 +138,17 @@ def test_bad_input_is_one_sentence(arguments: list[str], sentence: str, call_her
     assert err.count("\n") == 1
     assert re.search(sentence, err)
     assert not list(Path().iterdir())
+
+
+def test_a_name_that_is_taken_is_refused_before_anything_runs(call_here: Call) -> None:
+    found = Path("runs/found/mine.yaml")
+    found.parent.mkdir(parents=True)
+    found.write_text("block: {spatial: maxpool}")
+    code, _, err = call_here("search", "search.name=mine")
+    assert code == 2
+    assert "runs/found/mine.yaml is there already, and stays as it is" in err
+    assert found.read_text() == "block: {spatial: maxpool}"
+    assert not Path("runs/searches").exists()
 
 
 def test_training_refuses_a_search(call_here: Call) -> None:
