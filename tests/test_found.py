@@ -105,6 +105,7 @@ def test_other_directories_of_runs() -> None:
 
 
 @pytest.mark.usefixtures("found")
+@pytest.mark.slow
 def test_a_sweep_over_them(monkeypatch: pytest.MonkeyPatch) -> None:
     from pfstudy.cli.overrides import compose
 

@@ -88,6 +88,7 @@ def test_what_is_proposed_is_offered_and_within_the_budget(name: str, share: flo
 
 
 class TestDraw:
+    @pytest.mark.slow
     def test_all_within_the_budget_have_the_same_probability(self) -> None:
         limits = random_limits(LARGE, 0.4)
         generator = random.Random(0)
@@ -119,6 +120,7 @@ class TestDrawLike:
                 [target] * len(drawn), rel=0.01
             )
 
+    @pytest.mark.slow
     def test_all_that_cost_as_much_have_the_same_probability(self) -> None:
         limits = random_limits(LARGE, None)
         costs = {choice: limits.cost(choice) or 0 for choice in everything(limits)}

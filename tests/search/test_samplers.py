@@ -135,6 +135,7 @@ class TestAll:
             sampler.tell(sampler.ask(), score)
 
 
+@pytest.mark.slow
 class TestSearching:
     """How much of the way from the mean network to the best one is gone, of 65,536 or 1,114."""
 

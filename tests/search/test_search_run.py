@@ -164,6 +164,7 @@ class TestOneShot:
             assert asked.times.predict(choice) <= 0.7 + 1e-9
         assert (task.directory / store.WEIGHTS).exists()
 
+    @pytest.mark.slow
     def test_stopped_in_training_ends_the_same(
         self, make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch
     ) -> None:
