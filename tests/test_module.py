@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from pfstudy.errors import PfstudyError
 from pfstudy.module import Classifier, check_finite, cosine_with_warmup
-from pfstudy.schema.config import Recipe
+from pfstudy.schema.recipe import Recipe
 
 NUM_CLASSES = 7
 RECIPE = Recipe(

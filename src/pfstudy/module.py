@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from pfstudy.errors import DivergedError
-from pfstudy.schema.config import Recipe
+from pfstudy.schema.recipe import Recipe
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 

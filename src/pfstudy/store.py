@@ -26,12 +26,12 @@ from pfstudy.ledger import RECORD
 from pfstudy.schema.config import config_tree
 from pfstudy.schema.imports import locate
 from pfstudy.variant import SCHEMA_VERSION, Variant
+from pfstudy.variant import WEIGHTS as WEIGHTS
 
 CONFIG = "config.json"
 STUDIES = "studies"
 METRICS = "metrics.csv"
 PREDICTIONS = "predictions.npz"
-WEIGHTS = "checkpoints/last.safetensors"
 BEST_WEIGHTS = "checkpoints/best.safetensors"
 RESUME = "checkpoints/resume.ckpt"
 

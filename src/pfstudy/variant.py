@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -21,9 +21,11 @@ from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Config, Model, SitePattern, SiteSetting
 from pfstudy.schema.imports import import_modules, source_digest
 from pfstudy.schema.operations import OPERATIONS, ORIGINAL, find_operation
+from pfstudy.schema.recipe import Recipe
 from pfstudy.schema.sites import Site, block_ranges, list_sites, stage_and_block
 
 SCHEMA_VERSION = 1
+WEIGHTS = "checkpoints/last.safetensors"  # in a run directory
 _HASH_LENGTH = 10
 _SLUG_LENGTH = 80
 _INPUT_KEYS = ("image_size", "channels", "num_classes")
@@ -157,13 +159,47 @@ def make_variant(config: Config, data_fingerprint: str) -> Variant:
                 "mean": config.data.mean,
                 "std": config.data.std,
             },
-            "recipe": {key: value for key, value in asdict(config.recipe).items() if key != "name"},
+            "recipe": _recipe_form(config.recipe),
+            "tune": asdict(config.tune) if config.tune.trials else None,
             "precision": config.trainer.precision,
             "init": file_digest(config.init_from, "init_from") if config.init_from else None,
             "pretrained": config.pretrained or None,
         }
     )
     return Variant(config, substitutions, canonical)
+
+
+def _recipe_form(recipe: Recipe) -> dict[str, Any]:
+    """What changes training; what is left at its default may have come later than a record."""
+    form = _unusual(recipe)
+    del form["name"]
+    form["label_smoothing"] = recipe.label_smoothing  # was always part of it
+    if not recipe.teacher:
+        return {key: value for key, value in form.items() if not key.startswith("distillation")}
+    return form | {"teacher": teacher_digest(recipe.teacher)}
+
+
+def _unusual(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass that have no default, or another value."""
+    form = {}
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        if is_dataclass(value):
+            form[item.name] = _unusual(value)
+        elif item.default is MISSING or value != item.default:
+            form[item.name] = value
+    return form
+
+
+def teacher_digest(teacher: str) -> str:
+    """What identifies a teacher: the content of its weights, or its name in timm.
+
+    Raises:
+        PfstudyError: Its weights cannot be read.
+    """
+    if teacher.startswith("timm:"):
+        return teacher
+    return file_digest(str(Path(teacher, WEIGHTS)), "recipe.teacher")
 
 
 def architecture_of(canonical: Mapping[str, Any]) -> dict[str, Any]:

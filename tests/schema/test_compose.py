@@ -29,6 +29,7 @@ REQUIRED = {
     "data=npz": NPZ,
     "data=imagefolder": ["data.path=images", "data.num_classes=2"],
     "data=imagenet": ["data.path=images"],
+    "recipe=base": ["recipe.name=base", "recipe.epochs=1", "recipe.batch_size=1", "recipe.lr=1"],
 }
 
 
@@ -165,9 +166,9 @@ REFUSED = [
     pytest.param(["block.spatial=[conv"], "the override 'block.spatial=[conv' cannot be read: no "
                  "viable alternative at input '[conv'.", id="syntax"),
     pytest.param(["recip.lr=1"], "the configuration: the key 'recip' does not exist; choose from: "
-                 "swap, seed, seeds, init_from, pretrained, imports, runs_dir, launcher, model, "
-                 "block, data, recipe, trainer, logger, speed, study. Did you mean 'recipe'?",
-                 id="root key"),
+                 "swap, seed, seeds, init_from, pretrained, imports, runs_dir, tune, launcher, "
+                 "model, block, data, recipe, trainer, logger, speed, study. Did you mean "
+                 "'recipe'?", id="root key"),
     pytest.param(["+recipe.lrr=1"], "recipe.lrr is no key of the configuration.", id="added key"),
     pytest.param(["~recipe"], "recipe is required.", id="removed group"),
     pytest.param(["recipe.lr=${recipe.rate}"], "recipe.lr: Interpolation key 'recipe.rate' not "

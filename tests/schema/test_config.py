@@ -58,8 +58,8 @@ def test_a_config_cannot_be_changed() -> None:
                      "recipe.momentum: input should be less than 1, but got 1.0.", id="fraction"),
         pytest.param("recipe.epochs", 1.5, "recipe.epochs: input should be a valid integer, got a "
                      "number with a fractional part, but got 1.5.", id="fractional epochs"),
-        pytest.param("recipe.schedule", "step", "recipe.schedule: input should be 'cosine' or "
-                     "'one_cycle', but got 'step'.", id="choice"),
+        pytest.param("recipe.schedule", "steps", "recipe.schedule: input should be 'cosine', "
+                     "'one_cycle', 'linear', 'step' or 'constant', but got 'steps'.", id="choice"),
         pytest.param("recipe.lrr", 1, "recipe.lrr is no key of the configuration.", id="unknown"),
         pytest.param("speed.num_processes", 1, "speed.num_processes: input should be greater than "
                      "or equal to 2, but got 1.", id="one process has no spread"),

@@ -14,10 +14,10 @@ from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter,
 from pydantic.dataclasses import dataclass
 
 from pfstudy.errors import PfstudyError
+from pfstudy.schema.recipe import Recipe, Trainer, Tune
 from pfstudy.schema.search import Search
 
 NormAct = Literal["auto", "keep", "drop"]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 
@@ -119,6 +119,10 @@ class Data:
         mean: Mean of each channel that is subtracted, with values from 0 to 1.
         std: Standard deviation of each channel that is divided by.
         num_workers: Number of processes that read images, at most one per core; changes no result.
+        download: Whether a dataset that is not there is downloaded.
+        verify: Whether files must be the published ones.
+        on_error: What an image that cannot be read does: ``stop`` fails the run; ``skip`` trains
+            on the next image instead, leaves it out of accuracies, and counts it.
     """
 
     name: str
@@ -135,57 +139,9 @@ class Data:
     mean: tuple[float, ...] | None = None
     std: tuple[PositiveFloat, ...] | None = None
     num_workers: NonNegativeInt | None = None
-
-
-@dataclass(frozen=True, config=_FROZEN)
-class Recipe:
-    """How a network is trained: SGD with Nesterov momentum.
-
-    Attributes:
-        name: Name of the preset, for people.
-        epochs: Number of passes over the training split.
-        batch_size: Number of images per step over all devices (the effective batch).
-        lr: Largest learning rate.
-        momentum: Momentum of SGD.
-        weight_decay: L2 penalty.
-        schedule: ``cosine`` (linear warm-up, then half a cosine to 0) or ``one_cycle``
-            (Smith and Topin 2018, as in torch).
-        warmup_epochs: Length of the warm-up, or of the rising part of the cycle.
-        label_smoothing: Share of the target spread over all classes.
-    """
-
-    name: str
-    epochs: PositiveInt
-    batch_size: PositiveInt
-    lr: PositiveFloat
-    momentum: Fraction
-    weight_decay: NonNegativeFloat
-    schedule: Literal["cosine", "one_cycle"]
-    warmup_epochs: NonNegativeFloat
-    label_smoothing: Fraction = 0.0
-
-
-@dataclass(frozen=True, config=_FROZEN)
-class Trainer:
-    """Where and in which precision a run is trained.
-
-    Attributes:
-        accelerator: ``auto`` takes a GPU if there is one.
-        devices: Number of devices that train one run together; ``auto`` for all GPUs.
-        num_nodes: Number of machines that do; more than one under srun or torchrun only.
-        precision: As Lightning names it.
-        num_threads: CPU threads of each device's process.
-        checkpoint_minutes: A checkpoint to go on from is written that often.
-        keep: The weights that a finished run keeps.
-    """
-
-    accelerator: Literal["auto", "cpu", "gpu"]
-    devices: PositiveInt | Literal["auto"]
-    num_nodes: PositiveInt
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
-    num_threads: PositiveInt
-    checkpoint_minutes: PositiveFloat
-    keep: tuple[Literal["last", "best"], ...]
+    download: bool | None = None
+    verify: bool | None = None
+    on_error: Literal["stop", "skip"] | None = None
 
 
 @dataclass(frozen=True, config=_FROZEN)
@@ -314,6 +270,7 @@ class Config:
         imports: The user's modules that register operations: names, or paths of files.
         runs_dir: Directory of the run directories.
         search: How to search for operations at the sites left ``original``; of a search alone.
+        tune: How learning rate and weight decay are chosen for every variant.
     """
 
     model: Model
@@ -332,6 +289,7 @@ class Config:
     pretrained: bool = False
     imports: tuple[str, ...] = ()
     search: Search | None = None
+    tune: Tune = Tune()
 
 
 _CONFIG = TypeAdapter(Config)

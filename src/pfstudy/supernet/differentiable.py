@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from pfstudy.errors import DivergedError
 from pfstudy.module import Batch, Classifier
-from pfstudy.schema.config import Recipe
+from pfstudy.schema.recipe import Recipe
 from pfstudy.schema.search import Differentiable
 from pfstudy.supernet.architecture import Architecture
 from pfstudy.supernet.network import Supernet

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from pfstudy.module import Batch, Classifier, accuracies
-from pfstudy.schema.config import Recipe
+from pfstudy.schema.recipe import Recipe
 from pfstudy.space import Choice
 from pfstudy.supernet.network import Supernet, batch_norms
 
