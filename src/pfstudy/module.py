@@ -59,7 +59,7 @@ class Classifier(L.LightningModule):
             self.average = ModelEmaV3(network, recipe.ema_decay, use_warmup=True)
             self.average.requires_grad_(False)
         self.accuracies = accuracies(num_classes)
-        self.loss = MeanMetric(nan_strategy="disable")
+        self.loss = MeanMetric()
         self.train_losses: torch.Tensor  # of this epoch's batches, as far as they are done
         num_batches = steps_per_epoch * num_parts
         self.register_buffer("train_losses", torch.zeros(num_batches))
@@ -87,7 +87,7 @@ class Classifier(L.LightningModule):
         """Have the moving average follow a step of the optimizer."""
         super().optimizer_step(*args, **kwargs)
         if self.average is not None:
-            self.average.update(self.network, step=self.global_step)
+            self.average.update(self.network, step=self.global_step + 1)  # counted later
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Accumulate accuracy and cross entropy."""

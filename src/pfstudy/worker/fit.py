@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -228,6 +229,8 @@ def make_module(
     if config.trainer.channels_last:
         network.to(memory_format=torch.channels_last)
     recipe = config.recipe
+    if recipe.ema_decay is not None:  # whose network is in evaluation mode all the time
+        warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")
     teacher = load_teacher(recipe.teacher, config.data).to(device) if recipe.teacher else None
     return Classifier(
         network,
