@@ -28,11 +28,11 @@ from pfstudy.launch.planned import (
 from pfstudy.launch.pool import PRELOAD, Pool
 from pfstudy.launch.sweep import (
     Prepared,
-    choose_slots,
     list_variants,
     prepare_sweep,
     why_unchanged,
 )
+from pfstudy.launch.training import choose_slots
 from pfstudy.launch.trials import NOWHERE, Candidate, Trials, Tried
 from pfstudy.schema.config import Config
 from pfstudy.speed import phase
