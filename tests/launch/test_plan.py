@@ -18,7 +18,7 @@ from pfstudy import files, ledger, store
 from pfstudy.data import fingerprint
 from pfstudy.errors import ChildFailedError, PfstudyError
 from pfstudy.launch import plan as planning
-from pfstudy.launch import sweep
+from pfstudy.launch import training
 from pfstudy.launch.plan import make_plan
 from pfstudy.launch.planned import Plan, PlannedVariant, runs_per_device, schedule_s
 from pfstudy.launch.trials import Candidate, Tried
@@ -360,7 +360,7 @@ class TestFailures:
         def probe(*_: Any) -> None:
             raise ChildFailedError("it fell over")
 
-        monkeypatch.setattr(sweep, "probe_slots", probe)
+        monkeypatch.setattr(training, "probe_slots", probe)
         plan = make_plan(configs_of(("launcher.slots=auto", "seeds=4")))
         assert plan.num_slots == 2
 
