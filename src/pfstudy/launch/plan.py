@@ -31,6 +31,7 @@ from pfstudy.launch.sweep import (
     Prepared,
     list_variants,
     prepare_sweep,
+    scaled_rates,
     why_unchanged,
 )
 from pfstudy.launch.training import choose_slots
@@ -107,7 +108,7 @@ class _Planner:
         counts = [counted(len(self.variants), "variant"), counted(len(self.planned), "run")]
         counts.append(f"{states['done']} done before")
         self.display.phase("plan", f"{self.prepared.study}: {', '.join(counts)}")
-        for note in why_unchanged(self.prepared.asked):
+        for note in [*why_unchanged(self.prepared.asked), *scaled_rates(self.prepared.asked)]:
             self.display.note(note)
 
     def _check(self, pool: Pool) -> tuple[Sequence[Device], Device]:

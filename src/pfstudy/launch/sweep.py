@@ -196,6 +196,8 @@ class _Sweep:
         self.display.phase("study", summarize(self.study, self.runs, self.states))
         for note in why_unchanged(asked):
             self.display.note(note)
+        for note in scaled_rates(asked):
+            self.display.note(note)
         num_same = len(asked) - len({(v.hash, v.config.seed) for v in asked})
         if num_same:
             self.display.note(f"{counted(num_same, 'variant')} coincide with others")
@@ -274,6 +276,18 @@ class _Sweep:
         if not left:
             raise PfstudyError("study.constraints leave no variant to train; loosen them.")
         self._take(left)
+
+
+def scaled_rates(asked: Sequence[Variant]) -> list[str]:
+    """Say where the batch size has changed the learning rate."""
+    recipes = (variant.config.recipe for variant in asked)
+    notes = (
+        f"recipe.lr of {recipe.lr:g} is for {recipe.lr_batch_size} images per step; for "
+        f"{recipe.batch_size} it is {recipe.scaled_lr:g}"
+        for recipe in recipes
+        if recipe.lr_batch_size not in (None, recipe.batch_size)
+    )
+    return list(dict.fromkeys(notes))
 
 
 def why_unchanged(asked: Sequence[Variant]) -> list[str]:
