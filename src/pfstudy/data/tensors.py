@@ -3,42 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from pfstudy.data import Arrays, find_source
-from pfstudy.data.splitting import SPLITS, split_heap
+from pfstudy.data import Arrays, find_source, require_number
+from pfstudy.data.augment import augments, cut_out, draw, gather
+from pfstudy.data.splitting import SPLITS, hold_out, split_heap
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
+from pfstudy.schema.recipe import Augmentation
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a dataset.
+    """One part of a dataset, as it is stored; normalised where it is needed.
 
     Attributes:
-        images_NCHW: float32, each channel with mean 0 and variance 1 over the training images.
+        stored_NCHW: uint8 where the source has that, else float32.
         labels_N: int64.
+        mean_C11: Mean of each channel, of the training images unless the config gives one.
+        std_C11: Its standard deviation, likewise.
     """
 
-    images_NCHW: torch.Tensor
+    stored_NCHW: torch.Tensor
     labels_N: torch.Tensor
+    mean_C11: torch.Tensor
+    std_C11: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.labels_N)
 
+    @property
+    def images_NCHW(self) -> torch.Tensor:  # noqa: N802  (a shape suffix)
+        """All images, normalised: float32."""
+        return self.normalise(self.stored_NCHW)
+
+    def normalise(self, stored_NCHW: torch.Tensor) -> torch.Tensor:
+        """Make images of the values that are stored: float32 with mean 0 and variance 1."""
+        return torch.sub(stored_NCHW, self.mean_C11).div_(self.std_C11)
+
     def select(self, indices: torch.Tensor) -> Split:
         """Some of the images."""
-        return Split(self.images_NCHW[indices], self.labels_N[indices])
+        stored, labels = self.stored_NCHW[indices], self.labels_N[indices]
+        return Split(stored, labels, self.mean_C11, self.std_C11)
 
     def to(self, device: torch.device) -> Split:
         """Copy to a device."""
-        return Split(self.images_NCHW.to(device), self.labels_N.to(device))
+        return Split(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def load_splits(data: Data) -> dict[str, Split]:
@@ -53,26 +69,42 @@ def load_splits(data: Data) -> dict[str, Split]:
     arrays = find_source(data.name).load(data)
     _check(arrays, data)
     members = _members(arrays, data)
-    images_NCHW = torch.from_numpy(np.ascontiguousarray(arrays.images_NCHW, dtype=np.float32))
+    stored_NCHW = torch.from_numpy(np.ascontiguousarray(arrays.images_NCHW))
+    most = 255 if stored_NCHW.dtype == torch.uint8 else 1
     size = (data.image_size, data.image_size)
-    if images_NCHW.shape[-2:] != size:
-        images_NCHW = functional.interpolate(
-            images_NCHW, size, mode="bilinear", antialias=True, align_corners=False
+    if stored_NCHW.shape[-2:] != size:
+        stored_NCHW = functional.interpolate(
+            stored_NCHW.float(), size, mode="bilinear", antialias=True, align_corners=False
         )
+    elif stored_NCHW.dtype != torch.uint8:
+        stored_NCHW = stored_NCHW.float()
     labels_N = torch.from_numpy(arrays.labels_N)
-    train_NCHW = images_NCHW[members["train"]]
-    mean = train_NCHW.mean(dim=(0, 2, 3), keepdim=True)
-    std = train_NCHW.std(dim=(0, 2, 3), keepdim=True).clamp_min(1e-6)
-    images_NCHW = (images_NCHW - mean) / std
-    return {name: Split(images_NCHW[members[name]], labels_N[members[name]]) for name in SPLITS}
+    if data.mean is not None and data.std is not None:
+        mean, std = (most * torch.tensor(per).view(-1, 1, 1) for per in (data.mean, data.std))
+    else:
+        train_NCHW = stored_NCHW[members["train"]].float()
+        mean = train_NCHW.mean(dim=(0, 2, 3))[:, None, None]
+        std = train_NCHW.std(dim=(0, 2, 3))[:, None, None].clamp_min(1e-6)
+    return {
+        name: Split(stored_NCHW[members[name]], labels_N[members[name]], mean, std)
+        for name in SPLITS
+    }
 
 
 class EpochOrder:
-    """The order of the training images in each epoch, the same for every variant of one seed."""
+    """The order of the training images in each epoch, the same for every variant of one seed.
 
-    def __init__(self, num_images: int, seed: int) -> None:
+    Args:
+        num_images: Number of images.
+        seed: Of the order.
+        repeats: How often an image stands in an epoch, one behind the other; the epoch is as long
+            as ever, so not all images do (Hoffer et al. 2020).
+    """
+
+    def __init__(self, num_images: int, seed: int, repeats: int = 1) -> None:
         self.num_images = num_images
         self.seed = seed
+        self.repeats = repeats
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -80,9 +112,13 @@ class EpochOrder:
         self.epoch = epoch
 
     def draw(self) -> torch.Tensor:
-        """Permutation of the images in this epoch."""
+        """What stands in this epoch: ``n + r * num_images`` for image ``n`` the ``r``-th time."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return torch.randperm(self.num_images, generator=generator)
+        order = torch.randperm(self.num_images, generator=generator)
+        if self.repeats == 1:
+            return order
+        times = self.num_images * torch.arange(self.repeats)
+        return (order[:, None] + times).flatten()[: self.num_images]
 
 
 @dataclass(frozen=True)
@@ -197,11 +233,21 @@ class Batches(Resumable):
     Args:
         split: The images.
         indices: Which of them each batch holds.
+        augmentation: What is done to them at random, if their order is drawn.
+        seed: Seed of that; the epoch adds to it.
     """
 
-    def __init__(self, split: Split, indices: BatchIndices) -> None:
+    def __init__(
+        self,
+        split: Split,
+        indices: BatchIndices,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__(indices)
         self.split = split
+        self.augmentation = augmentation or Augmentation()
+        self.seed = seed
 
     def __iter__(self) -> Iterator[Batch]:
         return self._count(self._batches())
@@ -210,14 +256,31 @@ class Batches(Resumable):
         """There is nothing to end."""
 
     def _batches(self) -> Iterator[Batch]:
-        images, labels = self.split.images_NCHW, self.split.labels_N
-        if self.sampler is None:
+        split, order = self.split, self.sampler
+        stored, labels = split.stored_NCHW, split.labels_N
+        if order is None:
             share, size = self.indices.share, self.indices.batch_size
             own = slice(share.rank, None, share.num_ranks)
-            yield from zip(images[own].split(size), labels[own].split(size), strict=True)
+            for images, some in zip(stored[own].split(size), labels[own].split(size), strict=True):
+                yield split.normalise(images), some
             return
-        for chosen in torch.stack(list(self.indices)).to(images.device):
-            yield images[chosen], labels[chosen]
+        batches = list(self.indices)
+        if not batches:
+            return
+        taken = torch.stack(batches).to(stored.device)
+        if not augments(self.augmentation):
+            for chosen in taken % len(split) if order.repeats > 1 else taken:
+                yield split.normalise(stored[chosen]), labels[chosen]
+            return
+        number, (height, width) = order.repeats * len(split), stored.shape[-2:]
+        seed = self.seed + order.epoch
+        draws = draw(self.augmentation, number, (height, width), seed).to(stored.device)
+        for chosen in taken:
+            of_batch, index = draws.at(chosen), chosen % len(split)
+            images = split.normalise(gather(stored, index, of_batch))
+            if self.augmentation.cutout:
+                cut_out(images, self.augmentation.cutout, of_batch)
+            yield images, labels[index]
 
 
 def check_share(batch_size: int, share: Share) -> None:
@@ -253,4 +316,10 @@ def _check(arrays: Arrays, data: Data) -> None:
 def _members(arrays: Arrays, data: Data) -> dict[str, np.ndarray]:
     if arrays.split is None:
         return split_heap(arrays.labels_N, data)
-    return {name: np.flatnonzero(arrays.split == name) for name in SPLITS}
+    members = {name: np.flatnonzero(arrays.split == name) for name in SPLITS}
+    if not len(members["validation"]):
+        number = require_number(data, "num_validation", "it has no validation images of its own")
+        train = members["train"]
+        rest, held_out = hold_out(arrays.labels_N[train], number, data)
+        members |= {"train": train[rest], "validation": train[held_out]}
+    return members
