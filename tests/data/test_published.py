@@ -275,20 +275,22 @@ class TestTrouble:
         data = write(written, tmp_path / "data", download=True)
         gone = files_of(data)[-1]
         gone.unlink()
-        with pytest.raises(PfstudyError, match="is missing of") as raised:
+        with pytest.raises(PfstudyError, match="is missing: copy it there") as raised:
             fingerprint(data)
-        assert str(raised.value).startswith(f"{gone} is missing")
+        assert str(raised.value).startswith(f"{gone} of {data.name} is")
 
     @every_dataset
     def test_a_folder_of_other_things_is_left_alone(self, name: str, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("not images")
-        with pytest.raises(PfstudyError, match=rf"does not hold {name}: expected "):
+        with pytest.raises(PfstudyError, match=f"does not hold {name}: give the folder with "):
             fingerprint(describe(name, path=str(tmp_path), download=True))
         assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
     def test_a_folder_that_is_not_there_is_not_made(self, tmp_path: Path) -> None:
         folder = tmp_path / "mistyped"
-        with pytest.raises(PfstudyError, match="is no folder: give the one with cifar-10-batches"):
+        with pytest.raises(
+            PfstudyError, match="is no folder: give the folder with cifar-10-batches"
+        ):
             fingerprint(describe("cifar10", path=str(folder), download=True))
         assert not folder.exists()
 

@@ -115,21 +115,17 @@ def _not_there(data: Data, root: Path) -> PfstudyError:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         cure = "data.download=true" if data.path is None else "data.path=null to download it"
         return PfstudyError(
-            f"{folder / missing[0]}{more} is missing of {data.name}: copy it there, or set {cure}."
+            f"{folder / missing[0]}{more} of {data.name} is missing: copy it there, or set {cure}."
         )
     if data.path is None:
         return PfstudyError(
             f"{data.name} is not in {root}: set data.download=true, or give data.path=FOLDER with "
             f"{expected}."
         )
-    if not root.is_dir():
-        return PfstudyError(
-            f"data.path={root} is no folder: give the one with {expected}, make it to have "
-            f"{data.name} downloaded there, or give data.path=null for the cache."
-        )
+    fault = f"does not hold {data.name}" if root.is_dir() else "is no folder"
     return PfstudyError(
-        f"data.path={root} does not hold {data.name}: expected {expected}, in a folder that is "
-        "read, or an empty folder and data.download=true."
+        f"data.path={root} {fault}: give the folder with {expected}, make an empty one to have "
+        f"{data.name} downloaded there, or give data.path=null for the cache."
     )
 
 
