@@ -162,17 +162,24 @@ def empty_file(where: str | Path) -> PfstudyError:
     return PfstudyError(f"{where} is empty: copied only in part? Copy it anew, or remove it.")
 
 
-def find_classes(root: Path, packed: Packed | None = None) -> dict[str, list[str]]:
+def find_classes(
+    root: Path, packed: Packed | None = None, key: str = "data.path="
+) -> dict[str, list[str]]:
     """Classes of each of the parts that are there; those of a heap have the empty name.
 
     A heap may have a class that is called ``train``: what it holds are images.
+
+    Args:
+        root: The folder.
+        packed: What is packed in it, if it is a packed one.
+        key: What stands before the folder in errors.
 
     Raises:
         PfstudyError: A folder cannot be read or is not laid out as expected.
     """
     if packed:
         return {name: list(part.classes) for name, part in packed.parts.items()}
-    folders = _list_folders(root, "data.path=")
+    folders = _list_folders(root, key)
     parts = {part: _list_folders(root / part) for part in _PARTS if part in folders}
     if not any(parts.values()) and set(folders) - set(_PARTS):
         return {_HEAP: folders}
@@ -183,7 +190,7 @@ def find_classes(root: Path, packed: Packed | None = None) -> dict[str, list[str
             raise PfstudyError(f"{root / part} has no class folders: expected {part}/CLASS/.")
     if not parts:
         raise PfstudyError(
-            f"data.path={root} has no class folders: expected train/CLASS/ and val/CLASS/, or "
+            f"{key}{root} has no class folders: expected train/CLASS/ and val/CLASS/, or "
             "CLASS/ alone."
         )
     return parts

@@ -50,7 +50,7 @@ def pack(
     """
     _import_webdataset()
     _check_places(folder, out)
-    classes = find_classes(folder)
+    classes = find_classes(folder, key="")
     parts = {name: list_images(folder / name, classes[name]) for name in classes}
     total, done = sum(map(len, parts.values())), 0
     treat = partial(_read, side=side, quality=quality)
