@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path

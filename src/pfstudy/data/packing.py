@@ -61,7 +61,10 @@ def pack(
         draft.mkdir(parents=True)
         for name, images in parts.items():
             contents = _in_order(images, treat)
-            count = partial(lambda before, number: progress(before + number, total), done)
+
+            def count(number: int, before: int = done) -> None:
+                progress(before + number, total)
+
             packed_parts[name] = _write_part(draft, name, images, contents, bool(side), count)
             done += len(images)
         packed = Packed(draft, packed_parts, treatment)
