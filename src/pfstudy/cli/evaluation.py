@@ -80,9 +80,8 @@ def show_runs(
         console.print(table)
     for run in runs if per_class else ():
         console.print(per_class_table(run))
-    places = ", ".join(str(run.directory / "eval") for run in runs[:_MOST_PLACES])
-    more = f" and of {len(runs) - _MOST_PLACES} more" if len(runs) > _MOST_PLACES else ""
-    console.print(f"figures: {escape(places)}{more}", soft_wrap=True)
+    place = runs[0].directory / "eval" if len(runs) == 1 else "eval/ of each run directory"
+    console.print(f"figures: {place}", soft_wrap=True, style="dim", markup=False)
 
 
 @app.command("eval", context_settings=HYDRAS)

@@ -21,16 +21,20 @@ from PIL import Image
 from pfstudy.errors import PfstudyError
 from pfstudy.evaluation.results import LEAST_SIDE
 
-_PIXELWISE = ("gaussian_noise", "shot_noise", "impulse_noise", "brightness", "contrast")
+_OF_ANY_SIZE = (
+    *("gaussian_noise", "shot_noise", "impulse_noise", "brightness", "contrast"),  # of each pixel
+    *("pixelate", "jpeg_compression"),  # in parts of the side, and in blocks of 8 pixels
+)
 _SEEDED = ("impulse_noise", "glass_blur")  # these draw from generators of their own
 
 
 def corrupt(image_HWC: np.ndarray, name: str, severity: int, index: int) -> np.ndarray:
     """Corrupt an image.
 
-    Noise, brightness and contrast treat every pixel by itself. The others are made for images of 32
-    pixels at least: smaller ones are enlarged, each pixel to a square of pixels, corrupted, and
-    made small again by taking the mean of each square.
+    Noise, brightness, contrast, pixelate and JPEG mean the same at any size. The others reach as
+    many pixels as they do in large images, and are made for 32 at least: smaller images are
+    enlarged, each pixel to a square of pixels, corrupted, and made small again by taking the mean
+    of each square.
 
     Args:
         image_HWC: uint8 of 1 or 3 channels; a grey one is corrupted as one of three equal channels,
@@ -43,7 +47,7 @@ def corrupt(image_HWC: np.ndarray, name: str, severity: int, index: int) -> np.n
         An image of the same shape, uint8.
     """
     height, width, channels = image_HWC.shape
-    times = 1 if name in _PIXELWISE else -(-LEAST_SIDE // min(height, width, LEAST_SIDE))
+    times = 1 if name in _OF_ANY_SIZE else -(-LEAST_SIDE // min(height, width, LEAST_SIDE))
     large = image_HWC.repeat(times, 0).repeat(times, 1).repeat(3 // channels, 2)
     seed = crc32(f"{name} {severity} {index}".encode())
     options = {"seed": seed} if name in _SEEDED else {}

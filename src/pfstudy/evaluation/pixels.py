@@ -19,7 +19,7 @@ from pfstudy.schema.config import Data
 
 
 @dataclass(frozen=True)
-class TestImages:
+class RawImages:
     """The test images of a dataset, in their fixed order.
 
     Attributes:
@@ -73,7 +73,7 @@ class TestImages:
             self.source.close()
 
 
-def open_images(data: Data, batch_size: int, device: torch.device) -> TestImages:
+def open_images(data: Data, batch_size: int, device: torch.device) -> RawImages:
     """Open the test images of a dataset.
 
     Raises:
@@ -84,7 +84,7 @@ def open_images(data: Data, batch_size: int, device: torch.device) -> TestImages
         mean, std = (
             torch.tensor(values, device=device).view(-1, 1, 1) for values in (data.mean, data.std)
         )
-        return TestImages(mean, std, imagefolder.list_test(data).classes, loader, batch_size)
+        return RawImages(mean, std, imagefolder.list_test(data).classes, loader, batch_size)
     split = load_splits(data)["test"].to(device)
     low, high = 0.0, 255.0
     if split.stored_NCHW.dtype != torch.uint8:
@@ -92,4 +92,4 @@ def open_images(data: Data, batch_size: int, device: torch.device) -> TestImages
         high = max(high, low + 1e-6)
     classes = tuple(str(number) for number in range(data.num_classes))
     mean_C11, std_C11 = (split.mean_C11 - low) / (high - low), split.std_C11 / (high - low)
-    return TestImages(mean_C11, std_C11, classes, split, batch_size, low, high)
+    return RawImages(mean_C11, std_C11, classes, split, batch_size, low, high)

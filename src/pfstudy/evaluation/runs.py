@@ -20,7 +20,7 @@ from pfstudy.evaluation.corruptions import Corruptor, count_processes
 from pfstudy.evaluation.figures import CleanFigures, Figures, Top1
 from pfstudy.evaluation.given import AUTOCAST, Report, lease_id, waits
 from pfstudy.evaluation.occlusion import occlude
-from pfstudy.evaluation.pixels import TestImages, open_images
+from pfstudy.evaluation.pixels import RawImages, open_images
 from pfstudy.evaluation.results import add_figures
 from pfstudy.network.restore import load_run
 from pfstudy.schema.config import Config
@@ -73,7 +73,7 @@ def evaluate_runs(wanted: Sequence[Wanted], report: Report) -> None:
 class _Network:
     """The network of a run, which takes pixels."""
 
-    def __init__(self, wanted: Wanted, config: Config, images: TestImages) -> None:
+    def __init__(self, wanted: Wanted, config: Config, images: RawImages) -> None:
         self.directory, self.cases = wanted
         self._dtype = AUTOCAST[config.trainer.precision]
         self._images = images
@@ -95,7 +95,7 @@ class _Network:
 def _look(
     networks: Sequence[_Network],
     cases: Sequence[Case],
-    images: TestImages,
+    images: RawImages,
     corruptor: Corruptor | None,
     tell: Callable[[int], None],
 ) -> dict[Path, dict[Case, Any]]:
@@ -131,7 +131,7 @@ def _look(
     return found
 
 
-def _make_figures(case: Case, images: TestImages) -> Figures:
+def _make_figures(case: Case, images: RawImages) -> Figures:
     return CleanFigures(images.classes, images.mean_C11.device) if case == CLEAN else Top1()
 
 
@@ -139,7 +139,7 @@ def _change(
     case: Case,
     pixels_NCHW: torch.Tensor,
     first: int,
-    images: TestImages,
+    images: RawImages,
     corruptor: Corruptor | None,
 ) -> torch.Tensor:
     """Change images in a way that has nothing to do with a network."""

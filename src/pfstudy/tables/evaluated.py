@@ -60,12 +60,10 @@ def tables_of_one(run: Evaluated) -> list[Table]:
         tables.append(_corruptions(run.figures, top1))
     if any(case.kind == "fgsm" for case in run.figures):
         cases = [case for case in run.figures if case.kind == "fgsm"]
-        title = "FGSM: top-1 (%) by 255 epsilon"
-        tables.append(_strengths(title, "{:g}", cases, run.figures, top1))
+        tables.append(_strengths("FGSM", "255 epsilon", "{:g}", cases, run.figures, top1))
     if any(case.kind == "occlusion" for case in run.figures):
         cases = [case for case in run.figures if case.kind == "occlusion"]
-        title = "Occlusion: top-1 (%) by the share of patches taken away"
-        tables.append(_strengths(title, "{:g} %", cases, run.figures, top1))
+        tables.append(_strengths("Occlusion", "patches away", "{:g} %", cases, run.figures, top1))
     return tables
 
 
@@ -149,14 +147,15 @@ def _corruptions(figures: Mapping[Case, Any], clean: float) -> Table:
 def _strengths(
     title: str,
     label: str,
+    format: str,
     cases: Sequence[Case],
     figures: Mapping[Case, Any],
     clean: float,
 ) -> Table:
     table = _table(title)
-    table.add_column("")
+    table.add_column(label)
     for case in cases:
-        table.add_column(label.format(case.strength), justify="right")
+        table.add_column(format.format(case.strength), justify="right")
     table.add_row("top-1 (%)", *(_percent(figures[case]) for case in cases))
     table.add_row("of clean", *(_relative(figures[case], clean) for case in cases))
     return table
