@@ -20,7 +20,7 @@ from configs import compose
 from pfstudy import files, store
 from pfstudy.complexity import cost
 from pfstudy.errors import PfstudyError
-from pfstudy.evaluation import evaluate
+from pfstudy.evaluation.given import evaluate
 from pfstudy.network.surgery import build_network
 from pfstudy.schema.config import Config
 
@@ -180,7 +180,7 @@ class TestEvaluate:
     def test_progress_is_told_in_batches(
         self, own_sweep: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("pfstudy.evaluation._SECONDS_BETWEEN_REPORTS", -1)
+        monkeypatch.setattr("pfstudy.evaluation.given._SECONDS_BETWEEN_REPORTS", -1)
         weights = str(own_sweep.directory / own_sweep.weights("original"))
         config = replace(compose(), init_from=weights)
         told: list[tuple[str, Mapping[str, Any]]] = []

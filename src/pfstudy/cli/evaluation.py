@@ -11,7 +11,8 @@ import typer
 
 from pfstudy.cli.app import HYDRAS, AsJson, app, make_console
 from pfstudy.cli.overrides import compose_only
-from pfstudy.errors import PfstudyError, unknown_name
+from pfstudy.errors import PfstudyError, RunsFailedError, unknown_name
+from pfstudy.words import counted
 
 if TYPE_CHECKING:
     from pfstudy.evaluation.cases import Case
@@ -66,22 +67,30 @@ def show_runs(
         as_json: Print the figures as JSON and nothing else.
 
     Raises:
-        PfstudyError: A run cannot be evaluated.
+        PfstudyError: No run can be evaluated.
+        RunsFailedError: Some runs could not be, the others are.
     """
     from pfstudy.launch.evaluate import evaluate_runs
     from pfstudy.tables.evaluated import per_class_table, read_evaluated, runs_table, tables_of_one
 
-    runs = read_evaluated(evaluate_runs(paths, cases, again=again), cases)
+    evaluation = evaluate_runs(paths, cases, again=again)
+    runs = read_evaluated(evaluation.done, cases)
     if as_json:
         print(json.dumps([run.as_data() for run in runs], indent=1))
-        return
-    console = make_console()
-    for table in tables_of_one(runs[0]) if len(runs) == 1 else [runs_table(runs)]:
-        console.print(table)
-    for run in runs if per_class else ():
-        console.print(per_class_table(run))
-    place = runs[0].directory / "eval" if len(runs) == 1 else "eval/ of each run directory"
-    console.print(f"figures: {place}", soft_wrap=True, style="dim", markup=False)
+    else:
+        console = make_console()
+        for table in tables_of_one(runs[0]) if len(runs) == 1 else [runs_table(runs)]:
+            console.print(table)
+        for run in runs if per_class else ():
+            console.print(per_class_table(run))
+        place = runs[0].directory / "eval" if len(runs) == 1 else "eval/ of each run directory"
+        console.print(f"figures: {place}", soft_wrap=True, style="dim", markup=False)
+    if evaluation.failed:
+        directory, reason = next(iter(evaluation.failed.items()))
+        number = len(evaluation.failed)
+        raise RunsFailedError(
+            f"{counted(number, 'run')} not evaluated, such as {directory}: {reason}"
+        )
 
 
 @app.command("eval", context_settings=HYDRAS)

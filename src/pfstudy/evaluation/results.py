@@ -137,10 +137,7 @@ def read_figures(directory: Path, cases: Iterable[Case]) -> dict[Case, Any]:
 
 
 def mean_top1(figures: Mapping[Case, Any], kind: Kind) -> float | None:
-    """Mean top-1 over the cases of a kind; of corruptions, over each one's severities first.
-
-    As every corruption has the same severities, that is the mean over all of them.
-    """
+    """Mean top-1 in percent over the cases of a kind; ``None`` if there are none."""
     values = [figure for case, figure in figures.items() if case.kind == kind]
     return fmean(values) if values else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import torch
 from torch import nn
 
 from pfstudy import lease
+from pfstudy.data import fingerprint
 from pfstudy.data.restore import read_config
 from pfstudy.environment import describe_environment
+from pfstudy.errors import PfstudyError
 from pfstudy.evaluation.attacks import attack, gradient_sign
 from pfstudy.evaluation.cases import CLEAN, Case
 from pfstudy.evaluation.corruptions import Corruptor, count_processes
@@ -32,7 +35,7 @@ Wanted = tuple[Path, Sequence[Case]]
 """A run directory, and what the run is to be evaluated on."""
 
 
-def evaluate_runs(wanted: Sequence[Wanted], report: Report) -> None:
+def evaluate_runs(wanted: Sequence[Wanted], report: Report) -> dict[Path, str]:
     """Evaluate runs that were trained on the same data, and add the figures to them.
 
     Every image is changed once, for all networks. What belongs together, such as a corruption in
@@ -42,19 +45,21 @@ def evaluate_runs(wanted: Sequence[Wanted], report: Report) -> None:
         wanted: The runs, and what each is to be evaluated on.
         report: Told what is being done, and how far it is (``"progress"``).
 
+    Returns:
+        Why some runs could not be evaluated, if there are others that could.
+
     Raises:
-        PfstudyError: A network cannot be loaded, the images cannot be read or corrupted, or the
+        PfstudyError: No network can be loaded, the images cannot be read or corrupted, or the
             figures cannot be written.
     """
-    configs = [read_config(directory) for directory, _ in wanted]
-    torch.set_num_threads(max(config.trainer.num_threads for config in configs))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data = configs[0].data
-    batch_size = min(_MOST_IMAGES, *(config.recipe.batch_size for config in configs))
+    networks, failed = _load(wanted, device)
+    torch.set_num_threads(max(network.config.trainer.num_threads for network in networks))
+    data = networks[0].config.data
+    batch_size = min(_MOST_IMAGES, *(network.config.recipe.batch_size for network in networks))
     images = open_images(data, batch_size, device)
-    networks = [_Network(*pair, images) for pair in zip(wanted, configs, strict=True)]
     environment = _describe(device)
-    cases = list(dict.fromkeys(case for _, some in wanted for case in some))
+    cases = list(dict.fromkeys(case for network in networks for case in network.cases))
     with lease.training(lease_id(device), on_wait=waits(report)), ExitStack() as held:
         held.callback(images.close)
         corruptor = None
@@ -68,27 +73,46 @@ def evaluate_runs(wanted: Sequence[Wanted], report: Report) -> None:
             found = _look(networks, list(alike), images, corruptor, tell)
             for directory, figures in found.items():
                 add_figures(directory, figures, images.describe(), environment)
+    return failed
+
+
+def _load(wanted: Sequence[Wanted], device: torch.device) -> tuple[list[_Network], dict[Path, str]]:
+    identify = cache(fingerprint)  # of a large folder, that takes long
+    networks, failed = [], {}
+    for directory, cases in wanted:
+        try:
+            config = read_config(directory, identify)
+            networks.append(_Network(directory, cases, config, load_run(directory).to(device)))
+        except PfstudyError as error:
+            failed[directory] = str(error)
+    if not networks:
+        raise PfstudyError(next(iter(failed.values())))
+    return networks, failed
 
 
 class _Network:
-    """The network of a run, which takes pixels."""
+    """The network of a run, and what the run is to be evaluated on."""
 
-    def __init__(self, wanted: Wanted, config: Config, images: RawImages) -> None:
-        self.directory, self.cases = wanted
+    def __init__(
+        self, directory: Path, cases: Sequence[Case], config: Config, network: nn.Module
+    ) -> None:
+        self.directory, self.cases, self.config = directory, cases, config
         self._dtype = AUTOCAST[config.trainer.precision]
-        self._images = images
-        network: nn.Module = load_run(self.directory).requires_grad_(False)
-        self._network = network.to(images.mean_C11.device)
+        self._network = network.requires_grad_(False)
 
-    def logits(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+    def logits(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         """Logits by the precision of the training."""
-        with torch.autocast(pixels_NCHW.device.type, self._dtype, enabled=self._dtype is not None):
-            return self.exact_logits(pixels_NCHW).float()
+        with torch.autocast(x_NCHW.device.type, self._dtype, enabled=self._dtype is not None):
+            logits: torch.Tensor = self._network(x_NCHW)
+        return logits.float()
 
-    def exact_logits(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
-        """Logits by float32: half the bits round small gradients to 0, which hides them."""
-        logits: torch.Tensor = self._network(self._images.normalise(pixels_NCHW))
-        return logits
+    def sign(
+        self, pixels_NCHW: torch.Tensor, labels_N: torch.Tensor, images: RawImages
+    ) -> torch.Tensor:
+        """Where to change pixels, by float32: half the bits would round small gradients to 0."""
+        return gradient_sign(
+            lambda pixels: self._network(images.normalise(pixels)), pixels_NCHW, labels_N
+        )
 
 
 @torch.no_grad()
@@ -114,15 +138,13 @@ def _look(
         for network, case, figures in kept:
             if case.kind == "fgsm":
                 if network.directory not in signs:
-                    signs[network.directory] = gradient_sign(
-                        network.exact_logits, pixels_NCHW, labels_N
-                    )
+                    signs[network.directory] = network.sign(pixels_NCHW, labels_N, images)
                 seen = attack(pixels_NCHW, signs[network.directory], case.strength)
             else:
                 if case not in changed:
                     changed = {case: _change(case, pixels_NCHW, first, images, corruptor)}
                 seen = changed[case]
-            figures.update(network.logits(seen), labels_N)
+            figures.update(network.logits(images.normalise(seen)), labels_N)
         first += len(labels_N)
     tell(images.num_batches)
     found: dict[Path, dict[Case, Any]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -80,23 +81,34 @@ def choose_runs(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(chosen))
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What became of runs that were to be evaluated.
+
+    Attributes:
+        done: The run directories that have all figures now.
+        failed: Why others could not be evaluated.
+    """
+
+    done: list[Path]
+    failed: Mapping[Path, str]
+
+
 def evaluate_runs(
     paths: Sequence[Path], cases: Sequence[Case], *, again: bool = False
-) -> list[Path]:
+) -> Evaluation:
     """Evaluate finished runs on what they have no figures of, and add the figures to them.
+
+    A run that was not named itself, and has kept no weights, is left out.
 
     Args:
         paths: As for `choose_runs`.
         cases: What to evaluate them on.
         again: Whether to evaluate also where there are figures.
 
-    Returns:
-        The run directories that have all figures now; one that was not named itself, and has kept
-        no weights, is left out.
-
     Raises:
         PfstudyError: A run that was named has kept no weights, a package is missing, the figures
-            of a run were made with other settings, or a network cannot be evaluated.
+            of a run were made with other settings, or no run can be evaluated.
     """
     missing = {
         run: tuple(cases if again else find_missing(run, cases)) for run in choose_runs(paths)
@@ -108,29 +120,35 @@ def evaluate_runs(
                 f"{run} has kept no weights; to evaluate it, forget the run (pfstudy forget) and "
                 "train it again with trainer.keep=[last]."
             )
-        del missing[run]
-    wanted = {run: some for run, some in missing.items() if some}
+    wanted = {run: some for run, some in missing.items() if some and run not in without}
     if any(case.kind == "corruptions" for some in wanted.values() for case in some):
         _check_package()
     with Display() as display:
         for run in without:
             display.note(f"{run} has kept no weights, and is left out")
-        if wanted:
-            _evaluate(wanted, display)
-    return list(missing)
+        failed = _evaluate(wanted, display) if wanted else {}
+    done = [run for run in missing if run not in without and run not in failed]
+    if failed and not done:
+        raise PfstudyError(next(iter(failed.values())))
+    return Evaluation(done, failed)
 
 
-def _evaluate(wanted: Mapping[Path, tuple[Case, ...]], display: Display) -> None:
-    with Pool(()) as pool:  # few processes: nothing to import ahead
+def _evaluate(wanted: Mapping[Path, tuple[Case, ...]], display: Display) -> dict[Path, str]:
+    """Evaluate runs; returns why some could not be."""
+    failed: dict[Path, str] = {}
+    with Pool(PRELOAD) as pool:
         for runs in _alike(wanted):
             data = read_json(runs[0] / store.CONFIG)["config"]["data"]["name"]
             display.phase("eval", f"{counted(len(runs), 'run')} on {data}")
             display.bar("importing")
-            pool.call(
-                "pfstudy.evaluation.runs:evaluate_runs",
-                tuple((run, wanted[run]) for run in runs),
-                on_report=_follow(display),
-            )
+            arguments = tuple((run, wanted[run]) for run in runs)
+            try:
+                failed |= pool.call(
+                    "pfstudy.evaluation.runs:evaluate_runs", arguments, on_report=_follow(display)
+                )
+            except PfstudyError as error:
+                failed |= dict.fromkeys(runs, str(error))
+    return failed
 
 
 def _alike(runs: Iterable[Path]) -> Iterator[list[Path]]:
