@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pfstudy.errors import PfstudyError
 from pfstudy.evaluation.given import evaluate
 from pfstudy.network.surgery import build_network
 from pfstudy.schema.config import Config
+from pfstudy.schema.recipe import Recipe
 
 Ended = subprocess.CompletedProcess[str]
 
@@ -44,6 +45,11 @@ MISTAKES = {
         ["init_from=no.pt"],
         "init_from=no.pt cannot be read: No such file or directory.",
     ),
+    "robustness": (
+        ["init_from=no.pt", "--fgsm", "1"],
+        "robustness and figures per class are of finished runs: give run directories, not "
+        "init_from=no.pt.",
+    ),
     "two networks": (
         ["-m", "block.spatial=original,maxpool", "init_from=no.pt"],
         "eval takes one network, but the arguments describe 2.",
@@ -58,8 +64,8 @@ MISTAKES = {
     ),
     "no such key": (
         ["init_from=no.pt", "recipe.lrr=1"],
-        "recipe: the key 'lrr' does not exist; choose from: name, epochs, batch_size, lr, "
-        "momentum, weight_decay, schedule, warmup_epochs, label_smoothing. Did you mean 'lr'?",
+        "recipe: the key 'lrr' does not exist; choose from: "
+        f"{', '.join(field.name for field in fields(Recipe))}. Did you mean 'lr'?",
     ),
 }
 
@@ -98,6 +104,8 @@ class TestCommand:
         for figure in ("top1_percent", "top5_percent", "loss"):
             expected = record["metrics"][f"test_{figure}"]
             assert figures.pop(figure) == pytest.approx(expected, rel=1e-5)
+        assert 0 < figures.pop("ece_percent") < 100
+        assert 0 < figures.pop("brier") < 2
         assert figures == {
             "model": "resnet_digits",
             "variant": "original",
@@ -118,10 +126,11 @@ class TestCommand:
         header, _, row = (line.split() for line in done.stdout.strip().splitlines()[:3])
         accuracy = [f"{metrics[f'test_top{k}_percent']:.2f}" for k in (1, 5)]
         assert " ".join(header) == (
-            "model variant params (M) MACs (G) top-1 (%) top-5 (%) loss images"
+            "model variant params (M) MACs (G) top-1 (%) top-5 (%) loss ECE (%) Brier images"
         )
         assert row[:2] == ["resnet_digits", "mine"]
-        assert row[4:] == [*accuracy, f"{metrics['test_loss']:.3g}", "500"]
+        assert row[4:7] == [*accuracy, f"{metrics['test_loss']:.3g}"]
+        assert row[-1] == "500"
         caption = " ".join(done.stdout.split())
         assert f"Weights: {own_sweep.weights('mine')}. Test images of digits" in caption
 
