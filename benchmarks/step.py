@@ -20,8 +20,9 @@ from _measuring import machine, show
 from pfstudy.cli import compose
 from pfstudy.data import fingerprint
 from pfstudy.data.tensors import Batches, BatchIndices, EpochOrder, load_splits
-from pfstudy.module import Classifier, cosine_with_warmup
+from pfstudy.module import Classifier
 from pfstudy.network.surgery import build_network
+from pfstudy.optimization import lr_share
 from pfstudy.variant import make_variant
 
 NUM_ROUNDS = 12
@@ -52,7 +53,7 @@ def bare_epochs(classifier: Classifier, batches: Batches) -> list[float]:
         nesterov=True,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: cosine_with_warmup(step, recipe.epochs * len(batches), 0)
+        optimizer, lambda step: lr_share(recipe, step, len(batches))
     )
     network.train()
     seconds = []

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import lightning as L  # noqa: N812
 import numpy as np
@@ -13,8 +15,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from pfstudy.errors import PfstudyError
-from pfstudy.module import Classifier, check_finite, cosine_with_warmup
+from pfstudy.losses import UNREAD
+from pfstudy.module import Classifier, diverged, find_divergence
 from pfstudy.schema.recipe import Recipe
 
 NUM_CLASSES = 7
@@ -52,8 +54,10 @@ def fit(
     train: list[tuple[torch.Tensor, torch.Tensor]],
     epochs: int,
     num_parts: int = 1,
+    callbacks: Sequence[L.Callback] = (),
 ) -> L.Trainer:
     trainer = L.Trainer(
+        callbacks=list(callbacks),
         accelerator="cpu",
         max_epochs=epochs,
         accumulate_grad_batches=num_parts,
@@ -67,26 +71,6 @@ def fit(
         module, DataLoader(train, batch_size=None), DataLoader(make_batches(2), batch_size=None)
     )
     return trainer
-
-
-class TestCosineWithWarmup:
-    def test_without_warmup_is_that_of_torch(self) -> None:
-        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-        reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
-        for step in range(21):
-            expected = optimizer.param_groups[0]["lr"]
-            assert cosine_with_warmup(step, 20, 0) == pytest.approx(expected, abs=1e-12)
-            optimizer.step()
-            reference.step()
-
-    def test_warmup_rises_evenly_to_the_peak(self) -> None:
-        shares = [cosine_with_warmup(step, 20, 4) for step in range(5)]
-        np.testing.assert_allclose(shares, [0.2, 0.4, 0.6, 0.8, 1.0])
-
-    def test_falls_after_the_peak_to_zero(self) -> None:
-        shares = [cosine_with_warmup(step, 20, 4) for step in range(4, 22)]
-        assert all(a > b for a, b in itertools.pairwise(shares[:-1]))
-        assert shares[-2:] == [0, 0]
 
 
 class TestTraining:
@@ -150,23 +134,16 @@ class TestTraining:
             if recipe.schedule == "one_cycle":
                 schedule.step()
 
-    def test_train_loss_is_the_mean_since_the_last_call(self) -> None:
-        batches = make_batches(3)
-        module = Classifier(make_network().eval(), RECIPE, NUM_CLASSES, len(batches))
+    def test_losses_of_all_batches_of_an_epoch_are_kept(self) -> None:
+        batches = make_batches(6)
+        module = Classifier(make_network().eval(), RECIPE, NUM_CLASSES, 2, num_parts=3)
         losses = [float(module.training_step(b, i).detach()) for i, b in enumerate(batches)]
         expected = [
             functional.cross_entropy(module.network(x), y, label_smoothing=0.1).item()
             for x, y in batches
         ]
         np.testing.assert_allclose(losses, expected, rtol=1e-6)
-        assert module.take_train_loss() == pytest.approx(np.mean(losses), rel=1e-6)
-        assert module.take_train_loss() == 0
-
-    def test_train_loss_is_the_mean_also_over_the_parts_of_a_step(self) -> None:
-        batches = make_batches(6)
-        module = Classifier(make_network().eval(), RECIPE, NUM_CLASSES, 2, num_parts=3)
-        losses = [float(module.training_step(b, i).detach()) for i, b in enumerate(batches)]
-        assert module.take_train_loss() == pytest.approx(np.mean(losses), rel=1e-6)
+        assert module.train_losses.tolist() == losses
 
     def test_parts_of_a_batch_train_as_the_whole_of_it(self) -> None:
         train = make_batches(6)
@@ -185,7 +162,8 @@ class TestTraining:
         whole, parts = (module.network.state_dict() for module in modules)
         for name, expected in whole.items():
             torch.testing.assert_close(parts[name], expected, msg=name)
-        assert modules[0].take_train_loss() == pytest.approx(modules[1].take_train_loss())
+        of_halves = modules[1].train_losses.view(-1, 2).mean(1)
+        torch.testing.assert_close(modules[0].train_losses, of_halves)
 
 
 class TestEvaluation:
@@ -230,12 +208,69 @@ class TestEvaluation:
         module.on_test_epoch_end()
         assert module.evaluated["test_top5_percent"] == 100
 
+    def test_images_that_could_not_be_read_do_not_count(self) -> None:
+        module = Classifier(make_network().eval(), RECIPE, NUM_CLASSES, 1)
+        ((images, labels),) = make_batches(1)
+        module.test_step((images, torch.cat([labels[:3], torch.tensor([UNREAD])])), 0)
+        module.on_test_epoch_end()
+        alone = Classifier(module.network, RECIPE, NUM_CLASSES, 1)
+        alone.test_step((images[:3], labels[:3]), 0)
+        alone.on_test_epoch_end()
+        assert module.evaluated == pytest.approx(alone.evaluated)
 
-class TestCheckFinite:
-    def test_finite_is_fine(self) -> None:
-        check_finite(1e30, 1)
 
+class TestMovingAverage:
+    RECIPE = replace(RECIPE, ema_decay=0.5)
+
+    def test_follows_every_step_of_the_optimizer(self) -> None:
+        train = make_batches(4)
+        module = Classifier(make_network(), self.RECIPE, NUM_CLASSES, len(train))
+        seen = []
+
+        class Watch(L.Callback):
+            def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+                seen.append(pl_module.network[3].weight.detach().clone())
+
+        fit(module, train, 1, callbacks=[Watch()])
+        expected = seen[0]
+        for step, weight in enumerate(seen[1:], 1):
+            decay = min(0.5, 1 - (1 + step) ** (-2 / 3))  # warmed up as timm does
+            expected = decay * expected + (1 - decay) * weight
+        torch.testing.assert_close(module.evaluated_network[3].weight, expected)
+
+    def test_is_what_is_evaluated(self) -> None:
+        module = Classifier(make_network().eval(), self.RECIPE, NUM_CLASSES, 1)
+        with torch.no_grad():
+            module.network[3].weight.zero_()
+            module.network[3].bias.zero_()
+        (batch,) = make_batches(1)
+        module.test_step(batch, 0)
+        torch.testing.assert_close(module.logits[0], make_network().eval()(batch[0]))
+
+
+def test_a_compiled_step_trains_as_an_eager_one() -> None:
+    train = make_batches(3)
+    modules = [
+        Classifier(make_network(), RECIPE, NUM_CLASSES, len(train), compile_mode=mode)
+        for mode in (None, "default")
+    ]
+    for module in modules:
+        fit(module, train, 1)
+    eager, compiled = (module.state_dict() for module in modules)
+    assert eager.keys() == compiled.keys()
+    for name, expected in eager.items():
+        torch.testing.assert_close(compiled[name], expected, msg=name)
+
+
+class TestDivergence:
     @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-    def test_says_what_to_do(self, loss: float) -> None:
-        with pytest.raises(PfstudyError, match=r"in epoch 3; lower recipe\.lr"):
-            check_finite(loss, 3)
+    def test_is_found_at_its_first_step(self, loss: float) -> None:
+        assert find_divergence([[1.0, 1e30, loss, loss]], num_parts=1) == 3
+        assert find_divergence([[1.0, 1e30, loss, loss]], num_parts=2) == 2
+        assert find_divergence([[1.0, 2.0], [1.0, loss]], num_parts=1) == 2
+
+    def test_is_not_found_where_all_is_finite(self) -> None:
+        assert find_divergence([[1e30, 0.0]], num_parts=1) is None
+
+    def test_says_what_to_do(self) -> None:
+        assert re.search(r"in epoch 3 at step 7; lower recipe\.lr", str(diverged(3, 7)))

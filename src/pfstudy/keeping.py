@@ -11,13 +11,13 @@ from typing import Literal, cast, get_args
 from pfstudy import ledger
 from pfstudy.errors import DiskError, PfstudyError, unknown_name
 from pfstudy.inventory import find_runs
-from pfstudy.store import BEST_WEIGHTS, RESUME, WEIGHTS
+from pfstudy.store import BEST_WEIGHTS, RESUME, RESUME_BEFORE, WEIGHTS
 
 Keep = Literal["last", "best", "none"]
 
 FORGOTTEN = "forgotten"
 
-_CHECKPOINTS = (WEIGHTS, BEST_WEIGHTS, RESUME)
+_CHECKPOINTS = (WEIGHTS, BEST_WEIGHTS, RESUME, RESUME_BEFORE)
 
 
 @dataclass(frozen=True)

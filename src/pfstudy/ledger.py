@@ -218,9 +218,9 @@ def write_pending(directory: Path) -> None:
         write_json(directory / STATE, {"state": "pending", "attempt": 0}, once=True)
 
 
-def last_accumulation(directory: Path) -> int:
-    """The accumulation of the last attempt, which one that goes on must share."""
-    return int(read_status(directory, lenient=True).written.get("accumulation", 1))
+def last_accumulation(directory: Path, asked: int = 1) -> int:
+    """The accumulation of the last attempt, which one that goes on must share; else that asked."""
+    return int(read_status(directory, lenient=True).written.get("accumulation", asked))
 
 
 def heartbeat_age_s(directory: Path) -> float:

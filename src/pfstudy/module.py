@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L  # noqa: N812
 import torch
+from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn import functional
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from pfstudy.errors import DivergedError
+from pfstudy.losses import UNREAD, Batch, Network, Objective
+from pfstudy.optimization import make_optimizer, make_schedule
 from pfstudy.schema.recipe import Recipe
-
-Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class Classifier(L.LightningModule):
@@ -27,6 +29,11 @@ class Classifier(L.LightningModule):
         num_classes: Number of classes.
         steps_per_epoch: Number of steps of the optimizer in an epoch.
         num_parts: Number of batches whose gradients make up a step.
+        teacher: Whom to learn from besides, as the network.
+        compile_mode: Mode of ``torch.compile``; ``None`` trains eagerly.
+
+    Attributes:
+        average: The moving average of the network, if the recipe asks for it.
     """
 
     def __init__(
@@ -36,19 +43,34 @@ class Classifier(L.LightningModule):
         num_classes: int,
         steps_per_epoch: int,
         num_parts: int = 1,
+        teacher: Network | None = None,
+        compile_mode: str | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.recipe = recipe
         self.steps_per_epoch = steps_per_epoch
         self.num_parts = num_parts
+        self.objective = Objective(recipe, num_classes, teacher)
+        # the function, as a second module would have its tensors in the state twice
+        self._compiled = torch.compile(network.forward, mode=compile_mode) if compile_mode else None
+        self.average: ModelEmaV3 | None = None
+        if recipe.ema_decay is not None:
+            self.average = ModelEmaV3(network, recipe.ema_decay, use_warmup=True)
+            self.average.requires_grad_(False)
         self.accuracies = accuracies(num_classes)
         self.loss = MeanMetric()
-        self.train_loss_sum: torch.Tensor
-        self.register_buffer("train_loss_sum", torch.zeros(()))
+        self.train_losses: torch.Tensor  # of this epoch's batches, as far as they are done
+        num_batches = steps_per_epoch * num_parts
+        self.register_buffer("train_losses", torch.zeros(num_batches))
         self.evaluated: dict[str, float] = {}
         self.logits: list[torch.Tensor] = []
         self.labels: list[torch.Tensor] = []
+
+    @property
+    def evaluated_network(self) -> nn.Module:
+        """What is validated, tested and kept: the moving average if there is one."""
+        return self.network if self.average is None else self.average.module
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         """Logits, ``(N, num_classes)``."""
@@ -56,19 +78,16 @@ class Classifier(L.LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
-        """Cross entropy with label smoothing; nothing is copied to the host."""
-        images, labels = batch
-        loss = functional.cross_entropy(
-            self.network(images), labels, label_smoothing=self.recipe.label_smoothing
-        )
-        self.train_loss_sum += loss.detach()
+        """The loss of the recipe; nothing is copied to the host."""
+        loss = self.objective.loss(self._compiled or self.network, batch)
+        self.train_losses[batch_index] = loss.detach()
         return loss
 
-    def take_train_loss(self) -> float:
-        """Mean training loss since the last call."""
-        mean = float(self.train_loss_sum) / (self.steps_per_epoch * self.num_parts)
-        self.train_loss_sum.zero_()
-        return mean
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Have the moving average follow a step of the optimizer."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update(self.network, step=self.global_step + 1)  # counted later
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Accumulate accuracy and cross entropy."""
@@ -88,30 +107,9 @@ class Classifier(L.LightningModule):
         self.evaluated |= self._computed("test")
 
     def configure_optimizers(self) -> Any:
-        """SGD with Nesterov momentum; the learning rate changes at every step."""
-        recipe = self.recipe
-        optimizer = torch.optim.SGD(
-            self.network.parameters(),
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=recipe.momentum > 0,
-        )
-        num_steps = recipe.epochs * self.steps_per_epoch
-        num_warmup = min(int(recipe.warmup_epochs * self.steps_per_epoch), num_steps - 1)
-        schedule: torch.optim.lr_scheduler.LRScheduler
-        if recipe.schedule == "one_cycle":
-            schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer,
-                max_lr=recipe.lr,
-                total_steps=num_steps + 1,
-                pct_start=num_warmup / num_steps,
-                cycle_momentum=False,
-            )
-        else:
-            schedule = torch.optim.lr_scheduler.LambdaLR(
-                optimizer, lambda step: cosine_with_warmup(step, num_steps, num_warmup)
-            )
+        """The recipe's optimizer; the learning rate changes at every step."""
+        optimizer = make_optimizer(self.network, self.recipe)
+        schedule = make_schedule(optimizer, self.recipe, self.steps_per_epoch)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
@@ -119,9 +117,10 @@ class Classifier(L.LightningModule):
 
     def _evaluate(self, batch: Batch) -> torch.Tensor:
         images, labels = batch
-        logits: torch.Tensor = self.network(images).float()
+        logits: torch.Tensor = self.evaluated_network(images).float()
         self.accuracies.update(logits, labels)
-        self.loss.update(functional.cross_entropy(logits, labels), weight=len(labels))
+        loss = functional.cross_entropy(logits, labels, ignore_index=UNREAD, reduction="none")
+        self.loss.update(loss, weight=(labels != UNREAD).float())
         return logits.detach()
 
     def _computed(self, split: str) -> dict[str, float]:
@@ -136,34 +135,36 @@ class Classifier(L.LightningModule):
 
 
 def accuracies(num_classes: int) -> MetricCollection:
-    """Top-1 and top-5 accuracy over all images, as shares; top-5 of fewer classes is of all."""
-    metrics = {
-        "top1": MulticlassAccuracy(num_classes, average="micro"),
-        "top5": MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro"),
-    }
+    """Top-1 and top-5 accuracy over all images, as shares; top-5 of fewer classes is of all.
+
+    Images that could not be read do not count.
+    """
+
+    def metric(top_k: int) -> MulticlassAccuracy:
+        return MulticlassAccuracy(
+            num_classes, top_k, average="micro", ignore_index=UNREAD, validate_args=False
+        )
+
+    metrics = {"top1": metric(1), "top5": metric(min(5, num_classes))}
     return MetricCollection(dict(metrics), compute_groups=False)
 
 
-def cosine_with_warmup(step: int, num_steps: int, num_warmup: int) -> float:
-    r"""Share of the largest learning rate at a step.
+def find_divergence(losses: Sequence[Sequence[float]], num_parts: int) -> int | None:
+    """Find the first step, from 1, at which a loss is not finite.
 
-    Rises linearly over the warm-up, then falls as :math:`(1 + \cos \pi t) / 2` (Loshchilov and
-    Hutter 2017, without restarts) and reaches 0 behind the last step.
+    Args:
+        losses: Of each process, in the order of its batches.
+        num_parts: Number of batches of a step.
     """
-    if step < num_warmup:
-        return (step + 1) / (num_warmup + 1)
-    progress = (step - num_warmup) / max(1, num_steps - num_warmup)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    for batch, of_ranks in enumerate(zip(*losses, strict=True)):
+        if not all(map(math.isfinite, of_ranks)):
+            return batch // num_parts + 1
+    return None
 
 
-def check_finite(loss: float, epoch: int) -> None:
-    """Stop a run that diverged.
-
-    Raises:
-        DivergedError: The loss is not finite.
-    """
-    if not math.isfinite(loss):
-        raise DivergedError(
-            f"the training loss became {loss} in epoch {epoch}; lower recipe.lr or lengthen "
-            "recipe.warmup_epochs."
-        )
+def diverged(epoch: int, step: int) -> DivergedError:
+    """Make the error of a run that diverged in an epoch at one of its steps, both from 1."""
+    return DivergedError(
+        f"the training loss became NaN or infinite in epoch {epoch} at step {step}; lower "
+        "recipe.lr, lengthen recipe.warmup_epochs, or set recipe.clip_norm."
+    )

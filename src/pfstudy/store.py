@@ -34,6 +34,7 @@ METRICS = "metrics.csv"
 PREDICTIONS = "predictions.npz"
 BEST_WEIGHTS = "checkpoints/best.safetensors"
 RESUME = "checkpoints/resume.ckpt"
+RESUME_BEFORE = "checkpoints/resume.before.ckpt"
 
 _NUMBER = (int, float)
 _NEEDED: dict[tuple[str, ...], type | tuple[type, ...]] = {

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from zipfile import ZipFile
 
 import lightning as L  # noqa: N812
 import numpy as np
@@ -26,7 +27,12 @@ from runs import (
 from pfstudy import files, ledger, store
 from pfstudy.errors import DiskError, PfstudyError
 from pfstudy.worker import checkpoints
-from pfstudy.worker.checkpoints import Conditions, read_conditions, write_checkpoint
+from pfstudy.worker.checkpoints import (
+    Conditions,
+    find_checkpoint,
+    read_conditions,
+    write_checkpoint,
+)
 
 STOP = Moment("training", 3)  # the first of two steps of the second epoch
 
@@ -103,6 +109,15 @@ def cut_in_half(path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
 
 
+def flip_a_bit(path: Path) -> None:
+    """Of a weight, which no reader would stumble over."""
+    with ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda member: member.file_size)
+    content = bytearray(path.read_bytes())
+    content[largest.header_offset + 200] ^= 1
+    path.write_bytes(content)
+
+
 def empty(path: Path) -> None:
     path.write_bytes(b"")
 
@@ -127,7 +142,7 @@ def replace_by_code(path: Path) -> None:
 class TestDamaged:
     @pytest.mark.parametrize(
         "damage",
-        [cut, cut_in_half, empty, overwrite, replace_by_weights, replace_by_code],
+        [cut, cut_in_half, flip_a_bit, empty, overwrite, replace_by_weights, replace_by_code],
         ids=lambda damage: damage.__name__,
     )
     def test_training_begins_anew(
@@ -151,6 +166,29 @@ class TestDamaged:
         assert_equal(read_outcome(task.directory), uninterrupted)
         assert not (tmp_path / "harm").exists()
 
+    def test_the_one_before_is_gone_on_from(self, uninterrupted: Outcome, tmp_path: Path) -> None:
+        task = make_task(tmp_path, *TINY, "trainer.checkpoint_minutes=1e-9")
+        train_and_stop(task, STOP)  # as well at the end of the first epoch
+        flip_a_bit(task.directory / store.RESUME)
+        reports = train(task)
+        (note,) = reports.of("note")
+        assert note["text"].endswith("; training goes on from the one before")
+        assert [row["epoch"] for row in reports.of("epoch")] == [2]
+        assert_equal(read_outcome(task.directory), uninterrupted)
+
+    def test_where_all_are_damaged_training_begins_anew(
+        self, uninterrupted: Outcome, tmp_path: Path
+    ) -> None:
+        task = make_task(tmp_path, *TINY, "trainer.checkpoint_minutes=1e-9")
+        train_and_stop(task, STOP)
+        cut(task.directory / store.RESUME)
+        empty(task.directory / store.RESUME_BEFORE)
+        reports = train(task)
+        first, second = (note["text"] for note in reports.of("note"))
+        assert first.endswith("; training goes on from the one before")
+        assert second.endswith("; training begins anew")
+        assert_equal(read_outcome(task.directory), uninterrupted)
+
     def test_what_a_killed_attempt_has_half_written_is_no_matter(
         self, uninterrupted: Outcome, tmp_path: Path
     ) -> None:
@@ -166,7 +204,7 @@ class TestDamaged:
 
 class TestConditions:
     def test_without_a_checkpoint_there_are_none(self, tmp_path: Path) -> None:
-        assert read_conditions(tmp_path / "resume.ckpt") is None
+        assert find_checkpoint(tmp_path / "resume.ckpt", pytest.fail) is None
 
     def test_no_checkpoint_is_said_to_be_damaged(self, tmp_path: Path) -> None:
         (tmp_path / "resume.ckpt").write_bytes(b"")

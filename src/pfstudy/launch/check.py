@@ -11,12 +11,17 @@ import torch
 
 from pfstudy.complexity import variant_cost
 from pfstudy.data.loading import check_batch_size, count_training_images
+from pfstudy.data.tensors import Share, check_share
 from pfstudy.environment import cpu_model
 from pfstudy.errors import PfstudyError
+from pfstudy.losses import check_objective
 from pfstudy.network.behaviour import Backbone
 from pfstudy.network.inspection import check_backbone
 from pfstudy.network.substitutions import check_substitutions
-from pfstudy.network.surgery import backbone_key, build_backbone, build_network
+from pfstudy.network.surgery import backbone_key, build_backbone, build_network, for_training
+from pfstudy.network.teacher import load_teacher
+from pfstudy.optimization import check_optimization
+from pfstudy.schema.config import Config
 from pfstudy.schema.designs import Constraint, parse_constraints
 from pfstudy.schema.imports import import_modules
 from pfstudy.schema.search import Differentiable
@@ -41,6 +46,7 @@ def check_variants(
     projected: dict[str, int] = {}
     backbones: dict[str, Backbone] = {}
     loaded: set[str] = set()
+    trainable: set[str] = set()
     count_images = cache(count_training_images)
     constraints = parse_constraints(variants[0].config.study.constraints)
     dropped = _drop(variants, [c for c in constraints if c.metric == "sites"])
@@ -52,6 +58,10 @@ def check_variants(
         config, key = variant.config, backbone_key(variant.config)
         number = _check_network(variant, backbones)
         try:
+            training = repr((config.model, config.data, config.recipe, config.trainer))
+            if training not in trainable:
+                _check_training(config, num_ranks)
+                trainable.add(training)
             check_batch_size(config.recipe.batch_size, count_images(config.data), num_ranks)
             if config.pretrained and key not in loaded:
                 build_backbone(config.model, config.data, pretrained=True)
@@ -114,11 +124,36 @@ def check_search(space: Space, report: Callable[[str, Mapping[str, Any]], None])
     backbones: dict[str, Backbone] = {}
     for variant in space.uniform:
         _check_network(variant, backbones)
+    _check_training(config, 1)
+    if config.recipe.ema_decay is not None or config.recipe.teacher:
+        raise PfstudyError(
+            "a search takes neither recipe.ema_decay nor recipe.teacher; unset them."
+        )
     number = count_training_images(config.data)
     if isinstance(search, Differentiable):
+        if search.order == 2 and config.recipe.optimizer != "sgd":
+            raise PfstudyError(
+                "search.order=2 looks a step of SGD ahead; set recipe.optimizer=sgd."
+            )
         number -= round(search.arch_share * number)
     check_batch_size(config.recipe.batch_size, number)
     return _devices("trainer.accelerator", config.trainer.accelerator)[0]
+
+
+def _check_training(config: Config, num_ranks: int) -> None:
+    """Check what a config says of training, on so many devices.
+
+    Raises:
+        PfstudyError: It cannot be trained so.
+    """
+    recipe, num_parts = config.recipe, config.trainer.accumulation
+    check_share(recipe.batch_size, Share(num_ranks=num_ranks, num_parts=num_parts))
+    check_optimization(recipe)
+    check_objective(recipe, recipe.batch_size // (num_ranks * num_parts))
+    if recipe.drop_path:
+        build_backbone(for_training(config).model, config.data)
+    if recipe.teacher:
+        load_teacher(recipe.teacher, config.data)
 
 
 def _check_network(variant: Variant, backbones: dict[str, Backbone]) -> int:

@@ -161,7 +161,7 @@ def _run_as_rank(config: Config) -> SweepResult | None:
             mode=mode,
             speed=phase.find_measured(variant, {"host": platform.node()}) or {},
             environment=describe_environment(),
-            accumulation=ledger.last_accumulation(run.directory),
+            accumulation=ledger.last_accumulation(run.directory, config.trainer.accumulation),
         )
         how = "elsewhere"
         try:

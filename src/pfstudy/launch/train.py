@@ -118,9 +118,7 @@ class Training:
         Raises:
             DiskError: Nothing can be written any more.
         """
-        self._waiting.extend(
-            _Todo(run, accumulation=ledger.last_accumulation(run.directory)) for run in runs
-        )
+        self._waiting.extend(_Todo(run, accumulation=_accumulation_of(run)) for run in runs)
         while True:
             self._fill()
             self._look_elsewhere()
@@ -278,12 +276,16 @@ class Training:
             if status.state == "done":
                 self._say_done(run, ", trained elsewhere")
             else:
-                self._waiting.append(_Todo(run, accumulation=ledger.last_accumulation(directory)))
+                self._waiting.append(_Todo(run, accumulation=_accumulation_of(run)))
 
     def _say_done(self, run: store.Run, how: str) -> None:
         metrics: Mapping[str, Any] = files.read_json(run.directory / ledger.RECORD)["metrics"]
         text = f"{metrics['test_top1_percent']:.2f} %{how}"
         self.display.end(self.names[run.directory], text)
+
+
+def _accumulation_of(run: store.Run) -> int:
+    return ledger.last_accumulation(run.directory, run.variant.config.trainer.accumulation)
 
 
 def _log_of(run: store.Run, rank: int) -> Path:

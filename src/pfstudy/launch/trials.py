@@ -107,7 +107,10 @@ class Trials:
         Returns:
             What became of each of them.
         """
-        self._waiting.extend((index, 1) for index in range(len(candidates)))
+        self._waiting.extend(
+            (index, candidate.variant.config.trainer.accumulation)
+            for index, candidate in enumerate(candidates)
+        )
         company = cycle(candidates)
         try:
             self.display.bar(_BAR, 0, len(candidates))
@@ -131,7 +134,9 @@ class Trials:
             self._jobs.append(job)
             self._start(candidates[index], job.slot, num_parts, self.seconds, job)
         while self._free:  # a run that shares a device is slower than one alone
-            self._start(next(company), self._free.popleft(), 1, float("inf"), None)
+            beside = next(company)
+            num_parts = beside.variant.config.trainer.accumulation
+            self._start(beside, self._free.popleft(), num_parts, float("inf"), None)
 
     def _start(
         self,

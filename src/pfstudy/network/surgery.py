@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -137,6 +138,14 @@ def build_network(config: Config, seed: int | None = None) -> nn.Module:
     if config.init_from:
         load_checkpoint(network, config.init_from)
     return network
+
+
+def for_training(config: Config) -> Config:
+    """The config of the network that is trained: what it leaves out at random is the recipe's."""
+    if not config.recipe.drop_path:
+        return config
+    args = {**config.model.args, "drop_path_rate": config.recipe.drop_path}
+    return replace(config, model=replace(config.model, args=args))
 
 
 def substitute(

@@ -31,8 +31,14 @@ from pfstudy.supernet.one_shot import OneShotTraining
 from pfstudy.tasks import Task
 from pfstudy.tracking import Tracker
 from pfstudy.variant import SCHEMA_VERSION
-from pfstudy.worker.checkpoints import Checkpoints, Conditions, read_conditions
-from pfstudy.worker.fit import choose_device, derive_seeds, make_trainer, open_loaders
+from pfstudy.worker.checkpoints import Checkpoints, Conditions, find_checkpoint
+from pfstudy.worker.fit import (
+    choose_device,
+    derive_seeds,
+    make_trainer,
+    open_loaders,
+    seed_everything,
+)
 from pfstudy.worker.progress import Report
 from pfstudy.worker.ranks import Ranks
 from pfstudy.worker.results import remove_checkpoints, save_weights
@@ -212,13 +218,8 @@ def _fit(
     """Train, from the checkpoint if there is one; returns a row an epoch, and the time."""
     space, directory = attempt.asked.space, attempt.task.directory
     config, path = space.config, directory / store.RESUME
-    asked = Conditions(config.trainer.num_threads)
-    try:
-        written = read_conditions(path)
-    except PfstudyError as error:
-        attempt.report("note", {"text": f"{error}; the search begins anew"})
-        written = None
-    conditions = written or asked
+    written = find_checkpoint(path, lambda text: attempt.report("note", {"text": text}))
+    conditions = written or Conditions(config.trainer.num_threads)
     torch.set_num_threads(conditions.num_threads)
     trace = Trace(directory, space, num_epochs, attempt.claim, attempt.tracker, attempt.report)
     every_s = 60 * config.trainer.checkpoint_minutes
@@ -226,7 +227,7 @@ def _fit(
     limited = replace(config, recipe=replace(config.recipe, epochs=num_epochs))
     device = choose_device(config)
     trainer = make_trainer(limited, device, Ranks(), conditions, [trace, checkpoints])
-    torch.manual_seed(derive_seeds(config.seed)["augmentation"])
+    seed_everything(derive_seeds(config.seed)["augmentation"])
     with attempt.request.deferred():
         resume = path if written is not None else None
         trainer.fit(module, train, validation, ckpt_path=resume, weights_only=True)

@@ -6,13 +6,14 @@ import csv
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import lightning as L  # noqa: N812
 
 from pfstudy import files, store
 from pfstudy.ledger import Claim
-from pfstudy.module import Classifier, check_finite
+from pfstudy.module import Classifier, diverged, find_divergence
 from pfstudy.search.ending import CHOSEN, PROBABILITY, reason_to_end
 from pfstudy.space import Space
 from pfstudy.supernet.differentiable import DifferentiableSearch
@@ -83,10 +84,11 @@ class Trace(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
         epoch = trainer.current_epoch + 1
+        losses = pl_module.train_losses.tolist()
         row: dict[str, Any] = {
             "epoch": epoch,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "train_loss": pl_module.take_train_loss(),
+            "train_loss": fmean(losses),
             **pl_module.evaluated,
         }
         if isinstance(pl_module, DifferentiableSearch):
@@ -96,7 +98,9 @@ class Trace(L.Callback):
         self.rows.append({**row, "seconds": round(self.seconds, 3)})
         self._write()
         self._log(self.rows[-1])
-        check_finite(row["train_loss"], epoch)
+        step = find_divergence([losses], pl_module.num_parts)
+        if step is not None:
+            raise diverged(epoch, step)
         self.claim.write(epoch=epoch, num_epochs=self.num_epochs)
         self.report("step", {"completed": epoch, "total": self.num_epochs})
         self._end_if_due(trainer, pl_module)

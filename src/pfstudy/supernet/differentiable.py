@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional
 
 from pfstudy.errors import DivergedError
-from pfstudy.module import Batch, Classifier
+from pfstudy.losses import Batch
+from pfstudy.module import Classifier
 from pfstudy.schema.recipe import Recipe
 from pfstudy.schema.search import Differentiable
 from pfstudy.supernet.architecture import Architecture
@@ -94,7 +95,7 @@ class DifferentiableSearch(Classifier):
         self.manual_backward(loss)
         of_weights.step()
         self.lr_schedulers().step()  # type: ignore[union-attr]
-        self.train_loss_sum += loss.detach()
+        self.train_losses[batch_index] = loss.detach()
 
     def on_validation_start(self) -> None:
         """Validate the mixture as it is, without noise."""
@@ -126,11 +127,9 @@ class DifferentiableSearch(Classifier):
         self.supernet.mix(self.architecture.by_site(log_p_GK))
 
     def _loss(self, batch: Batch) -> torch.Tensor:
-        """Cross entropy of the mixture that is set."""
+        """The recipe's loss of the mixture that is set; images are not mixed."""
         images, labels = batch
-        return functional.cross_entropy(
-            self.supernet(images), labels, label_smoothing=self.recipe.label_smoothing
-        )
+        return self.objective.of_targets(self.supernet(images), labels)
 
     def _loss_of_architecture(self, batch: Batch, noise_GK: torch.Tensor | None) -> torch.Tensor:
         self._mix(noise_GK)

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from pfstudy.module import Batch, Classifier, accuracies
+from pfstudy.losses import Batch
+from pfstudy.module import Classifier, accuracies
 from pfstudy.schema.recipe import Recipe
 from pfstudy.space import Choice
 from pfstudy.supernet.network import Supernet, batch_norms

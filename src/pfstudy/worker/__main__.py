@@ -44,7 +44,7 @@ def make_task(directory: Path) -> Task:
         study=config.study.name or directory.parent.name,
         mode=choose_mode(config.logger),
         environment=describe_environment(),
-        accumulation=ledger.last_accumulation(directory),
+        accumulation=ledger.last_accumulation(directory, config.trainer.accumulation),
     )
 
 

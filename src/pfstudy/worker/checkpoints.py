@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import lightning as L  # noqa: N812
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from pfstudy.errors import PfstudyError
 from pfstudy.files import cannot_write, draft_of
 from pfstudy.ledger import Claim
+from pfstudy.module import Classifier, diverged, find_divergence
 from pfstudy.worker.ranks import Ranks
 from pfstudy.worker.stopping import Stopped, StopRequest
 
@@ -102,14 +104,14 @@ class Checkpoints(L.Callback):
         if self.ranks.num_ranks > 1:
             self._steps_between = max(1, min(int(steps), 10 * self._steps_between))
         self._steps_until_look = self._steps_between
-        self._save(trainer, stop=bool(stop), due=bool(due))
+        self._save(trainer, pl_module, stop=bool(stop), due=bool(due))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         is_last = trainer.current_epoch + 1 == trainer.max_epochs
         stop, due = self.ranks.largest(
             [bool(self.request), time.monotonic() - self._written > self.every_s]
         )
-        self._save(trainer, stop=bool(stop) and not is_last, due=bool(due))
+        self._save(trainer, pl_module, stop=bool(stop) and not is_last, due=bool(due))
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.request.listen()
@@ -120,8 +122,15 @@ class Checkpoints(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._random = state_dict["random"]
 
-    def _save(self, trainer: L.Trainer, *, stop: bool, due: bool) -> None:
+    def _save(
+        self, trainer: L.Trainer, module: L.LightningModule, *, stop: bool, due: bool
+    ) -> None:
         if stop or due:
+            assert isinstance(module, Classifier)
+            losses = self.ranks.gather(module.train_losses.tolist())
+            step = find_divergence(losses, module.num_parts)
+            if step is not None:  # nothing could go on from it
+                raise diverged(trainer.current_epoch + 1, step)
             if self.claim is not None:
                 self.claim.check()
             write_checkpoint(trainer, self.path)
@@ -133,6 +142,8 @@ class Checkpoints(L.Callback):
 def write_checkpoint(trainer: L.Trainer, path: Path) -> None:
     """Write a checkpoint so that the file is always a whole one; every process must call it.
 
+    The one that is there is kept beside it, as a disk may spoil what was written.
+
     Raises:
         DiskError: It cannot be written.
     """
@@ -143,6 +154,8 @@ def write_checkpoint(trainer: L.Trainer, path: Path) -> None:
         if trainer.is_global_zero:
             with draft.open("rb+") as file:
                 os.fsync(file.fileno())
+            if path.exists():
+                path.replace(_before(path))
             draft.replace(path)
     except (OSError, RuntimeError) as error:  # torch says it of a full disk
         draft.unlink(missing_ok=True)
@@ -150,23 +163,50 @@ def write_checkpoint(trainer: L.Trainer, path: Path) -> None:
         raise cannot_write(path, reason) from None
 
 
-def read_conditions(path: Path) -> Conditions | None:
-    """Read under which conditions a checkpoint was written.
+def find_checkpoint(path: Path, note: Callable[[str], None]) -> Conditions | None:
+    """Find the last checkpoint that is sound: that of a path, or the one before it.
+
+    Args:
+        path: Where checkpoints are written; one before it takes the place of a damaged one.
+        note: Told of those that are damaged, and what is done.
 
     Returns:
-        The conditions; ``None`` if there is no checkpoint.
+        The conditions under which it was written; ``None`` if there is none.
+    """
+    found = [file for file in (path, _before(path)) if file.exists()]
+    for number, file in enumerate(found, 1):
+        try:
+            conditions = read_conditions(file)
+        except PfstudyError as error:
+            how = "begins anew" if number == len(found) else "goes on from the one before"
+            note(f"{error}; training {how}")
+            continue
+        if file != path:
+            file.replace(path)
+        return conditions
+    return None
+
+
+def read_conditions(path: Path) -> Conditions:
+    """Read under which conditions a checkpoint was written, and check that all of it is as written.
 
     Raises:
         PfstudyError: It is damaged.
     """
-    if not path.exists():
-        return None
     try:
+        with ZipFile(path) as archive:
+            damaged = archive.testzip()  # reads all; torch.load looks at no checksum
+        if damaged is not None:
+            raise PfstudyError(f"the checksum of {damaged} is another")
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         return Conditions(**_own(content["callbacks"])[_KEY])
     except Exception as error:  # pickle raises whatever it likes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PfstudyError(f"{path} is damaged: {reason}") from None
+
+
+def _before(path: Path) -> Path:
+    return path.with_suffix(f".before{path.suffix}")
 
 
 def _own(callbacks: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:

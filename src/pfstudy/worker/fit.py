@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import lightning as L  # noqa: N812
+import numpy as np
 import torch
 from lightning.pytorch.plugins.environments import (  # type: ignore[attr-defined]
     LightningEnvironment,
@@ -23,13 +26,14 @@ from pfstudy.data.tensors import Share
 from pfstudy.errors import PfstudyError
 from pfstudy.ledger import Claim
 from pfstudy.module import Classifier
-from pfstudy.network.surgery import build_network, image_shape
+from pfstudy.network.surgery import build_network, for_training, image_shape
+from pfstudy.network.teacher import load_teacher
 from pfstudy.ops import Projected
 from pfstudy.schema.config import Config
 from pfstudy.tasks import Task
 from pfstudy.tracking import Tracker
 from pfstudy.variant import Variant
-from pfstudy.worker.checkpoints import Checkpoints, Conditions, read_conditions
+from pfstudy.worker.checkpoints import Checkpoints, Conditions, find_checkpoint
 from pfstudy.worker.progress import Progress, Report
 from pfstudy.worker.ranks import Ranks
 from pfstudy.worker.results import in_order, make_record, save_predictions, save_weights
@@ -116,11 +120,8 @@ def fit_and_test(attempt: Attempt, tracker: Tracker) -> dict[str, Any]:
     seeds = derive_seeds(attempt.seed)
     share = Share(ranks.rank, ranks.num_ranks, conditions.num_parts)
     loaders = open_loaders(config, attempt.seed, share, device)
-    network = build_network(config, seeds["init"])
     num_steps = len(loaders.train) // conditions.num_parts
-    module = Classifier(
-        network, config.recipe, config.data.num_classes, num_steps, conditions.num_parts
-    )
+    module = make_module(config, seeds["init"], num_steps, conditions.num_parts, device)
     progress = Progress(
         directory,
         config.recipe.epochs,
@@ -139,7 +140,7 @@ def fit_and_test(attempt: Attempt, tracker: Tracker) -> dict[str, Any]:
         attempt.claim,
     )
     trainer = make_trainer(config, device, ranks, conditions, [progress, checkpoints])
-    torch.manual_seed(seeds["augmentation"] + ranks.rank)
+    seed_everything(seeds["augmentation"] + ranks.rank)
     with loaders, attempt.request.deferred():
         path = directory / store.RESUME if resume else None
         trainer.fit(module, loaders.train, loaders.validation, ckpt_path=path, weights_only=True)
@@ -153,6 +154,7 @@ def fit_and_test(attempt: Attempt, tracker: Tracker) -> dict[str, Any]:
     if attempt.claim is not None:
         attempt.claim.check()
     save_predictions(directory, in_order(logits), in_order(labels))
+    network = module.evaluated_network
     save_weights(network, directory / store.WEIGHTS)
     num_projected = sum(isinstance(part, Projected) for part in network.modules())
     counted = {
@@ -174,6 +176,9 @@ def fit_and_test(attempt: Attempt, tracker: Tracker) -> dict[str, Any]:
             "world_size": ranks.num_ranks,
             "num_threads": conditions.num_threads,
             "accumulation": conditions.num_parts,
+            "lr": config.recipe.scaled_lr,
+            "channels_last": config.trainer.channels_last,
+            "compile": config.trainer.compile,
             "attempts": attempt.number,
         },
         device=device,
@@ -186,14 +191,14 @@ def _conditions(attempt: Attempt) -> tuple[Conditions, bool]:
     Threads stay as they were. With another accumulation the steps would not be the same ones, so
     training begins anew.
     """
-    trainer, task = attempt.variant.config.trainer, attempt.task
-    asked = Conditions(trainer.num_threads, attempt.ranks.num_ranks, task.accumulation)
+    trainer, task, ranks = attempt.variant.config.trainer, attempt.task, attempt.ranks
+    asked = Conditions(trainer.num_threads, ranks.num_ranks, task.accumulation)
     path = task.directory / store.RESUME
-    try:
-        written = read_conditions(path)
-    except PfstudyError as error:
-        attempt.report("note", {"text": f"{error}; training begins anew"})
-        return asked, False
+    written: Conditions | None = ranks.from_first(
+        find_checkpoint(path, lambda text: attempt.report("note", {"text": text}))
+        if ranks.is_first
+        else None
+    )
     if written is None or written.num_parts != asked.num_parts:
         return asked, False
     if written.num_ranks != asked.num_ranks:
@@ -203,6 +208,46 @@ def _conditions(attempt: Attempt) -> tuple[Conditions, bool]:
             "anew."
         )
     return written, True
+
+
+def make_module(
+    config: Config, seed: int, steps_per_epoch: int, num_parts: int, device: torch.device
+) -> Classifier:
+    """Build the network of a run and what trains it.
+
+    Args:
+        config: What to train.
+        seed: Seed of the initial weights.
+        steps_per_epoch: Number of steps of the optimizer in an epoch.
+        num_parts: Number of batches whose gradients make up a step.
+        device: Where the teacher, if there is one, gives its answers.
+
+    Raises:
+        PfstudyError: The network or its teacher cannot be built.
+    """
+    network = build_network(for_training(config), seed)
+    if config.trainer.channels_last:
+        network.to(memory_format=torch.channels_last)
+    recipe = config.recipe
+    if recipe.ema_decay is not None:  # whose network is in evaluation mode all the time
+        warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")
+    teacher = load_teacher(recipe.teacher, config.data).to(device) if recipe.teacher else None
+    return Classifier(
+        network,
+        recipe,
+        config.data.num_classes,
+        steps_per_epoch,
+        num_parts,
+        teacher,
+        config.trainer.compile,
+    )
+
+
+def seed_everything(seed: int) -> None:
+    """Seed what draws at random while a network is trained: Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def make_trainer(
@@ -225,6 +270,7 @@ def make_trainer(
         precision=config.trainer.precision,
         max_epochs=config.recipe.epochs,
         accumulate_grad_batches=conditions.num_parts,
+        gradient_clip_val=config.recipe.clip_norm,
         callbacks=callbacks,
         plugins=[_Environment(ranks)],
         logger=False,

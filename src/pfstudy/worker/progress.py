@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import lightning as L  # noqa: N812
@@ -13,7 +15,7 @@ import lightning as L  # noqa: N812
 from pfstudy import store
 from pfstudy.files import cannot_write
 from pfstudy.ledger import Claim
-from pfstudy.module import Classifier, check_finite
+from pfstudy.module import Classifier, diverged, find_divergence
 from pfstudy.tracking import Tracker
 from pfstudy.worker.ranks import Ranks
 from pfstudy.worker.results import save_weights
@@ -100,7 +102,7 @@ class Progress(L.Callback):
         self._pass_time(is_training=True)
         self._is_validating = True
         assert isinstance(pl_module, Classifier)
-        self.ranks.share_buffers(pl_module.network)
+        self.ranks.share_buffers(pl_module.evaluated_network)
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any
@@ -114,18 +116,20 @@ class Progress(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
         epoch = trainer.current_epoch + 1
-        losses = self.ranks.gather(pl_module.take_train_loss())
+        losses = self.ranks.gather(pl_module.train_losses.tolist())
         row = {
             "epoch": epoch,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "train_loss": sum(losses) / len(losses),
+            "train_loss": fmean(itertools.chain(*losses)),
             **pl_module.evaluated,
             "seconds": round(time.perf_counter() - self._epoch_started, 4),
         }
         self.rows.append(row)
         if self.ranks.is_first:
             self._write_rows([row], "w" if epoch == 1 else "a")
-        check_finite(row["train_loss"], epoch)
+        step = find_divergence(losses, pl_module.num_parts)
+        if step is not None:
+            raise diverged(epoch, step)
         if not self.ranks.is_first:
             return
         self.tracker.log(row, step=epoch)
@@ -134,12 +138,12 @@ class Progress(L.Callback):
             self.claim.write(epoch=epoch, num_epochs=self.num_epochs, val_top1_percent=top1)
         if self.keep_best and row["val_top1_percent"] > self._best:
             self._best = row["val_top1_percent"]
-            save_weights(pl_module.network, self.directory / store.BEST_WEIGHTS)
+            save_weights(pl_module.evaluated_network, self.directory / store.BEST_WEIGHTS)
         self.report("epoch", {**row, "num_epochs": self.num_epochs})
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
-        self.ranks.share_buffers(pl_module.network)
+        self.ranks.share_buffers(pl_module.evaluated_network)
 
     def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         self._say(trainer, 1.0)
@@ -164,13 +168,13 @@ class Progress(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         assert isinstance(pl_module, Classifier)
-        checkpoint["train_loss_sums"] = self.ranks.gather(float(pl_module.train_loss_sum))
+        checkpoint["train_losses"] = self.ranks.gather(pl_module.train_losses.cpu())
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         assert isinstance(pl_module, Classifier)
-        pl_module.train_loss_sum.fill_(checkpoint["train_loss_sums"][self.ranks.rank])
+        pl_module.train_losses.copy_(checkpoint["train_losses"][self.ranks.rank])
 
     def _pass_time(self, *, is_training: bool) -> None:
         now = time.perf_counter()

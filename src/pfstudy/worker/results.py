@@ -132,7 +132,8 @@ def remove_checkpoints(directory: Path, keep: tuple[str, ...]) -> None:
     for kept_in in (directory, (directory / store.RESUME).parent):
         for draft in kept_in.glob(".*.draft*"):
             draft.unlink(missing_ok=True)
-    (directory / store.RESUME).unlink(missing_ok=True)
+    for name in (store.RESUME, store.RESUME_BEFORE):
+        (directory / name).unlink(missing_ok=True)
     has_best = (directory / store.BEST_WEIGHTS).exists()
     if "last" not in keep and (has_best or not keep):
         (directory / store.WEIGHTS).unlink(missing_ok=True)

@@ -18,7 +18,6 @@ from pfstudy import lease
 from pfstudy.complexity import variant_cost
 from pfstudy.data.tensors import Share
 from pfstudy.errors import PfstudyError
-from pfstudy.module import Classifier
 from pfstudy.network.inspection import check_backbone
 from pfstudy.network.substitutions import check_substitutions
 from pfstudy.network.surgery import backbone_key, build_network
@@ -30,7 +29,13 @@ from pfstudy.speed.memory import peak_bytes, start_counting
 from pfstudy.variant import Variant
 from pfstudy.worker.checkpoints import Conditions
 from pfstudy.worker.findings import Findings, Trial, Wanted
-from pfstudy.worker.fit import choose_device, derive_seeds, make_trainer, open_loaders
+from pfstudy.worker.fit import (
+    choose_device,
+    derive_seeds,
+    make_module,
+    make_trainer,
+    open_loaders,
+)
 from pfstudy.worker.progress import Report
 from pfstudy.worker.ranks import Ranks
 from pfstudy.worker.run import kind_of
@@ -80,7 +85,7 @@ def try_training(variant: Variant, seconds: float, report: Report) -> Trial:
     Raises:
         PfstudyError: It cannot be trained.
     """
-    return _train(variant, Wanted(seconds), report)
+    return _train(variant, Wanted(seconds, num_parts=variant.config.trainer.accumulation), report)
 
 
 def find_misfits(variants: Sequence[Variant], report: Report) -> dict[str, str]:
@@ -130,14 +135,9 @@ def _train(variant: Variant, wanted: Wanted, report: Report) -> Trial:
     before = start_counting(device)
     share = Share(num_ranks=wanted.num_ranks, num_parts=wanted.num_parts)
     loaders = open_loaders(config, config.seed, share, device)
-    network = build_network(config, derive_seeds(config.seed)["init"])
-    module = Classifier(
-        network,
-        config.recipe,
-        config.data.num_classes,
-        len(loaders.train) // wanted.num_parts,
-        wanted.num_parts,
-    )
+    num_steps = len(loaders.train) // wanted.num_parts
+    seed = derive_seeds(config.seed)["init"]
+    module = make_module(config, seed, num_steps, wanted.num_parts, device)
     wave = max(1, _num_readers(config))
     clock = _Clock(wanted.seconds, wave, started, device, report)
     trainer = make_trainer(
