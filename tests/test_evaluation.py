@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional
@@ -23,7 +24,7 @@ from pfstudy.errors import PfstudyError
 from pfstudy.evaluation.given import evaluate
 from pfstudy.network.surgery import build_network
 from pfstudy.schema.config import Config
-from pfstudy.schema.recipe import Recipe
+from pfstudy.schema.models import conf_directory
 
 Ended = subprocess.CompletedProcess[str]
 
@@ -35,6 +36,8 @@ def one_thread() -> Iterator[None]:
     yield
     torch.set_num_threads(before)
 
+
+RECIPE = conf_directory() / "recipe" / "base.yaml"
 
 MISTAKES = {
     "no weights": (
@@ -65,7 +68,7 @@ MISTAKES = {
     "no such key": (
         ["init_from=no.pt", "recipe.lrr=1"],
         "recipe: the key 'lrr' does not exist; choose from: "
-        f"{', '.join(field.name for field in fields(Recipe))}. Did you mean 'lr'?",
+        f"{', '.join(yaml.safe_load(RECIPE.read_text()))}. Did you mean 'lr'?",
     ),
 }
 
