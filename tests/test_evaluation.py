@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional
@@ -20,9 +21,10 @@ from configs import compose
 from pfstudy import files, store
 from pfstudy.complexity import cost
 from pfstudy.errors import PfstudyError
-from pfstudy.evaluation import evaluate
+from pfstudy.evaluation.given import evaluate
 from pfstudy.network.surgery import build_network
 from pfstudy.schema.config import Config
+from pfstudy.schema.models import conf_directory
 
 Ended = subprocess.CompletedProcess[str]
 
@@ -35,6 +37,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+RECIPE = conf_directory() / "recipe" / "base.yaml"
+
 MISTAKES = {
     "no weights": (
         ["block.spatial=maxpool"],
@@ -43,6 +47,11 @@ MISTAKES = {
     "no file": (
         ["init_from=no.pt"],
         "init_from=no.pt cannot be read: No such file or directory.",
+    ),
+    "robustness": (
+        ["init_from=no.pt", "--fgsm", "1"],
+        "robustness and figures per class are of finished runs: give run directories, not "
+        "init_from=no.pt.",
     ),
     "two networks": (
         ["-m", "block.spatial=original,maxpool", "init_from=no.pt"],
@@ -58,8 +67,8 @@ MISTAKES = {
     ),
     "no such key": (
         ["init_from=no.pt", "recipe.lrr=1"],
-        "recipe: the key 'lrr' does not exist; choose from: name, epochs, batch_size, lr, "
-        "momentum, weight_decay, schedule, warmup_epochs, label_smoothing. Did you mean 'lr'?",
+        "recipe: the key 'lrr' does not exist; choose from: "
+        f"{', '.join(yaml.safe_load(RECIPE.read_text()))}. Did you mean 'lr'?",
     ),
 }
 
@@ -98,6 +107,8 @@ class TestCommand:
         for figure in ("top1_percent", "top5_percent", "loss"):
             expected = record["metrics"][f"test_{figure}"]
             assert figures.pop(figure) == pytest.approx(expected, rel=1e-5)
+        assert 0 < figures.pop("ece_percent") < 100
+        assert 0 < figures.pop("brier") < 2
         assert figures == {
             "model": "resnet_digits",
             "variant": "original",
@@ -118,10 +129,11 @@ class TestCommand:
         header, _, row = (line.split() for line in done.stdout.strip().splitlines()[:3])
         accuracy = [f"{metrics[f'test_top{k}_percent']:.2f}" for k in (1, 5)]
         assert " ".join(header) == (
-            "model variant params (M) MACs (G) top-1 (%) top-5 (%) loss images"
+            "model variant params (M) MACs (G) top-1 (%) top-5 (%) loss ECE (%) Brier images"
         )
         assert row[:2] == ["resnet_digits", "mine"]
-        assert row[4:] == [*accuracy, f"{metrics['test_loss']:.3g}", "500"]
+        assert row[4:7] == [*accuracy, f"{metrics['test_loss']:.3g}"]
+        assert row[-1] == "500"
         caption = " ".join(done.stdout.split())
         assert f"Weights: {own_sweep.weights('mine')}. Test images of digits" in caption
 
@@ -180,7 +192,7 @@ class TestEvaluate:
     def test_progress_is_told_in_batches(
         self, own_sweep: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("pfstudy.evaluation._SECONDS_BETWEEN_REPORTS", -1)
+        monkeypatch.setattr("pfstudy.evaluation.given._SECONDS_BETWEEN_REPORTS", -1)
         weights = str(own_sweep.directory / own_sweep.weights("original"))
         config = replace(compose(), init_from=weights)
         told: list[tuple[str, Mapping[str, Any]]] = []

@@ -16,14 +16,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from pfstudy import files, lease, store
-from pfstudy.data import FOLDERS, fingerprint, imagefolder
+from pfstudy import lease
+from pfstudy.data import FOLDERS, imagefolder
+from pfstudy.data.restore import read_config
 from pfstudy.data.tensors import BatchIndices, load_splits
 from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.explanation.content import Chosen, Explained, Explanations, Target
 from pfstudy.network.restore import load_run
 from pfstudy.ops.grid import grid_side
-from pfstudy.schema.config import Config, Data, Model, parse_config
+from pfstudy.schema.config import Data, Model
 from pfstudy.schema.sites import Site, list_sites, stages_of
 from pfstudy.words import counted
 
@@ -53,7 +54,7 @@ def explain(
         PfstudyError: There is no such image, stage or block, a run has kept no weights, the data is
             gone or another one by now, or the logits do not depend on the block.
     """
-    configs = [_read_config(one) for one in chosen]
+    configs = [read_config(one.directory) for one in chosen]
     candidates = [_find_sites(config.model, stage) for config in configs]
     images_NCHW, pictures_NHWC, labels_N, classes = _read_images(configs[0].data, indices)
     torch.set_num_threads(max(config.trainer.num_threads for config in configs))
@@ -148,17 +149,6 @@ def _on_grid(site: Site, out: Any) -> torch.Tensor:
     is_NHWC = rank == 3 or out.shape[1] == out.shape[2] != out.shape[3]
     on_grid: torch.Tensor = out.permute(0, 3, 1, 2) if is_NHWC else out
     return on_grid
-
-
-def _read_config(chosen: Chosen) -> Config:
-    written = files.read_json(chosen.directory / store.CONFIG)
-    config = parse_config(written["config"])
-    if fingerprint(config.data) != written["identity"]["canonical"]["data"]["fingerprint"]:
-        raise PfstudyError(
-            f"the data of {chosen.directory} has been changed since; bring back what it was "
-            "trained on."
-        )
-    return config
 
 
 def _find_sites(model: Model, stage: str | None) -> list[Site]:

@@ -161,17 +161,24 @@ COMPARISONS: dict[str, tuple[str, ...]] = {
 }
 """Columns of published figures, which are set beside ours."""
 
+CLEAN_COLUMNS = (
+    Column("top1_percent", "top-1 (%)", _percent, True),
+    Column("top5_percent", "top-5 (%)", _percent, True),
+    Column("loss", "loss", _three_digits, False),
+    Column("ece_percent", "ECE (%)", _percent, False),
+    Column("brier", "Brier", _ratio, False),
+    Column("num_images", "images", _count),
+)
+"""Of a network on test images as they are."""
+
 EVALUATION_COLUMNS = (
     Column("model", "model", _text),
     Column("variant", "variant", _text),
     Column("params", "params (M)", _three_digits, False, 1e-6),
     Column("macs", "MACs (G)", _three_digits, False, 1e-9),
-    Column("top1_percent", "top-1 (%)", _percent, True),
-    Column("top5_percent", "top-5 (%)", _percent, True),
-    Column("loss", "loss", _three_digits, False),
-    Column("num_images", "images", _count),
+    *CLEAN_COLUMNS,
 )
-"""Of `pfstudy eval`, in the order of its table."""
+"""Of `pfstudy eval` with given weights, in the order of its table."""
 
 
 def setting_columns(keys: Sequence[str]) -> list[Column]:

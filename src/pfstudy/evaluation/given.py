@@ -7,13 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.nn import functional
-from torchmetrics import MeanMetric
 
 from pfstudy import lease
 from pfstudy.complexity import cost
 from pfstudy.data.loading import open_test
-from pfstudy.module import accuracies
+from pfstudy.evaluation.figures import CleanFigures
 from pfstudy.network.substitutions import check_network
 from pfstudy.network.surgery import build_network, image_shape
 from pfstudy.schema.config import Config
@@ -21,7 +19,7 @@ from pfstudy.tasks import gpu_id
 from pfstudy.worker.fit import choose_device
 
 _SECONDS_BETWEEN_REPORTS = 0.2
-_AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 Report = Callable[[str, Mapping[str, Any]], None]
 
@@ -34,7 +32,7 @@ def evaluate(config: Config, report: Report) -> dict[str, Any]:
         report: Told how many images are done (``"progress"``).
 
     Returns:
-        ``top1_percent``, ``top5_percent``, ``loss`` (cross entropy), ``num_images``, the cost, and
+        What `pfstudy.evaluation.figures.CleanFigures` computes but for the classes, the cost, and
         how long it took.
 
     Raises:
@@ -48,17 +46,15 @@ def evaluate(config: Config, report: Report) -> dict[str, Any]:
     figures = cost(network, image_shape(config.data))
     network.to(device)
     batches = open_test(config.data, config.recipe.batch_size, device)
-    metrics = accuracies(config.data.num_classes).to(device)
-    loss = MeanMetric().to(device)
-    dtype = _AUTOCAST[config.trainer.precision]
+    found = CleanFigures([str(n) for n in range(config.data.num_classes)], device)
+    dtype = AUTOCAST[config.trainer.precision]
     num_images, said, started = 0, 0.0, time.perf_counter()
-    with torch.inference_mode(), lease.training(_lease_id(device), on_wait=_waits(report)):
+    with torch.inference_mode(), lease.training(lease_id(device), on_wait=waits(report)):
         for images, labels in batches:
             images, labels = images.to(device), labels.to(device)
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 logits = network(images).float()
-            metrics.update(logits, labels)
-            loss.update(functional.cross_entropy(logits, labels), weight=len(labels))
+            found.update(logits, labels)
             num_images += len(labels)
             if time.perf_counter() - said > _SECONDS_BETWEEN_REPORTS:
                 said = time.perf_counter()
@@ -69,21 +65,23 @@ def evaluate(config: Config, report: Report) -> dict[str, Any]:
                         "num_batches": len(batches),
                     },
                 )
+        computed = found.compute()
+        del computed["per_class"]
         return {
-            **{f"{name}_percent": 100 * float(v) for name, v in metrics.compute().items()},
-            "loss": float(loss.compute()),
-            "num_images": num_images,
+            **computed,
             "params": figures.params,
             "macs": figures.macs,
             "seconds": time.perf_counter() - started,
         }
 
 
-def _lease_id(device: torch.device) -> str:
+def lease_id(device: torch.device) -> str:
+    """What a device is leased by."""
     if device.type == "cpu":
         return "cpu"
     return gpu_id(torch.cuda.get_device_properties(device).uuid)
 
 
-def _waits(report: Report) -> Callable[[], None]:
+def waits(report: Report) -> Callable[[], None]:
+    """What is done where a device has to be waited for."""
     return lambda: report("note", {"text": "waiting for a measurement of speed to end"})
