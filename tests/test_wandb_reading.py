@@ -57,6 +57,11 @@ class TestRuns:
         assert [run.name for run in read_project(PATH, "mine")] == ["run0"]
         assert json.loads(server.asked[0]["filters"]) == {"group": "mine"}
 
+    def test_trials_of_tuning_are_in_their_study_alone(self, server: Server) -> None:
+        server.runs = [node(0), node(1, group="mine-tuning", job_type="tune")]
+        assert [run.name for run in read_project(PATH)] == ["run0"]
+        assert [run.name for run in read_project(PATH, "mine-tuning")] == ["run1"]
+
     def test_runs_without_a_record_are_told_from_foreign_ones(self, server: Server) -> None:
         server.runs = [
             node(0),

@@ -37,6 +37,7 @@ def run_node(
     name: str = "a run",
     state: str = "finished",
     group: str = "mine",
+    job_type: str = "train",
 ) -> dict[str, Any]:
     """A run, as the server answers with it."""
     return {
@@ -45,6 +46,7 @@ def run_node(
         "displayName": name,
         "state": state,
         "group": group,
+        "jobType": job_type,
         "tags": [],
         "config": json.dumps({key: {"value": value} for key, value in (config or {}).items()}),
         "summaryMetrics": json.dumps(summary),
@@ -172,7 +174,7 @@ class Server:
         if (variables["entity"], variables["project"]) != (ENTITY, PROJECT):
             return None
         filters = json.loads(variables["filters"])
-        found = [run for run in self.runs if all(run[key] == v for key, v in filters.items())]
+        found = [run for run in self.runs if all(_fits(run[k], v) for k, v in filters.items())]
         start = int(variables.get("cursor") or 0)
         end = start + int(variables["perPage"])
         edges = [{"node": run, "cursor": str(start + i + 1)} for i, run in enumerate(found[start:end])]  # fmt: skip  # noqa: E501
@@ -191,7 +193,8 @@ class Server:
         run = known[0] if known else run_node(name, {}, state="running", group="")
         if not known:
             self.runs.append(run)
-        for theirs, ours in {"groupName": "group", "displayName": "displayName"}.items():
+        taken = {"groupName": "group", "displayName": "displayName", "jobType": "jobType"}
+        for theirs, ours in taken.items():
             if variables.get(theirs) is not None:
                 run[ours] = variables[theirs]
         run["config"] = variables.get("config") or run["config"]
@@ -215,6 +218,11 @@ class Server:
         if body.get("complete"):
             self.exit_codes[run_id] = body["exitcode"]
             run["state"] = "failed" if body["exitcode"] else "finished"
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether a value passes a filter as MongoDB writes it: a value, or one that it must not be."""
+    return value != wanted["$ne"] if isinstance(wanted, dict) else value == wanted
 
 
 @contextmanager

@@ -342,6 +342,8 @@ def varying_settings(forms: Sequence[Mapping[str, Any]], models: Sequence[str]) 
 
     def varies(key: str) -> bool:
         found = {(model, json.dumps(form.get(key))) for model, form in flat}
+        if key.startswith("tune.") and key != "tune.trials":  # of those that are tuned
+            return len({json.dumps(form[key]) for _, form in flat if key in form}) > 1
         if key.startswith("backbone."):
             return len(found) > len({model for model, _ in found})
         return len({value for _, value in found}) > 1

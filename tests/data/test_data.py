@@ -237,8 +237,8 @@ def test_an_unknown_dataset_lists_the_choices() -> None:
     with pytest.raises(PfstudyError) as caught:
         load_splits(replace(DIGITS, name="digit"))
     assert str(caught.value) == (
-        "dataset 'digit' does not exist; choose from: digits, imagefolder, imagenet, npz, "
-        "synthetic. Did you mean 'digits'?"
+        "dataset 'digit' does not exist; choose from: cifar10, cifar100, digits, imagefolder, "
+        "imagenet, npz, stl10, svhn, synthetic. Did you mean 'digits'?"
     )
 
 

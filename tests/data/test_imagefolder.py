@@ -300,9 +300,9 @@ MANY = {f"train/{n}": 1 for n in range(5)} | {"val/0": 1}
         pytest.param(MANY, {}, "data.path={root}: train and val must have the same class folders, "
                      "but train alone has '1', '2', '3' and 1 more.", id="many classes"),
         pytest.param(WITH_TEST, {"num_classes": 4}, "data.num_classes is 4, but {root}/train has 3 "
-                     "class folders.", id="num_classes"),
+                     "class folders; set the number, or copy what is missing.", id="num_classes"),
         pytest.param(HEAP, {"num_classes": 2}, "data.num_classes is 2, but {root} has 3 class "
-                     "folders.", id="num_classes of a heap"),
+                     "folders; set the number, or", id="num_classes of a heap"),
         pytest.param({"train/ape": 2}, {}, "data.path={root} has no folder 'val': expected "
                      "train/CLASS/ and val/CLASS/, or CLASS/ alone.", id="no val"),
         pytest.param({"val/ape": 2}, {}, "data.path={root} has no folder 'train': expected",
@@ -346,3 +346,20 @@ def test_names_of_files_take_no_more_than_their_length(describe_folder: Describe
     images = list_splits(describe_folder(WITH_TEST))["train"]
     assert images.names_N.dtype == np.dtype("S7")
     assert images.labels_N.dtype == np.int64
+
+
+class TestEmptyFiles:
+    def test_are_named_before_anything_is_read(self, describe_folder: DescribeFolder) -> None:
+        data = describe_folder(WITH_TEST)
+        empty = Path(str(data.path), "val", "cat", "002.png")
+        empty.write_bytes(b"")
+        with pytest.raises(PfstudyError) as caught:
+            fingerprint(data)
+        assert str(caught.value) == (
+            f"{empty} is empty: copied only in part? Copy it anew, or remove it."
+        )
+
+    def test_are_skipped_if_told_so(self, describe_folder: DescribeFolder) -> None:
+        data = describe_folder(WITH_TEST, on_error="skip")
+        Path(str(data.path), "val", "cat", "002.png").write_bytes(b"")
+        assert len(fingerprint(data)) == 64

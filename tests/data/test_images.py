@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ import torch
 from PIL import Image
 
 from pfstudy.data.imagefolder import Images, list_splits, list_test
-from pfstudy.data.images import ImageBatches, make_transform, read_image
+from pfstudy.data.images import ImageBatches
 from pfstudy.data.tensors import BatchIndices, EpochOrder
+from pfstudy.data.transforms import make_transform
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
+from pfstudy.schema.recipe import Augmentation
 
 DescribeFolder = Callable[..., Data]
 CPU = torch.device("cpu")
@@ -30,10 +33,12 @@ def noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def train_batches(data: Data, seed: int = 0, augmentation_seed: int = 0) -> ImageBatches:
-    images = list_splits(data)["train"]
-    indices = BatchIndices(len(images), 4, EpochOrder(len(images), seed))
-    return ImageBatches(images, data, indices, CPU, augmentation_seed, persistent=True)
+def train_batches(
+    data: Data, seed: int = 0, augmentation_seed: int = 0, **augmentation: Any
+) -> ImageBatches:
+    images, asked = list_splits(data)["train"], Augmentation(**augmentation)
+    indices = BatchIndices(len(images), 4, EpochOrder(len(images), seed, asked.repeats))
+    return ImageBatches(images, data, indices, CPU, augmentation_seed, asked, persistent=True)
 
 
 def batches_in_order(images: Images, data: Data, batch_size: int) -> ImageBatches:
@@ -58,95 +63,6 @@ def write_noise(data: Data) -> None:
     for number, path in enumerate(sorted(Path(str(data.path)).glob("*/*/*"))):
         pixels = np.random.default_rng(number).integers(0, 256, (9, 12, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
-
-
-class TestReadImage:
-    """Against pixels that are written here, as each kind of file has them."""
-
-    def test_colour_stays(self, tmp_path: Path) -> None:
-        Image.fromarray(noise(5, 7, 3)).save(tmp_path / "image.png")
-        np.testing.assert_array_equal(read_image(tmp_path / "image.png", 3), noise(5, 7, 3))
-
-    def test_grey_becomes_three_equal_channels(self, tmp_path: Path) -> None:
-        Image.fromarray(noise(5, 7)).save(tmp_path / "image.png")
-        expected = np.repeat(noise(5, 7)[..., None], 3, axis=2)
-        np.testing.assert_array_equal(read_image(tmp_path / "image.png", 3), expected)
-
-    def test_grey_stays_grey(self, tmp_path: Path) -> None:
-        Image.fromarray(noise(5, 7)).save(tmp_path / "image.png")
-        np.testing.assert_array_equal(read_image(tmp_path / "image.png", 1), noise(5, 7))
-
-    def test_colour_becomes_its_luminance(self, tmp_path: Path) -> None:
-        Image.fromarray(noise(5, 7, 3)).save(tmp_path / "image.png")
-        expected = noise(5, 7, 3) @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-        np.testing.assert_allclose(read_image(tmp_path / "image.png", 1), expected, atol=1)
-
-    def test_alpha_is_dropped(self, tmp_path: Path) -> None:
-        Image.fromarray(noise(5, 7, 4)).save(tmp_path / "image.png")
-        np.testing.assert_array_equal(
-            read_image(tmp_path / "image.png", 3), noise(5, 7, 4)[..., :3]
-        )
-
-    def test_palette_is_looked_up(self, tmp_path: Path) -> None:
-        image = Image.fromarray(noise(5, 7) % 4, mode=None).convert("P")
-        colours = [10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120]
-        image.putpalette(colours)
-        image.save(tmp_path / "image.png")
-        expected = np.array(colours, dtype=np.uint8).reshape(4, 3)[noise(5, 7) % 4]
-        np.testing.assert_array_equal(read_image(tmp_path / "image.png", 3), expected)
-
-    def test_four_inks_become_three_colours(self, tmp_path: Path) -> None:
-        Image.new("CMYK", (7, 5), (255, 0, 0, 0)).save(tmp_path / "image.jpg")
-        image = np.asarray(read_image(tmp_path / "image.jpg", 3))
-        np.testing.assert_allclose(image, np.broadcast_to([0, 255, 255], (5, 7, 3)), atol=4)
-
-    @pytest.mark.parametrize("channels", [1, 3])
-    def test_of_16_bits_the_upper_stay(self, tmp_path: Path, channels: int) -> None:
-        pixels = np.random.default_rng(0).integers(0, 2**16, (5, 7), dtype=np.uint16)
-        Image.fromarray(pixels).save(tmp_path / "image.png")
-        image = np.asarray(read_image(tmp_path / "image.png", channels))
-        np.testing.assert_array_equal(image.reshape(5, 7, channels)[..., 0], pixels // 256)
-
-    @pytest.mark.parametrize("extension", ["jpg", "bmp", "webp", "tif", "gif", "JPEG"])
-    def test_other_formats(self, tmp_path: Path, extension: str) -> None:
-        Image.new("RGB", (7, 5), (200, 100, 50)).save(tmp_path / f"image.{extension}")
-        image = np.asarray(read_image(tmp_path / f"image.{extension}", 3))
-        np.testing.assert_allclose(image, np.broadcast_to([200, 100, 50], (5, 7, 3)), atol=6)
-
-    @pytest.mark.parametrize(
-        ("content", "sentence"),
-        [
-            pytest.param(None, "{path} cannot be read: No such file or directory.", id="missing"),
-            pytest.param(b"", "{path} is no image that Pillow knows; remove or replace it.",
-                         id="empty"),
-            pytest.param(b"Once upon a time", "{path} is no image that Pillow knows; remove or "
-                         "replace it.", id="text"),
-            pytest.param("half", "{path} cannot be decoded: ", id="truncated"),
-            pytest.param("damaged", "{path} cannot be decoded: ", id="damaged"),
-            pytest.param("floats", "{path} has pixels of 32 bits; expected 8 or 16, convert it.",
-                         id="32 bits"),
-        ],
-    )  # fmt: skip
-    def test_what_cannot_be_read_is_named(
-        self, tmp_path: Path, content: bytes | str | None, sentence: str
-    ) -> None:
-        path = tmp_path / "image.png"
-        Image.fromarray(noise(50, 70, 3)).save(path)
-        whole = path.read_bytes()
-        if content == "half":
-            path.write_bytes(whole[: len(whole) // 2])
-        elif content == "damaged":
-            path.write_bytes(whole[:60] + bytes(100) + whole[160:])
-        elif content == "floats":
-            Image.fromarray(np.zeros((5, 7), dtype=np.float32)).save(path, format="tiff")
-        elif isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            path.unlink()
-        with pytest.raises(PfstudyError) as caught:
-            read_image(path, 3)
-        assert str(caught.value).startswith(sentence.format(path=path))
-        assert str(caught.value).count("\n") == 0
 
 
 class TestEvaluation:
@@ -295,6 +211,94 @@ class TestTraining:
         list(batches)
         assert random.getstate() == before[0]
         assert torch.equal(torch.get_rng_state(), before[1])
+
+
+class TestRepeats:
+    def test_each_repeat_is_augmented_anew_and_the_first_as_without(
+        self, describe_folder: DescribeFolder
+    ) -> None:
+        data = describe_folder(CLASSES)
+        write_noise(data)
+        once = {image.numpy().tobytes() for image in epoch_of(train_batches(data), 0)[0]}
+        images, labels = epoch_of(train_batches(data, repeats=2), 0)
+        assert labels[0::2].tolist() == labels[1::2].tolist()
+        assert all(image.numpy().tobytes() in once for image in images[0::2])
+        assert not any(image.numpy().tobytes() in once for image in images[1::2])
+
+    def test_are_of_the_same_image(self, describe_folder: DescribeFolder) -> None:
+        images, _ = epoch_of(train_batches(describe_folder(CLASSES), repeats=4), 3)
+        shown = greys(images)
+        assert [shown[i : i + 4] for i in (0, 4)] == [[grey] * 4 for grey in shown[0::4]]
+        assert shown[0] != shown[4]
+
+
+class TestSkipping:
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_next_image_stands_in_for_one_that_cannot_be_read(
+        self, describe_folder: DescribeFolder, num_workers: int
+    ) -> None:
+        data = describe_folder(CLASSES, num_workers=num_workers, on_error="skip")
+        whole = epoch_of(train_batches(data), 0)[0]
+        damaged = [Path(str(data.path), "train", name) for name in ("ape/004.png", "bee/005.png")]
+        for path in damaged:
+            path.write_bytes(path.read_bytes()[:30])
+        with closing(train_batches(data)) as batches:
+            images, labels = epoch_of(batches, 0)
+            assert greys(images) == [{4: 5, 10: 0}.get(grey, grey) for grey in greys(whole)]
+            assert labels.tolist() == [int(grey >= 5) for grey in greys(images)]
+            met = {4, 10} & set(greys(whole))
+            assert met
+            assert list(batches.skipped) == [
+                str(damaged[grey == 10]) for grey in greys(whole) if grey in met
+            ]
+            assert all(reason.startswith(path) for path, reason in batches.skipped.items())
+
+    def test_stand_in_is_augmented_as_ever(self, describe_folder: DescribeFolder) -> None:
+        data = describe_folder(CLASSES, on_error="skip")
+        write_noise(data)
+        whole = epoch_of(train_batches(data), 0)[0]
+        order = EpochOrder(11, 0).draw()[:8].tolist()
+        first = next(i for i in range(8) if (order[i] + 1) % 11 in order)
+        listed = list_splits(data)["train"]
+        listed.path(order[first]).write_bytes(b"")
+        images, _ = epoch_of(train_batches(data), 0)
+        assert torch.equal(images[first], whole[order.index((order[first] + 1) % 11)])
+
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_in_evaluation_it_is_a_blank_without_a_class(
+        self, describe_folder: DescribeFolder, num_workers: int
+    ) -> None:
+        data = describe_folder(CLASSES, num_workers=num_workers, on_error="skip")
+        damaged = Path(str(data.path), "val", "ape", "001.png")
+        damaged.write_text("no image")
+        batches = batches_in_order(list_splits(data)["validation"], data, 3)
+        images, labels = zip(*batches, strict=True)
+        assert torch.cat(labels).tolist() == [0, -1, 0, 1, 1, 1, 1]
+        assert greys(torch.cat(images)) == [11, 0, 13, 14, 15, 16, 17]
+        assert batches.skipped == {
+            str(damaged): f"{damaged} is no image that Pillow knows; remove or replace it."
+        }
+
+    def test_where_nothing_can_be_read_it_stops(self, describe_folder: DescribeFolder) -> None:
+        data = describe_folder(CLASSES, on_error="skip")
+        for path in Path(str(data.path)).glob("train/*/*"):
+            path.write_text("no image")
+        with pytest.raises(PfstudyError, match=r"^none of the 100 images from .*train/"):
+            epoch_of(train_batches(data), 0)
+
+    def test_what_was_skipped_is_known_after_going_on(
+        self, describe_folder: DescribeFolder
+    ) -> None:
+        data = describe_folder(CLASSES, on_error="skip")
+        assert train_batches(data).state_dict() == {"num_taken": 0}
+        damaged = list_splits(data)["train"].path(EpochOrder(11, 0).draw()[0].item())
+        damaged.write_text("no image")
+        batches, gone_on = train_batches(data), train_batches(data)
+        batch = iter(batches)
+        next(batch)
+        gone_on.load_state_dict(batches.state_dict())
+        assert list(gone_on.skipped) == [str(damaged)]
+        assert len(list(gone_on)) == 1
 
 
 class TestTrouble:

@@ -5,17 +5,25 @@ import sys
 from collections.abc import Callable
 from multiprocessing import active_children
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from pfstudy.data import images as image_files
-from pfstudy.data.loading import check_batch_size, count_training_images, make_loaders, open_test
+from pfstudy.data.imagefolder import Images
+from pfstudy.data.loading import (
+    check_augmentation,
+    check_batch_size,
+    count_training_images,
+    make_loaders,
+    open_test,
+)
 from pfstudy.data.tensors import Batches, load_splits
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
+from pfstudy.schema.recipe import Augmentation
 
 DescribeFolder = Callable[..., Data]
 CPU = torch.device("cpu")
@@ -88,6 +96,72 @@ class TestMakeLoaders:
         )
         check_batch_size(number, number)
 
+    @pytest.mark.parametrize("kind", ["digits", "folder"])
+    def test_training_images_alone_are_augmented_and_repeated(
+        self, describe_folder: DescribeFolder, kind: str
+    ) -> None:
+        data = DIGITS if kind == "digits" else describe_folder(CLASSES)
+        augmentation = Augmentation(repeats=2, flip=True)
+        plain = make_loaders(data, 4, 4, 0, 0, CPU)
+        loaders = make_loaders(data, 4, 4, 0, 0, CPU, None, augmentation)
+        assert loaders.train.sampler.repeats == 2  # type: ignore[attr-defined]
+        assert labels_of(loaders.train)[0::2] == labels_of(loaders.train)[1::2]
+        for (images, _), (others, _) in zip(loaders.test, plain.test, strict=True):
+            assert torch.equal(images, others)
+
+    def test_what_was_skipped_is_said_of_all_parts(self, describe_folder: DescribeFolder) -> None:
+        data = describe_folder(CLASSES, on_error="skip")
+        damaged = [Path(str(data.path), name) for name in ("train/bee/001.png", "test/ape/001.png")]
+        for path in damaged:
+            path.write_text("no image")
+        loaders = make_loaders(data, 11, 4, 0, 0, CPU)
+        assert loaders.skipped == {}
+        for part in (loaders.train, loaders.validation, loaders.test, loaders.test):
+            list(part)
+        assert sorted(loaders.skipped) == sorted(map(str, damaged))
+        assert make_loaders(DIGITS, 64, 256, 3, 4, CPU).skipped == {}
+
+
+class TestCheckAugmentation:
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            {"crop_scale": (0.1, 1)},
+            {"train_image_size": 12},
+            {"random_augment": "rand-m9"},
+            {"color_jitter": 0.4},
+        ],
+        ids=lambda asked: next(iter(asked)),
+    )
+    def test_of_image_files_cannot_be_done_on_the_device(
+        self, describe_folder: DescribeFolder, asked: dict[str, Any]
+    ) -> None:
+        augmentation = Augmentation(**asked)
+        check_augmentation(describe_folder(CLASSES), augmentation)
+        with pytest.raises(PfstudyError) as caught:
+            make_loaders(DIGITS, 64, 256, 3, 4, CPU, None, augmentation)
+        assert str(caught.value) == (
+            f"recipe.augmentation.{next(iter(asked))} is for folders of image files, which "
+            "data=digits is not; set it to null."
+        )
+
+    @pytest.mark.parametrize("key", ["translate", "cutout"])
+    def test_of_data_on_the_device_cannot_be_done_to_files(
+        self, describe_folder: DescribeFolder, key: str
+    ) -> None:
+        augmentation = Augmentation(**{key: 2})
+        check_augmentation(DIGITS, augmentation)
+        with pytest.raises(PfstudyError) as caught:
+            make_loaders(describe_folder(CLASSES), 4, 4, 0, 0, CPU, None, augmentation)
+        assert str(caught.value) == (
+            f"recipe.augmentation.{key} is for data that lie on the device, which "
+            "data=imagefolder is not; set it to null."
+        )
+
+    def test_finds_what_is_malformed(self, describe_folder: DescribeFolder) -> None:
+        with pytest.raises(PfstudyError, match=r"^recipe\.augmentation\.random_augment is 'm9'"):
+            check_augmentation(describe_folder(CLASSES), Augmentation(random_augment="m9"))
+
 
 class TestOpenTest:
     def test_of_small_data(self) -> None:
@@ -113,15 +187,18 @@ class TestCountTrainingImages:
         self, describe_folder: DescribeFolder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         data = describe_folder(CLASSES)
-        read: list[Path] = []
-        really = image_files.read_image
+        read: list[int] = []
+        really = Images.read
         monkeypatch.setattr(
-            image_files,
-            "read_image",
-            lambda path, channels: (read.append(path), really(path, channels))[1],
+            Images, "read", lambda images, index: (read.append(index), really(images, index))[1]
         )
         assert count_training_images(data) == 11
-        assert len(read) == 1
+        assert read == [0]
+
+    def test_skips_what_cannot_be_read_if_told_so(self, describe_folder: DescribeFolder) -> None:
+        data = describe_folder(CLASSES, on_error="skip")
+        Path(str(data.path), "train", "ape", "000.png").write_text("no image")
+        assert count_training_images(data) == 11
 
     def test_names_an_image_that_is_none(self, describe_folder: DescribeFolder) -> None:
         data = describe_folder(CLASSES)

@@ -18,7 +18,7 @@ from pfstudy import files, ledger, store
 from pfstudy.data import fingerprint
 from pfstudy.errors import ChildFailedError, PfstudyError
 from pfstudy.launch import plan as planning
-from pfstudy.launch import sweep
+from pfstudy.launch import training
 from pfstudy.launch.plan import make_plan
 from pfstudy.launch.planned import Plan, PlannedVariant, runs_per_device, schedule_s
 from pfstudy.launch.trials import Candidate, Tried
@@ -360,9 +360,29 @@ class TestFailures:
         def probe(*_: Any) -> None:
             raise ChildFailedError("it fell over")
 
-        monkeypatch.setattr(sweep, "probe_slots", probe)
+        monkeypatch.setattr(training, "probe_slots", probe)
         plan = make_plan(configs_of(("launcher.slots=auto", "seeds=4")))
         assert plan.num_slots == 2
+
+
+class TestTuning:
+    TUNED = ("tune.trials=3", "tune.epochs=2")
+
+    def test_trials_are_counted_and_take_their_time(self, processes: FakeProcesses) -> None:
+        plan = make_plan(configs_of(self.TUNED, (*self.TUNED, *MAXPOOL)))
+        assert len(plan.trials) == 6
+        assert plan.num_slots == 2
+        assert plan.trial_seconds == 3 * (2 * EPOCH_S + TEST_S)
+        assert plan.seconds == plan.trial_seconds + RUN_S
+
+    def test_what_is_done_needs_none(self, processes: FakeProcesses) -> None:
+        configs = configs_of(self.TUNED, (*self.TUNED, *MAXPOOL))
+        write_run(configs[0], record=RECORD)
+        assert len(make_plan(configs).trials) == 3
+
+    def test_what_cannot_be_trained_needs_none(self, processes: FakeProcesses) -> None:
+        processes.problems = {"maxpool": "it is too large"}
+        assert len(make_plan(configs_of(self.TUNED, (*self.TUNED, *MAXPOOL))).trials) == 3
 
 
 class TestDropped:

@@ -139,8 +139,9 @@ REFUSED = [
                  f"{CHOICES}. Did you mean 'maxpool'?", id="operation"),
     pytest.param(["model=resnet_digit"], "model 'resnet_digit' does not exist; choose from: "
                  f"{', '.join(MODELS)}. Did you mean 'resnet_digits'?", id="model"),
-    pytest.param(["data=digit"], "data 'digit' does not exist; choose from: digits, imagefolder, "
-                 "imagenet, npz, synthetic. Did you mean 'digits'?", id="dataset"),
+    pytest.param(["data=digit"], "data 'digit' does not exist; choose from: cifar10, cifar100, "
+                 "digits, imagefolder, imagenet, npz, stl10, svhn, synthetic. Did you mean "
+                 "'digits'?", id="dataset"),
     pytest.param(["block.stage3.spatial=maxpool"], "block: the key 'stage3' does not exist; choose "
                  "from: spatial, downsample, kernel_size, norm_act, stage1, stage2. Did you mean "
                  "'stage2'?", id="stage"),

@@ -70,6 +70,9 @@ TOTAL_KEYS = {
     "num_runs",
     "num_done",
     "num_left",
+    "num_trials",
+    "num_trials_left",
+    "trial_seconds",
     "num_problems",
     "num_slots",
     "devices_per_run",
@@ -276,6 +279,14 @@ class TestTotals:
         expected = "2 runs: 2 to train, about 3 h 20 min on 2 slots (6.6 device-hours)."
         assert self.sentence(plan) == expected
 
+    def test_trials_come_first(self) -> None:
+        trials = (a_run("done"), a_run(), a_run())
+        plan = a_plan(a_row("maxpool"), trials=trials, trial_seconds=600.0)
+        assert self.sentence(plan) == (
+            "1 run: 1 to train after 3 trials (1 done) of about 10 min, about 3 h 20 min on 2 "
+            "slots (6.6 device-hours)."
+        )
+
     def test_what_is_done_and_under_way(self) -> None:
         plan = a_plan(DONE, a_row("maxpool", "running", "new"), num_slots=1)
         assert self.sentence(plan) == (
@@ -361,6 +372,9 @@ class TestData:
             "num_runs": 4,
             "num_done": 1,
             "num_left": 1,
+            "num_trials": 0,
+            "num_trials_left": 0,
+            "trial_seconds": 0.0,
             "num_problems": 1,
             "num_slots": 2,
             "devices_per_run": 1,

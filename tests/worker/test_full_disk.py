@@ -29,7 +29,7 @@ from torch import nn
 from pfstudy import files, ledger, store
 from pfstudy.errors import DiskError
 from pfstudy.tasks import Task
-from pfstudy.worker.checkpoints import read_conditions
+from pfstudy.worker.checkpoints import find_checkpoint
 from pfstudy.worker.results import save_weights
 from pfstudy.worker.run import train_run
 
@@ -101,7 +101,7 @@ def check_ended_well(directory: Path, error: DiskError) -> str:
             files.read_json(path)
         elif path.suffix == ".safetensors":
             load_file(path)
-    read_conditions(directory / store.RESUME)
+    find_checkpoint(directory / store.RESUME, pytest.fail)
     assert not (directory / ledger.RECORD).exists()
     written = ledger.read_status(directory).written
     if written["state"] == "failed":

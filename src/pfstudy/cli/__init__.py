@@ -15,6 +15,7 @@ from pfstudy.cli import (  # noqa: F401  (they register subcommands)
     evaluation,
     explain,
     ledger,
+    packing,
     pictures,
     plan,
     results,

@@ -33,6 +33,7 @@ def sync(
     from pfstudy import searches, store
     from pfstudy.inventory import find_runs
     from pfstudy.tracking.sync import Synced, find_pending, sync
+    from pfstudy.tuning import TUNING
 
     runs = find_runs(directory)
     if study is not None:
@@ -40,6 +41,7 @@ def sync(
         runs = [run for run in runs if str(run.relative_to(directory)) in members]
     else:
         runs += searches.find_directories(directory)
+        runs += find_runs(directory / TUNING) if (directory / TUNING).is_dir() else []
     pending = find_pending(runs)
     console = make_console()
     if dry_run:

@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 SOURCES = {
+    "cifar10": "pfstudy.data.published",
+    "cifar100": "pfstudy.data.published",
     "digits": "pfstudy.data.digits",
     "imagefolder": "pfstudy.data.imagefolder",
     "imagenet": "pfstudy.data.imagefolder",
     "npz": "pfstudy.data.npz",
+    "stl10": "pfstudy.data.published",
+    "svhn": "pfstudy.data.published",
     "synthetic": "pfstudy.data.synthetic",
 }
 FOLDERS = ("imagefolder", "imagenet")

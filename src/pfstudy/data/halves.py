@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from pfstudy.data import FOLDERS, imagefolder
-from pfstudy.data.loading import Loader
+from pfstudy.data.loading import Loader, check_augmentation
 from pfstudy.data.splitting import hold_out
 from pfstudy.data.tensors import Batch, Batches, BatchIndices, EpochOrder, load_splits
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
+from pfstudy.schema.recipe import Augmentation
 
 if TYPE_CHECKING:
     from pfstudy.data.images import ImageBatches
@@ -74,6 +75,7 @@ def open_halves(
     seed: int,
     augmentation_seed: int,
     device: torch.device,
+    augmentation: Augmentation | None = None,
 ) -> tuple[Pairs, Loader]:
     """Open a dataset for a bilevel search; its test images are left alone.
 
@@ -84,13 +86,17 @@ def open_halves(
         seed: Seed of the order of the images of each part.
         augmentation_seed: Seed of what is done at random to them.
         device: Where batches are put.
+        augmentation: What is done at random to the images of both.
 
     Returns:
         Pairs of batches of the two parts, and the batches of the validation split.
 
     Raises:
-        PfstudyError: The dataset cannot be read, or a part has not enough images for a batch.
+        PfstudyError: The dataset cannot be read, a part has not enough images for a batch, or the
+            augmentation is none of such data.
     """
+    augmentation = augmentation or Augmentation()
+    check_augmentation(data, augmentation)
     evaluation = max(256, batch_size)
     parts: list[Part] = []
     if data.name in FOLDERS:
@@ -99,9 +105,11 @@ def open_halves(
         images = imagefolder.list_splits(data)
         for number, members in enumerate(_divide(images["train"].labels_N, second_share, data)):
             chosen = images["train"].select(members)
-            indices = _drawn(len(chosen), batch_size, seed + number)
+            indices = _drawn(len(chosen), batch_size, seed + number, augmentation.repeats)
             parts.append(
-                ImageBatches(chosen, data, indices, device, augmentation_seed, persistent=True)
+                ImageBatches(
+                    chosen, data, indices, device, augmentation_seed, augmentation, persistent=True
+                )
             )
         validation = images["validation"]
         all_of = BatchIndices(len(validation), evaluation)
@@ -110,7 +118,8 @@ def open_halves(
     train = splits["train"]
     for number, members in enumerate(_divide(train.labels_N.cpu().numpy(), second_share, data)):
         half = train.select(torch.from_numpy(members))
-        parts.append(Batches(half, _drawn(len(half), batch_size, seed + number)))
+        indices = _drawn(len(half), batch_size, seed + number, augmentation.repeats)
+        parts.append(Batches(half, indices, augmentation, augmentation_seed))
     held = splits["validation"]
     return Pairs(*parts), Batches(held, BatchIndices(len(held), evaluation))
 
@@ -119,10 +128,10 @@ def _divide(labels_N: np.ndarray, second_share: float, data: Data) -> tuple[np.n
     return hold_out(labels_N, round(second_share * len(labels_N)), data)
 
 
-def _drawn(num_images: int, batch_size: int, seed: int) -> BatchIndices:
+def _drawn(num_images: int, batch_size: int, seed: int, repeats: int) -> BatchIndices:
     if batch_size > num_images:
         raise PfstudyError(
             f"recipe.batch_size is {batch_size}, but a part of the training images has only "
             f"{num_images}; lower it, or change search.arch_share."
         )
-    return BatchIndices(num_images, batch_size, EpochOrder(num_images, seed))
+    return BatchIndices(num_images, batch_size, EpochOrder(num_images, seed, repeats))

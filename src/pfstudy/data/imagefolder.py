@@ -4,6 +4,7 @@ PATH/train/CLASS/*, PATH/val/CLASS/*   the test images are those of val/; valida
                                        held out of train/
 ... and PATH/test/CLASS/*              validation images are those of val/
 PATH/CLASS/*                           one heap, which is split
+PATH/packed.npz, PATH/*.tar            what `pfstudy pack` made of one of these
 
 Classes are numbered by name. Every file of a class is an image, but for those whose name begins
 with a dot. A ``test`` without class folders has no labels, as ImageNet's own, and is not used.
@@ -13,13 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pfstudy.data import require_number
+from pfstudy.data.packed import Packed, Shards, open_packed
 from pfstudy.data.splitting import hold_out, split_heap
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
@@ -38,40 +40,61 @@ class Images:
         classes: Names of the classes, in the order of their numbers.
         names_N: Name of each file in its class folder, encoded for the file system.
         labels_N: Number of the class of each, int64.
+        shards: What they are packed in.
+        places_N3: Where each of them is packed.
     """
 
     folder: Path
     classes: tuple[str, ...]
     names_N: np.ndarray
     labels_N: np.ndarray
+    shards: Shards | None = None
+    places_N3: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels_N)
 
     def path(self, index: int) -> Path:
-        """Where an image is."""
+        """Where an image is, or was called before it was packed."""
         name = os.fsdecode(self.names_N[index])
         return self.folder / self.classes[int(self.labels_N[index])] / name
 
+    def read(self, index: int) -> bytes:
+        """Read the bytes of an image.
+
+        Raises:
+            PfstudyError: They cannot be read.
+        """
+        if self.shards is not None and self.places_N3 is not None:
+            return self.shards.read(self.places_N3[index])
+        path = self.path(index)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise PfstudyError(f"{path} cannot be read: {error.strerror}.") from None
+
     def select(self, indices: np.ndarray) -> Images:
         """Some of the images."""
-        return Images(self.folder, self.classes, self.names_N[indices], self.labels_N[indices])
+        places = None if self.places_N3 is None else self.places_N3[indices]
+        names_N, labels_N = self.names_N[indices], self.labels_N[indices]
+        return Images(self.folder, self.classes, names_N, labels_N, self.shards, places)
 
 
 def fingerprint(data: Data) -> str:
     """Digest over the names, from ``data.path`` on, and sizes of all images, in their order.
 
+    A packed folder has that of the folder, unless its images were shrunk.
+
     Raises:
-        PfstudyError: A folder cannot be read or is not laid out as expected.
+        PfstudyError: A folder cannot be read, is not laid out as expected, or has an empty file.
     """
     root = _root(data)
-    digest = hashlib.sha256()
-    for part, classes in sorted(_find_classes(root).items()):
-        for name in classes:
-            place = os.fsencode(Path(part, name))
-            for entry in _list_files(root / part / name):
-                size = _size(entry)
-                digest.update(b"%s/%s\0%d\n" % (place, os.fsencode(entry.name), size))
+    packed = open_packed(root)
+    digest = hashlib.sha256(packed.treatment.encode() if packed else b"")
+    for folder, name, size in packed.entries() if packed else _entries(root):
+        if not size and data.on_error != "skip":
+            raise empty_file(root / os.fsdecode(folder) / os.fsdecode(name))
+        digest.update(b"%s/%s\0%d\n" % (folder, name, size))
     return digest.hexdigest()
 
 
@@ -83,9 +106,10 @@ def list_splits(data: Data) -> dict[str, Images]:
             different classes, or there are too few images for the numbers of the config.
     """
     root = _root(data)
-    parts = _find_classes(root)
+    packed = open_packed(root)
+    parts = find_classes(root, packed)
     if _HEAP in parts:
-        images = _list_images(root, parts[_HEAP], data)
+        images = _list_images(root, _HEAP, parts, packed, data)
         return {name: images.select(m) for name, m in split_heap(images.labels_N, data).items()}
     for part in ("train", "val"):
         if part not in parts:
@@ -95,7 +119,7 @@ def list_splits(data: Data) -> dict[str, Images]:
             )
     for part in parts:
         _check_same_classes(root, parts, part)
-    listed = {part: _list_images(root / part, parts[part], data) for part in parts}
+    listed = {part: _list_images(root, part, parts, packed, data) for part in parts}
     _refuse_number(data, "num_test", root / ("test" if "test" in parts else "val"))
     if "test" in parts:
         _refuse_number(data, "num_validation", root / "val")
@@ -117,13 +141,14 @@ def list_test(data: Data) -> Images:
         PfstudyError: A folder cannot be read or is not laid out as expected.
     """
     root = _root(data)
-    parts = _find_classes(root)
+    packed = open_packed(root)
+    parts = find_classes(root, packed)
     if _HEAP in parts:
         return list_splits(data)["test"]
     part = "test" if "test" in parts else "val"
     if part not in parts:
         raise PfstudyError(f"data.path={root} has neither 'test' nor 'val' with class folders.")
-    return _list_images(root / part, parts[part], data)
+    return _list_images(root, part, parts, packed, data)
 
 
 def _root(data: Data) -> Path:
@@ -132,12 +157,29 @@ def _root(data: Data) -> Path:
     return Path(data.path)
 
 
-def _find_classes(root: Path) -> dict[str, list[str]]:
-    """Class folders of each of the parts that are there, or of the heap.
+def empty_file(where: str | Path) -> PfstudyError:
+    """Say that a file has no bytes, as one has that was copied in part."""
+    return PfstudyError(f"{where} is empty: copied only in part? Copy it anew, or remove it.")
+
+
+def find_classes(
+    root: Path, packed: Packed | None = None, key: str = "data.path="
+) -> dict[str, list[str]]:
+    """Classes of each of the parts that are there; those of a heap have the empty name.
 
     A heap may have a class that is called ``train``: what it holds are images.
+
+    Args:
+        root: The folder.
+        packed: What is packed in it, if it is a packed one.
+        key: What stands before the folder in errors.
+
+    Raises:
+        PfstudyError: A folder cannot be read or is not laid out as expected.
     """
-    folders = _list_folders(root, "data.path=")
+    if packed:
+        return {name: list(part.classes) for name, part in packed.parts.items()}
+    folders = _list_folders(root, key)
     parts = {part: _list_folders(root / part) for part in _PARTS if part in folders}
     if not any(parts.values()) and set(folders) - set(_PARTS):
         return {_HEAP: folders}
@@ -148,10 +190,46 @@ def _find_classes(root: Path) -> dict[str, list[str]]:
             raise PfstudyError(f"{root / part} has no class folders: expected {part}/CLASS/.")
     if not parts:
         raise PfstudyError(
-            f"data.path={root} has no class folders: expected train/CLASS/ and val/CLASS/, or "
+            f"{key}{root} has no class folders: expected train/CLASS/ and val/CLASS/, or "
             "CLASS/ alone."
         )
     return parts
+
+
+def list_images(folder: Path, classes: Sequence[str]) -> Images:
+    """List the images of one part.
+
+    Raises:
+        PfstudyError: A class folder cannot be read, has no images, or has folders.
+    """
+    names: list[bytes] = []
+    counts = []
+    for name in classes:
+        found = [os.fsencode(entry.name) for entry in _list_files(folder / name)]
+        names += found
+        counts.append(len(found))
+    labels_N = np.repeat(np.arange(len(classes)), counts)
+    return Images(folder, tuple(classes), np.array(names), labels_N)
+
+
+def _list_files(folder: Path) -> list[os.DirEntry[str]]:
+    entries = sorted(_scan(folder), key=lambda entry: entry.name)
+    if not entries:
+        raise PfstudyError(f"{folder} has no images: fill or remove this class folder.")
+    for entry in entries:
+        if entry.is_dir():
+            raise PfstudyError(
+                f"{entry.path} is a folder: the images of a class lie in its folder directly."
+            )
+    return entries
+
+
+def _entries(root: Path) -> Iterator[tuple[bytes, bytes, int]]:
+    for part, classes in sorted(find_classes(root).items()):
+        for name in classes:
+            folder = os.fsencode(Path(part, name))
+            for entry in _list_files(root / part / name):
+                yield folder, os.fsencode(entry.name), _size(entry)
 
 
 def _check_same_classes(root: Path, parts: dict[str, list[str]], part: str) -> None:
@@ -183,37 +261,26 @@ def _refuse_number(data: Data, key: str, folder: Path) -> None:
         )
 
 
-def _list_images(folder: Path, classes: list[str], data: Data) -> Images:
+def _list_images(
+    root: Path, part: str, parts: dict[str, list[str]], packed: Packed | None, data: Data
+) -> Images:
+    folder, classes = root / part, parts[part]
     if len(classes) != data.num_classes:
         raise PfstudyError(
             f"data.num_classes is {data.num_classes}, but {folder} has {len(classes)} class "
-            "folders."
+            "folders; set the number, or copy what is missing."
         )
-    names: list[bytes] = []
-    counts = []
-    for name in classes:
-        found = [os.fsencode(entry.name) for entry in _list_files(folder / name)]
-        names += found
-        counts.append(len(found))
-    labels_N = np.repeat(np.arange(len(classes)), counts)
-    return Images(folder, tuple(classes), np.array(names), labels_N)
+    if packed:
+        of = packed.parts[part]
+        return Images(
+            folder, of.classes, of.names_N, of.labels_N, packed.shards(part), of.places_N3
+        )
+    return list_images(folder, classes)
 
 
 def _list_folders(folder: Path, prefix: str = "") -> list[str]:
     entries = _scan(folder, prefix)
     return sorted(entry.name for entry in entries if entry.is_dir())
-
-
-def _list_files(folder: Path) -> list[os.DirEntry[str]]:
-    entries = sorted(_scan(folder), key=lambda entry: entry.name)
-    if not entries:
-        raise PfstudyError(f"{folder} has no images: fill or remove this class folder.")
-    for entry in entries:
-        if entry.is_dir():
-            raise PfstudyError(
-                f"{entry.path} is a folder: the images of a class lie in its folder directly."
-            )
-    return entries
 
 
 def _scan(folder: Path, prefix: str = "") -> Iterator[os.DirEntry[str]]:

@@ -6,26 +6,25 @@ processes.
 
 from __future__ import annotations
 
-import io
 import os
-import random
 import signal
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Generator, Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from pfstudy.data.decoding import decode_image
 from pfstudy.data.imagefolder import Images
 from pfstudy.data.tensors import Batch, BatchIndices, Resumable
+from pfstudy.data.transforms import Transform, make_transform, normalisation, seeded
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
+from pfstudy.schema.recipe import Augmentation
 
-_Transform = Callable[[Image.Image], torch.Tensor]
+_Read = tuple[torch.Tensor, torch.Tensor, dict[str, str]]
+_MAX_STAND_INS = 100
 
 
 class ImageBatches(Resumable):
@@ -38,7 +37,12 @@ class ImageBatches(Resumable):
             flipped at random, else their centres are taken.
         device: Where batches are put.
         augmentation_seed: Seed of what is done at random to an image; epoch and image add to it.
+        augmentation: What is done at random, if their order is drawn.
         persistent: Keeps the processes from one pass to the next; `close` ends them.
+
+    Attributes:
+        skipped: Why each of the files that were met and could not be read was skipped. In training
+            the next one stands in for it; elsewhere an image of zeros, whose label is -1.
 
     Raises:
         PfstudyError: A setting is missing or does not fit the number of channels.
@@ -51,18 +55,19 @@ class ImageBatches(Resumable):
         indices: BatchIndices,
         device: torch.device,
         augmentation_seed: int = 0,
+        augmentation: Augmentation | None = None,
         persistent: bool = False,
     ) -> None:
         super().__init__(indices)
         self.device = device
-        mean, std = _normalisation(data)
+        self.skipped: dict[str, str] = {}
+        mean, std = normalisation(data)
         self._mean_C11 = torch.tensor(mean, device=device).view(-1, 1, 1)
         self._std_C11 = torch.tensor(std, device=device).view(-1, 1, 1)
         self._pass: Generator[Batch, None, None] | None = None
-        transform = make_transform(data, training=indices.order is not None)
         num_workers = min(data.num_workers or 0, len(os.sched_getaffinity(0)))
         self._loader: DataLoader[Any] | None = DataLoader(
-            _Files(images, transform, data.channels),
+            _Files(images, data, augmentation, training=indices.order is not None),
             batch_size=None,  # a request is a batch
             sampler=_Requests(indices, augmentation_seed),
             num_workers=num_workers,
@@ -78,6 +83,16 @@ class ImageBatches(Resumable):
         self._pass = self._count(self._batches())
         return self._pass
 
+    def state_dict(self) -> dict[str, Any]:
+        """How many batches of the epoch were taken, and what was skipped on the way."""
+        skipped = {"skipped": dict(self.skipped)} if self.skipped else {}
+        return super().state_dict() | skipped
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Have the next pass begin behind the batches that were taken."""
+        super().load_state_dict(state)
+        self.skipped.update(state.get("skipped", {}))
+
     def close(self) -> None:
         """End the processes that read the images; there are no more batches then.
 
@@ -92,7 +107,8 @@ class ImageBatches(Resumable):
         for batch in self._loader:  # not a variable, which the traceback of an error would keep
             if isinstance(batch, PfstudyError):
                 raise batch
-            images, labels = batch
+            images, labels, skipped = batch
+            self.skipped.update(skipped)
             images = images.to(self.device, non_blocking=True).float().div_(255)
             yield (
                 images.sub_(self._mean_C11).div_(self._std_C11),
@@ -100,56 +116,17 @@ class ImageBatches(Resumable):
             )
 
 
-def read_image(path: Path, channels: int) -> Image.Image:
-    """Read a file as a grey (1 channel) or a colour image (3), whatever it was.
+def read_first(images: Images, data: Data) -> torch.Tensor:
+    """Read one image as evaluations do, to see that it can be done.
 
     Raises:
-        PfstudyError: It cannot be read, is no image, or has pixels that do not fit 8 or 16 bits.
+        PfstudyError: It cannot, or a setting is missing or does not fit.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise PfstudyError(f"{path} cannot be read: {error.strerror}.") from None
-    try:
-        image: Image.Image = Image.open(io.BytesIO(content))
-        image.load()
-    except UnidentifiedImageError:
-        raise PfstudyError(f"{path} is no image that Pillow knows; remove or replace it.") from None
-    except Exception as error:  # decoders raise whatever they like
-        raise PfstudyError(f"{path} cannot be decoded: {error}; remove or replace it.") from None
-    if image.mode in ("I", "F"):
-        raise PfstudyError(f"{path} has pixels of 32 bits; expected 8 or 16, convert it.")
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("L" if channels == 1 else "RGB")
-
-
-def make_transform(data: Data, *, training: bool) -> _Transform:
-    """Make what turns an image into a tensor ``(C, H, W)`` of uint8.
-
-    In training, a random part of the image is resized and flipped at random (Szegedy et al. 2015,
-    section 6, with timm's defaults); in evaluation, the shorter side is resized to
-    ``image_size / crop_fraction`` and the centre is taken.
-
-    Raises:
-        PfstudyError: A setting is missing or does not fit the number of channels.
-    """
-    for key in ("crop_fraction", "interpolation"):
-        if getattr(data, key) is None:
-            raise PfstudyError(f"data={data.name} needs data.{key}.")
-    _normalisation(data)
-    from timm.data import create_transform
-
-    transform: _Transform = create_transform(
-        data.image_size,
-        is_training=training,
-        interpolation=data.interpolation,
-        crop_pct=data.crop_fraction,
-        color_jitter=None,
-        auto_augment=None,
-        normalize=False,
-    )
-    return transform
+    found = _Files(images, data, training=True, transform=make_transform(data, training=False))
+    batch = found[[0], ""]
+    if isinstance(batch, PfstudyError):
+        raise batch
+    return batch[0]
 
 
 class _Requests:
@@ -170,59 +147,59 @@ class _Requests:
 
 
 class _Files(Dataset[Any]):
-    """Batches as one process reads them; a file that it cannot read makes the batch an error.
+    """Batches as one process reads them, and what it skipped; or an error instead.
 
     An error that is raised there would arrive with the process's traceback in its sentence.
     """
 
-    def __init__(self, images: Images, transform: _Transform, channels: int) -> None:
+    def __init__(
+        self,
+        images: Images,
+        data: Data,
+        augmentation: Augmentation | None = None,
+        *,
+        training: bool,
+        transform: Transform | None = None,
+    ) -> None:
         self.images = images
-        self.transform = transform
-        self.channels = channels
+        self.data = data
+        self.training = training
+        self.transform = transform or make_transform(data, augmentation, training=training)
 
-    def __getitem__(self, request: tuple[list[int], str]) -> Batch | PfstudyError:
-        indices, seed = request
+    def __getitem__(self, request: tuple[list[int], str]) -> _Read | PfstudyError:
+        numbers, seed = request
+        skipped: dict[str, str] = {}
         try:
-            pixels = [self._read(index, seed) for index in indices]
+            found = [self._read(number, seed, skipped) for number in numbers]
         except PfstudyError as error:
             return error
-        return torch.stack(pixels), torch.from_numpy(self.images.labels_N[indices])
+        pixels, labels = zip(*found, strict=True)
+        return torch.stack(pixels), torch.tensor(labels), skipped
 
-    def _read(self, index: int, seed: str) -> torch.Tensor:
-        image = read_image(self.images.path(index), self.channels)
-        with _seeded(f"{seed} {index}"):
-            return self.transform(image)
+    def _read(self, number: int, seed: str, skipped: dict[str, str]) -> tuple[torch.Tensor, int]:
+        repeat, first = divmod(number, len(self.images))
+        for index in range(first, first + _MAX_STAND_INS):
+            chosen = index % len(self.images)
+            try:
+                image = self._decode(chosen)
+            except PfstudyError as error:
+                if self.data.on_error != "skip":
+                    raise
+                skipped[str(self.images.path(chosen))] = str(error)
+                if not self.training:
+                    side = self.data.image_size
+                    return torch.zeros(self.data.channels, side, side, dtype=torch.uint8), -1
+                continue
+            with seeded(f"{seed} {chosen + repeat * len(self.images)}"):
+                return self.transform(image), int(self.images.labels_N[chosen])
+        raise PfstudyError(
+            f"none of the {_MAX_STAND_INS} images from {self.images.path(first)} on can be read: "
+            f"{next(iter(skipped.values()))}"
+        )
 
-
-@contextmanager
-def _seeded(seed: str) -> Iterator[None]:
-    """Seed the generators that transforms draw from, and leave them as they were."""
-    python, torchs = random.getstate(), torch.get_rng_state()
-    random.seed(seed)
-    torch.default_generator.manual_seed(random.getrandbits(63))
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        torch.set_rng_state(torchs)
-
-
-def _normalisation(data: Data) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if data.channels not in (1, 3):
-        raise PfstudyError(f"data.channels is {data.channels}, but image files have 1 or 3.")
-    for key in ("mean", "std"):
-        values = getattr(data, key)
-        if values is None:
-            raise PfstudyError(f"data={data.name} needs data.{key}, a value for each channel.")
-        if len(values) != data.channels:
-            example = "; grey images may take mean=[0.449] and std=[0.226]"
-            raise PfstudyError(
-                f"data.{key} has {len(values)} values, but data.channels is {data.channels}"
-                f"{example if data.channels == 1 else ''}."
-            )
-    assert data.mean is not None
-    assert data.std is not None
-    return data.mean, data.std
+    def _decode(self, index: int) -> Image.Image:
+        content = self.images.read(index)
+        return decode_image(content, self.images.path(index), self.data.channels)
 
 
 def _as_it_is(batch: Any) -> Any:

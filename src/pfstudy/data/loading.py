@@ -19,6 +19,10 @@ from pfstudy.data.tensors import (
 )
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
+from pfstudy.schema.recipe import Augmentation
+
+_OF_FILES = ("crop_scale", "train_image_size", "random_augment", "color_jitter")
+_ON_DEVICE = ("translate", "cutout")
 
 
 class Loader(Protocol):
@@ -46,6 +50,14 @@ class Loaders:
     validation: Loader
     test: Loader
 
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Why each of the image files that were met so far and cannot be read was skipped."""
+        of_each = (
+            getattr(part, "skipped", {}) for part in (self.train, self.validation, self.test)
+        )
+        return {path: reason for skipped in of_each for path, reason in skipped.items()}
+
     def __enter__(self) -> Loaders:
         return self
 
@@ -62,6 +74,7 @@ def make_loaders(
     augmentation_seed: int,
     device: torch.device,
     share: Share | None = None,
+    augmentation: Augmentation | None = None,
 ) -> Loaders:
     """Open a dataset for training.
 
@@ -73,18 +86,23 @@ def make_loaders(
         augmentation_seed: Seed of what is done at random to training images.
         device: Where batches are put.
         share: What this process takes of every batch and split; all of it unless given.
+        augmentation: What is done at random to training images.
 
     Raises:
         PfstudyError: The dataset cannot be read, is not what the config says, or has not enough
-            training images for one batch, or a batch cannot be shared evenly.
+            training images for one batch, a batch cannot be shared evenly, or the augmentation is
+            none of such data.
     """
+    augmentation = augmentation or Augmentation()
+    check_augmentation(data, augmentation)
 
     def all_of(num_images: int) -> BatchIndices:
         return BatchIndices(num_images, evaluation_batch_size, None, share)
 
     def drawn(num_images: int) -> BatchIndices:
         check_batch_size(batch_size, num_images)
-        return BatchIndices(num_images, batch_size, EpochOrder(num_images, order_seed), share)
+        order = EpochOrder(num_images, order_seed, augmentation.repeats)
+        return BatchIndices(num_images, batch_size, order, share)
 
     if data.name in FOLDERS:
         from pfstudy.data.images import ImageBatches
@@ -93,14 +111,21 @@ def make_loaders(
         train, validation, test = (images[name] for name in ("train", "validation", "test"))
         return Loaders(
             ImageBatches(
-                train, data, drawn(len(train)), device, augmentation_seed, persistent=True
+                train,
+                data,
+                drawn(len(train)),
+                device,
+                augmentation_seed,
+                augmentation,
+                persistent=True,
             ),
             ImageBatches(validation, data, all_of(len(validation)), device, persistent=True),
             ImageBatches(test, data, all_of(len(test)), device),
         )
     splits = {name: split.to(device) for name, split in load_splits(data).items()}
+    train_indices = drawn(len(splits["train"]))
     return Loaders(
-        Batches(splits["train"], drawn(len(splits["train"]))),
+        Batches(splits["train"], train_indices, augmentation, augmentation_seed),
         Batches(splits["validation"], all_of(len(splits["validation"]))),
         Batches(splits["test"], all_of(len(splits["test"]))),
     )
@@ -128,12 +153,32 @@ def count_training_images(data: Data) -> int:
         PfstudyError: The dataset cannot be read or is not what the config says.
     """
     if data.name in FOLDERS:
-        from pfstudy.data.images import make_transform, read_image
+        from pfstudy.data.images import read_first
 
         images = imagefolder.list_splits(data)["train"]
-        make_transform(data, training=False)(read_image(images.path(0), data.channels))
+        read_first(images, data)
         return len(images)
     return len(load_splits(data)["train"])
+
+
+def check_augmentation(data: Data, augmentation: Augmentation) -> None:
+    """Check that what a recipe does at random to images can be done to such data.
+
+    Raises:
+        PfstudyError: It cannot, or a setting is malformed.
+    """
+    is_folder = data.name in FOLDERS
+    for key in _ON_DEVICE if is_folder else _OF_FILES:
+        if getattr(augmentation, key) is not None:
+            wanted = "data that lie on the device" if is_folder else "folders of image files"
+            raise PfstudyError(
+                f"recipe.augmentation.{key} is for {wanted}, which data={data.name} is not; set "
+                "it to null."
+            )
+    if is_folder:
+        from pfstudy.data.transforms import make_transform
+
+        make_transform(data, augmentation, training=True)
 
 
 def check_batch_size(batch_size: int, num_train: int, num_ranks: int = 1) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pfstudy.complexity import variant_cost
-from pfstudy.data.loading import check_batch_size, count_training_images
+from pfstudy.data.loading import check_augmentation, check_batch_size, count_training_images
 from pfstudy.data.tensors import Share, check_share
 from pfstudy.environment import cpu_model
 from pfstudy.errors import PfstudyError
@@ -148,6 +148,7 @@ def _check_training(config: Config, num_ranks: int) -> None:
     """
     recipe, num_parts = config.recipe, config.trainer.accumulation
     check_share(recipe.batch_size, Share(num_ranks=num_ranks, num_parts=num_parts))
+    check_augmentation(config.data, recipe.augmentation)
     check_optimization(recipe)
     check_objective(recipe, recipe.batch_size // (num_ranks * num_parts))
     if recipe.drop_path:

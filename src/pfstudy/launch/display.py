@@ -76,6 +76,7 @@ class Display:
     def begin_runs(self, number: int) -> None:
         """Begin to count runs that end, and to estimate when all of them will have."""
         self._num_runs = number
+        self._num_ended = 0
         self._began = time.monotonic()
 
     def phase(self, name: str, text: str) -> None:

@@ -32,6 +32,7 @@ from pfstudy.launch.sweep import (
     run_sweep,
     summarize,
 )
+from pfstudy.launch.tuning import list_trials
 from pfstudy.schema.config import Config
 from pfstudy.speed import phase
 from pfstudy.tasks import Task
@@ -137,6 +138,11 @@ def _run_as_rank(config: Config) -> SweepResult | None:
     problem: Exception | None = None
     try:
         variant = make_variant(config, fingerprint(config.data))
+        if list_trials(variant):
+            raise PfstudyError(
+                "the processes of one job train one run after the other, and tune none; give the "
+                "job one process, or tune first: where tuned.json is there, this job takes it."
+            )
         if ranks.is_first:
             run_sweep([config], train=False, patient=False)
             mode = tracking.choose_mode(config.logger)

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pfstudy import store
@@ -28,12 +29,14 @@ from pfstudy.launch.planned import (
 from pfstudy.launch.pool import PRELOAD, Pool
 from pfstudy.launch.sweep import (
     Prepared,
-    choose_slots,
     list_variants,
     prepare_sweep,
+    scaled_rates,
     why_unchanged,
 )
+from pfstudy.launch.training import choose_slots
 from pfstudy.launch.trials import NOWHERE, Candidate, Trials, Tried
+from pfstudy.launch.tuning import list_trials
 from pfstudy.schema.config import Config
 from pfstudy.speed import phase
 from pfstudy.speed.blocktable import Prediction, TableFinder
@@ -105,7 +108,7 @@ class _Planner:
         counts = [counted(len(self.variants), "variant"), counted(len(self.planned), "run")]
         counts.append(f"{states['done']} done before")
         self.display.phase("plan", f"{self.prepared.study}: {', '.join(counts)}")
-        for note in why_unchanged(self.prepared.asked):
+        for note in [*why_unchanged(self.prepared.asked), *scaled_rates(self.prepared.asked)]:
             self.display.note(note)
 
     def _check(self, pool: Pool) -> tuple[Sequence[Device], Device]:
@@ -204,6 +207,8 @@ class _Planner:
         settings = _varying(self.variants)
         found = [self._row(v, settings[v.hash], runs[v.hash]) for v in self.variants]
         rows = {row.variant.hash: row for row in reconcile_latencies(found)}
+        trials = self._plan_tuning(runs)
+        trial_times = [trial.seconds_left for trial in trials if trial.seconds_left]
         num_slots = len(self.slots)
         per_run = len(self.slots[0].devices) if self.slots else 1
         return Plan(
@@ -213,10 +218,22 @@ class _Planner:
             _find_duplicates(self.prepared.asked, rows),
             num_slots,
             per_run,
-            schedule_s(times, num_slots),
-            sum(times) * per_run / runs_per_device(self.slots) / 3600,
+            schedule_s(trial_times, num_slots) + schedule_s(times, num_slots),
+            sum(trial_times + times) * per_run / runs_per_device(self.slots) / 3600,
             {**self.place, **setting_of(self.config.speed)},
+            trials,
+            schedule_s(trial_times, num_slots),
         )
+
+    def _plan_tuning(self, runs: Mapping[str, Sequence[PlannedRun]]) -> tuple[PlannedRun, ...]:
+        """The trials of the variants that would be trained, each once."""
+        found: dict[Path, PlannedRun] = {}
+        for variant in self.variants:
+            left = any(run.is_left for run in runs[variant.hash])
+            if left and variant.hash not in self.dropped and variant.hash not in self.problems:
+                for run in list_trials(variant):
+                    found[run.directory] = estimate(read_run(run), self._trial(variant))
+        return tuple(found.values())
 
     def _trial(self, variant: Variant) -> Trial | None:
         tried = self.tried.get(variant.hash)

@@ -136,6 +136,9 @@ class Plan:
         device_hours: Estimated time over all devices; one that several runs share counts once, and
             on the CPU each process of a run counts as a device.
         setting: Device, host and setting of the latencies, as far as they are known.
+        trials: The runs by which variants would be tuned before; their time is in ``seconds`` and
+            ``device_hours``.
+        trial_seconds: Estimated time until all of them are done.
     """
 
     study: str
@@ -147,6 +150,8 @@ class Plan:
     seconds: float
     device_hours: float
     setting: Mapping[str, Any] = field(default_factory=dict)
+    trials: tuple[PlannedRun, ...] = ()
+    trial_seconds: float = 0.0
 
 
 def read_run(run: store.Run) -> PlannedRun:

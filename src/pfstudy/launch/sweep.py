@@ -16,20 +16,19 @@ from typing import Any
 
 from pfstudy import files, inventory, lease, ledger, store, tracking
 from pfstudy.data import fingerprint
-from pfstudy.environment import describe_environment
-from pfstudy.errors import ChildFailedError, PfstudyError
+from pfstudy.errors import PfstudyError
 from pfstudy.launch.display import Display
 from pfstudy.launch.measure import measure_speed
-from pfstudy.launch.pool import PRELOAD, PRELOAD_TRACKING, Event, Pool
-from pfstudy.launch.probe import probe_slots
-from pfstudy.launch.slots import available_cores, make_slots
-from pfstudy.launch.train import Training
+from pfstudy.launch.pool import PRELOAD, PRELOAD_TRACKING, Pool
+from pfstudy.launch.training import RunTrainer
+from pfstudy.launch.tuning import tune_variants
 from pfstudy.schema.config import Config
 from pfstudy.schema.designs import parse_constraints
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.speed import phase
 from pfstudy.speed.setting import check_settings, expected_place
-from pfstudy.tasks import Checked, Device, Slot, Task, place_of
+from pfstudy.tasks import Checked, place_of
+from pfstudy.tuning import check_tuning
 from pfstudy.variant import Variant, make_variant
 from pfstudy.words import counted
 
@@ -116,6 +115,8 @@ def prepare_sweep(configs: Sequence[Config]) -> Prepared:
     parse_constraints(configs[0].study.constraints)
     if configs[0].speed.enabled:
         check_settings(configs[0].speed)
+    for config in configs:
+        check_tuning(config)
     store.check_writable(root)
     for run in runs:
         store.check_directory(run)
@@ -195,6 +196,8 @@ class _Sweep:
         self.display.phase("study", summarize(self.study, self.runs, self.states))
         for note in why_unchanged(asked):
             self.display.note(note)
+        for note in scaled_rates(asked):
+            self.display.note(note)
         num_same = len(asked) - len({(v.hash, v.config.seed) for v in asked})
         if num_same:
             self.display.note(f"{counted(num_same, 'variant')} coincide with others")
@@ -244,8 +247,11 @@ class _Sweep:
                 return
             if mode != "disabled" and self.todo:
                 pool.environment |= tracking.start_service()
+            trainer = RunTrainer(pool, self.display, checked.devices, mode, self.place)
             try:
-                self._train(pool, checked.devices, mode)
+                if self.todo:
+                    tune_variants(list_variants(self.todo), self.study, self.display, trainer)
+                    self.failed = trainer.train(self.todo, self.names, self.study)
             finally:
                 self._stop(pool)
                 if mode != "disabled":
@@ -271,64 +277,17 @@ class _Sweep:
             raise PfstudyError("study.constraints leave no variant to train; loosen them.")
         self._take(left)
 
-    def _train(self, pool: Pool, devices: Sequence[Device], mode: tracking.Mode) -> None:
-        if not self.todo:
-            return
-        slots = choose_slots(pool, self.display, self.todo[0].variant, devices, len(self.todo))
-        threads = counted(self.config.trainer.num_threads, "thread")
-        ranks = len(slots[0].devices)
-        together = f"{ranks} devices, " if ranks > 1 else ""
-        self.display.phase(
-            "train",
-            f"{counted(len(self.todo), 'run')}, {len(slots)} at a time, {together}{threads} each",
-        )
-        self.display.begin_runs(len(self.todo))
-        environment = describe_environment()
-        modes = [mode]
 
-        def make_task(run: store.Run, slot: Slot, accumulation: int) -> Task:
-            return Task(
-                directory=run.directory.absolute(),
-                study=self.study,
-                mode=modes[-1],
-                devices=tuple(device.id for device in slot.devices),
-                speed=phase.find_measured(run.variant, self.place) or {},
-                environment=environment,
-                accumulation=accumulation,
-            )
-
-        def hear(event: Event) -> None:
-            if event.kind == "offline":  # those to come need not find out by themselves
-                modes.append("offline")
-
-        launcher = self.config.launcher
-        training = Training(pool, self.display, self.names, slots, launcher, make_task)
-        self.failed = training.failed
-        training.run(self.todo, hear)
-
-
-def choose_slots(
-    pool: Pool, display: Display, variant: Variant, devices: Sequence[Device], most: int
-) -> list[Slot]:
-    """Choose where runs are trained, by trying a variant if that is asked for.
-
-    Args:
-        pool: Where the processes come from that try it.
-        display: Told of what was found.
-        variant: The variant.
-        devices: All GPUs, or the CPU.
-        most: Number of runs that there are.
-
-    Raises:
-        PfstudyError: There are not as many devices.
-    """
-    cores, config = available_cores(), variant.config
-    if config.launcher.slots == "auto":
-        try:
-            config = probe_slots(pool, display, variant, config, devices, cores)
-        except ChildFailedError as error:
-            display.note(f"launcher.slots=auto: {variant.label} cannot be trained: {error}")
-    return make_slots(config, devices, cores, most)
+def scaled_rates(asked: Sequence[Variant]) -> list[str]:
+    """Say where the batch size has changed the learning rate."""
+    recipes = (variant.config.recipe for variant in asked)
+    notes = (
+        f"recipe.lr of {recipe.lr:g} is for {recipe.lr_batch_size} images per step; for "
+        f"{recipe.batch_size} it is {recipe.scaled_lr:g}"
+        for recipe in recipes
+        if recipe.lr_batch_size not in (None, recipe.batch_size)
+    )
+    return list(dict.fromkeys(notes))
 
 
 def why_unchanged(asked: Sequence[Variant]) -> list[str]:

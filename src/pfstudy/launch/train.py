@@ -17,6 +17,7 @@ from pfstudy.launch.failures import count_oom_kills, log_tail
 from pfstudy.launch.pool import Child, Event, Pool
 from pfstudy.schema.config import Launcher
 from pfstudy.tasks import Slot, Task, visible_devices
+from pfstudy.tuning import is_trial
 from pfstudy.words import duration
 
 _TICK_S = 1.0
@@ -281,6 +282,8 @@ class Training:
     def _say_done(self, run: store.Run, how: str) -> None:
         metrics: Mapping[str, Any] = files.read_json(run.directory / ledger.RECORD)["metrics"]
         text = f"{metrics['test_top1_percent']:.2f} %{how}"
+        if is_trial(run.directory):  # on the test split, nobody is to look at it
+            text = f"{metrics['val_top1_percent']:.2f} % on validation{how}"
         self.display.end(self.names[run.directory], text)
 
 

@@ -12,6 +12,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
+Factor = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 _FROZEN = ConfigDict(extra="forbid")
 
@@ -164,12 +165,12 @@ class Tune:
         trials: Number of pairs that are tried, the recipe's own first; ``None`` takes that.
         epochs: Number of epochs of a trial; ``None`` for those of the recipe.
         lr_factor: Learning rates are drawn from the recipe's divided by this to it times this.
-        weight_decay_factor: The same of the weight decay.
+        weight_decay_factor: The same of the weight decay; one of 0 stays 0.
         seed: Seed of the points, which are the same for every variant, and of the trials' runs.
     """
 
     trials: PositiveInt | None = None
     epochs: PositiveInt | None = None
-    lr_factor: Annotated[float, Field(ge=1)] = 4.0
-    weight_decay_factor: Annotated[float, Field(ge=1)] = 4.0
+    lr_factor: Factor = 4.0
+    weight_decay_factor: Factor = 4.0
     seed: NonNegativeInt = 0

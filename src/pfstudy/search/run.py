@@ -133,6 +133,7 @@ def _by_gradients(attempt: _Attempt) -> dict[str, Any]:
         seeds["order"],
         seeds["augmentation"],
         device,
+        config.recipe.augmentation,
     )
     supernet = build_supernet(space, seeds["init"], mixes=True)
     architecture = Architecture(

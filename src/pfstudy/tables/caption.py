@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import pandas as pd
+
 from pfstudy.speed.setting import describe_setting
 from pfstudy.stats.front import SURE
 from pfstudy.tables.audit import in_short
@@ -28,7 +30,7 @@ _COSTS = {"latency_ms": "latency", "macs": "MACs"}
 def write_caption(rows: Rows, columns: Sequence[Column]) -> str:
     """Say what the figures are, of how many seeds, on what, and what the rows do not share."""
     shown = {column.key for column in columns}
-    parts = [_seeds(rows)]
+    parts = [_seeds(rows), *_tuning(rows)]
     if shown & {"difference_points", "difference_low", "verdict", "p_value"}:
         parts += _tests(rows)
     if rows.speed and any(column.is_speed for column in columns):
@@ -74,6 +76,32 @@ def _seeds(rows: Rows) -> str:
         f"Test accuracy on {data} after the last epoch, {number} seed{'' if number == '1' else 's'}"
         + (" (mean ± standard deviation)." if seeds[-1] > 1 else ".")
     )
+
+
+def _tuning(rows: Rows) -> list[str]:
+    """How learning rate and weight decay were chosen, and of which rows."""
+    tuned = rows.frame[rows.frame["num_trials"].notna()]
+    if tuned.empty:
+        return []
+    of = "every variant"
+    others = ""
+    if len(tuned) < len(rows.frame):
+        of = f"{len(tuned)} of {counted(len(rows.frame), 'variant')}"
+        others = "; the others have the recipe's own"
+    sentences = [
+        f"Learning rate and weight decay of {of} were chosen by validation accuracy, each among "
+        f"{_listed(tuned['num_trials'], 'trial')} of {_listed(tuned['trial_epochs'], 'epoch')}"
+        f"{others}."
+    ]
+    num_failed = int(tuned["num_failed_trials"].sum())
+    if num_failed:
+        sentences.append(f"{counted(num_failed, 'trial')} failed.")
+    return sentences
+
+
+def _listed(numbers: pd.Series, noun: str) -> str:
+    *others, last = sorted(set(map(int, numbers)))
+    return " or ".join([*map(str, others), counted(last, noun)])
 
 
 def _tests(rows: Rows) -> list[str]:

@@ -43,6 +43,10 @@ def _probability(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def _general(value: float) -> str:
+    return f"{value:g}"
+
+
 def _count(value: float) -> str:
     return f"{value:.0f}"
 
@@ -93,6 +97,8 @@ _PUBLISHED = "published"
 
 COLUMNS = (
     Column("variant", "variant", _text),
+    Column("tuned_lr", "tuned lr", _general),
+    Column("tuned_weight_decay", "tuned decay", _general),
     Column("params", "params (M)", _three_digits, False, 1e-6, group=_COST),
     Column("macs", "MACs (G)", _three_digits, False, 1e-9, group=_COST),
     Column("activations", "activations (M)", _three_digits, False, 1e-6, group=_COST),
@@ -136,7 +142,8 @@ BY_KEY = {column.key: column for column in COLUMNS}
 
 STYLES: dict[str, tuple[str, ...]] = {
     "short": (
-        *("variant", "params", "macs", "latency_ms", "relative_speed", "test_top1_percent"),
+        *("variant", "tuned_lr", "tuned_weight_decay"),
+        *("params", "macs", "latency_ms", "relative_speed", "test_top1_percent"),
         *("difference_points", "difference_low", "verdict", "equal_latency_points", "front"),
     ),
     "paper": (

@@ -35,7 +35,9 @@ _VERSIONS = {
     "timm": "library versions",
 }
 _ENVIRONMENT = ("versions", "git", "device", "cpu_model")
+TUNE = "tune"
 KINDS = {
+    TUNE: "tuning",
     "data.fingerprint": "data",
     "precision": "precision",
     "init": "initial weights",
@@ -49,7 +51,7 @@ KINDS = {
 }
 """Of the keys that are no settings of the config; ``data.fingerprint`` is none to people."""
 
-_ORDER = list(dict.fromkeys(["recipe", "data", "split", *KINDS.values()]))
+_ORDER = list(dict.fromkeys(["recipe", "tuning", "data", "split", *KINDS.values()]))
 
 Facts = dict[str, str]
 """By key, such as ``recipe.lr`` or ``training.num_threads``: the value, written for people."""
@@ -88,8 +90,10 @@ class FactsReader:
 
 def _facts_of_identity(record: Mapping[str, Any]) -> Facts:
     canonical = record["identity"]["canonical"]
-    rest = {key: value for key, value in canonical.items() if key not in _NETWORK}
+    rest = {key: value for key, value in canonical.items() if key not in (*_NETWORK, TUNE)}
     facts = {key: _text(value) for key, value in flatten(rest).items()}
+    if TUNE in canonical:
+        facts[TUNE] = ", ".join(f"{key}={value:g}" for key, value in canonical[TUNE].items())
     for key in {"data.fingerprint", "init"} & facts.keys():
         facts[key] = facts[key][:10]
     if "data.fingerprint" in facts:

@@ -36,6 +36,9 @@ def as_data(plan: Plan) -> dict[str, Any]:
             "num_runs": len(_runs(plan)),
             "num_done": len(_done(plan)),
             "num_left": len(_left(plan)),
+            "num_trials": len(plan.trials),
+            "num_trials_left": sum(trial.is_left for trial in plan.trials),
+            "trial_seconds": plan.trial_seconds,
             "num_problems": sum(row.problem is not None for row in plan.variants),
             "num_slots": plan.num_slots,
             "devices_per_run": plan.devices_per_run,
@@ -182,12 +185,22 @@ def _totals(plan: Plan) -> str:
         if plan.devices_per_run > 1:
             slots += f" of {plan.devices_per_run} devices"
         hours = f"{plan.device_hours:.2g} device-hours"
-        parts[0] += f", about {duration(plan.seconds)} on {slots} ({hours})"
+        parts[0] += f"{_trials(plan)}, about {duration(plan.seconds)} on {slots} ({hours})"
     if done:
         parts.append(f"{len(done)} done, which {took}")
     if counts["running"]:
         parts.append(f"{counts['running']} being trained by other processes")
     return "; ".join(parts) + "."
+
+
+def _trials(plan: Plan) -> str:
+    """What comes before runs that are to be trained with what is chosen."""
+    if not plan.trials:
+        return ""
+    left = sum(trial.is_left for trial in plan.trials)
+    done = f" ({len(plan.trials) - left} done)" if left < len(plan.trials) else ""
+    took = f" of about {duration(plan.trial_seconds)}" if left else ""
+    return f" after {counted(len(plan.trials), 'trial')}{done}{took}"
 
 
 def _remarks(plan: Plan) -> list[str]:

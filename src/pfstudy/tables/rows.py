@@ -39,7 +39,14 @@ _SPEED = (
     *("baseline_latency_ms", "relative_latency", "relative_latency_low", "relative_latency_high"),
     *("peak_memory_bytes", "energy_j"),
 )
-_FLOATS = (*_METRICS, f"{ACCURACY}_std", *_SPEED, "relative_speed", "training_seconds")
+_TUNED = {
+    "tuned_lr": "lr",
+    "tuned_weight_decay": "weight_decay",
+    "num_trials": "trials",
+    "trial_epochs": "epochs",
+    "num_failed_trials": "failed",
+}
+_FLOATS = (*_TUNED, *_METRICS, f"{ACCURACY}_std", *_SPEED, "relative_speed", "training_seconds")
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ def make_rows(
     rows = [
         _row(seeds, settings, m) for seeds, m in zip(by_variant.values(), measured, strict=True)
     ]
-    frame = pd.DataFrame({key: [row[key] for row in rows] for key in rows[0]})
+    frame = pd.DataFrame({key: _column([row[key] for row in rows]) for key in rows[0]})
     frame = frame.astype(dict.fromkeys(_FLOATS, float))  # and nothing is NaN, not None
     _reconcile_latencies(frame)
     compare(frame, by_variant, baseline)
@@ -152,6 +159,7 @@ def _row(
             operation != ORIGINAL for operation in first["variant"].get("operations", {}).values()
         ),
         **{key: _plain(flat.get(key)) for key in settings},
+        **{key: first.get("tuning", {}).get(of) for key, of in _TUNED.items()},
         **{key: first["cost"].get(key) for key in _COST},
         **{key: measured.get(key) for key in _SPEED},
         "relative_speed": 1 / measured["relative_latency"] if measured else None,
@@ -208,6 +216,12 @@ def _name(record: Mapping[str, Any]) -> str:
     if variant["is_baseline"]:
         name += f" ({variant['original']})"
     return name + (PROJECTED if record["cost"]["num_projected_sites"] else "")
+
+
+def _column(values: list[Any]) -> Any:
+    """Values as they are: of those that are missing, pandas would make whole numbers floats."""
+    is_whole = all(value is None or type(value) is int for value in values)
+    return pd.Series(values, dtype=object) if is_whole and None in values else values
 
 
 def _plain(value: Any) -> Any:

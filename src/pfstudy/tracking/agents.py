@@ -29,6 +29,11 @@ def take_agents_run() -> None:
             pass
         else:
             return
+    leave_agent()
+
+
+def leave_agent() -> None:
+    """Be no run that an agent waits for."""
     for name in _OF_AGENT:
         os.environ.pop(name, None)
 

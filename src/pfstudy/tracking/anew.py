@@ -22,6 +22,7 @@ from pfstudy.tracking.runs import (
     speed_to_log,
     stop_service,
 )
+from pfstudy.tuning import JOB_TYPE, is_trial
 
 
 def log_anew(
@@ -47,6 +48,7 @@ def log_anew(
         f"{slug}-{directory.name}",
         store.studies_of(directory.parent.parent).get(directory, directory.parent.name),
         config_to_log(config, identity, variant["label"], variant["operations"]),
+        JOB_TYPE if is_trial(directory) else "train",
     )
     for row in _rows(directory / store.METRICS):
         tracker.log(row, step=int(row["epoch"]))

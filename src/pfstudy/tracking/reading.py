@@ -15,6 +15,7 @@ from pfstudy.errors import PfstudyError, first_line
 from pfstudy.searches import SEARCHES
 from pfstudy.tracking.commands import call_wandb
 from pfstudy.tracking.failures import be_patient, explain_failure, require_login
+from pfstudy.tuning import JOB_TYPE, TUNING
 
 RECORD_KEY = "record_json"
 """Key of the summary that has the whole record, as text."""
@@ -51,7 +52,7 @@ def read_project(
 
     Args:
         project: ``ENTITY/PROJECT``, or ``PROJECT`` of one's own.
-        study: Whose runs; ``None`` for all.
+        study: Whose runs; ``None`` for all but the trials of tuning.
         say: Told when the server takes its time.
 
     Raises:
@@ -69,7 +70,7 @@ def read_project(
     waiting.start()
     try:
         api = wandb.Api(timeout=_TIMEOUT_S)
-        filters = {"group": study} if study else {}
+        filters: dict[str, Any] = {"group": study} if study else {"jobType": {"$ne": JOB_TYPE}}
         runs = api.runs(project, filters=filters, per_page=_PAGE, lazy=False)
         return [
             _make(str(run.name), str(run.state), run.summary_metrics or {}, run.config or {})
@@ -100,7 +101,8 @@ def _make(name: str, state: str, summary: Mapping[str, Any], config: Mapping[str
 def find_offline(directory: Path) -> list[Path]:
     """Find what was logged offline in a directory, the W&B runs of one attempt each."""
     logs = directory.rglob("*run-*/run-*.wandb")
-    return sorted(log for log in logs if SEARCHES not in log.relative_to(directory).parts)
+    apart = {SEARCHES, TUNING}
+    return sorted(log for log in logs if not apart & set(log.relative_to(directory).parts))
 
 
 def read_offline(paths: Sequence[Path]) -> list[Logged]:

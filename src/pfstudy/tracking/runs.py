@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pfstudy.errors import PfstudyError, first_line
 from pfstudy.schema.config import Logger
-from pfstudy.tracking.agents import take_agents_run
+from pfstudy.tracking.agents import leave_agent, take_agents_run
 from pfstudy.tracking.reading import IDENTITY_KEY, RECORD_KEY
 from pfstudy.variant import unflatten
 
@@ -167,7 +167,10 @@ class Tracker:
         """
         if self._mode == "disabled":
             return
-        take_agents_run()  # if so, wandb ignores id, project and entity
+        if job_type == "train":
+            take_agents_run()  # if so, wandb ignores id, project and entity
+        else:
+            leave_agent()  # which waits for the figures of what it asked for
         import wandb
 
         arguments: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 import time
@@ -94,10 +95,16 @@ def open_loaders(config: Config, seed: int, share: Share, device: torch.device) 
     Raises:
         PfstudyError: The data cannot be read, or a batch cannot be shared.
     """
-    seeds, batch_size = derive_seeds(seed), config.recipe.batch_size
-    evaluation = max(256, batch_size)
+    seeds, recipe = derive_seeds(seed), config.recipe
     return make_loaders(
-        config.data, batch_size, evaluation, seeds["order"], seeds["augmentation"], device, share
+        config.data,
+        recipe.batch_size,
+        max(256, recipe.batch_size),
+        seeds["order"],
+        seeds["augmentation"],
+        device,
+        share,
+        recipe.augmentation,
     )
 
 
@@ -130,6 +137,7 @@ def fit_and_test(attempt: Attempt, tracker: Tracker) -> dict[str, Any]:
         claim=attempt.claim,
         tracker=tracker,
         report=attempt.report,
+        loaders=loaders,
     )
     checkpoints = Checkpoints(
         directory / store.RESUME,
@@ -147,6 +155,7 @@ def fit_and_test(attempt: Attempt, tracker: Tracker) -> dict[str, Any]:
         started = time.perf_counter()
         trainer.test(module, loaders.test, verbose=False)
         test_seconds = time.perf_counter() - started
+    skipped: dict[str, str] = dict(itertools.chain(*map(dict.items, ranks.gather(loaders.skipped))))
     logits = ranks.gather(torch.cat(module.logits).cpu())
     labels = ranks.gather(torch.cat(module.labels).cpu())
     if not ranks.is_first:
@@ -180,6 +189,7 @@ def fit_and_test(attempt: Attempt, tracker: Tracker) -> dict[str, Any]:
             "channels_last": config.trainer.channels_last,
             "compile": config.trainer.compile,
             "attempts": attempt.number,
+            "skipped_images": len(skipped),
         },
         device=device,
     )

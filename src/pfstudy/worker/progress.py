@@ -13,6 +13,7 @@ from typing import Any, Literal
 import lightning as L  # noqa: N812
 
 from pfstudy import store
+from pfstudy.data.loading import Loaders
 from pfstudy.files import cannot_write
 from pfstudy.ledger import Claim
 from pfstudy.module import Classifier, diverged, find_divergence
@@ -38,7 +39,8 @@ class Progress(L.Callback):
         ranks: The processes of the run; the first one writes.
         claim: The first one's, which says how far the run is.
         tracker: Where rows are logged.
-        report: Told of every epoch, and of progress between them.
+        report: Told of every epoch, of progress between them, and of images that are skipped.
+        loaders: Know which those are.
 
     Attributes:
         rows: A row for every epoch that has ended.
@@ -56,7 +58,9 @@ class Progress(L.Callback):
         claim: Claim | None,
         tracker: Tracker,
         report: Report,
+        loaders: Loaders,
     ) -> None:
+        self.loaders = loaders
         self.directory = directory
         self.num_epochs = num_epochs
         self.keep_best = keep_best
@@ -69,6 +73,7 @@ class Progress(L.Callback):
         self.seconds = 0.0
         self._best = -1.0
         self._reported = 0.0
+        self._skipped: set[str] = set()
         self._epoch_started = self._since = time.perf_counter()
         self._is_validating = False
 
@@ -139,11 +144,15 @@ class Progress(L.Callback):
         if self.keep_best and row["val_top1_percent"] > self._best:
             self._best = row["val_top1_percent"]
             save_weights(pl_module.evaluated_network, self.directory / store.BEST_WEIGHTS)
+        self._say_skipped()
         self.report("epoch", {**row, "num_epochs": self.num_epochs})
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
         self.ranks.share_buffers(pl_module.evaluated_network)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._say_skipped()
 
     def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         self._say(trainer, 1.0)
@@ -190,6 +199,13 @@ class Progress(L.Callback):
         self._reported = now
         done = min(self.num_epochs, trainer.current_epoch + share)
         self.report("step", {"epochs_done": done, "num_epochs": self.num_epochs})
+
+    def _say_skipped(self) -> None:
+        """Name the images that could not be read, each once."""
+        for path, reason in self.loaders.skipped.items():
+            if path not in self._skipped:
+                self._skipped.add(path)
+                self.report("note", {"text": f"skipped: {reason}"})
 
     def _write_rows(self, rows: Sequence[Mapping[str, float]], mode: Literal["w", "a"]) -> None:
         path = self.directory / store.METRICS

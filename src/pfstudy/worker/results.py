@@ -18,6 +18,7 @@ from pfstudy import store
 from pfstudy.complexity import MACS_CONVENTION
 from pfstudy.files import replacing
 from pfstudy.tasks import Task
+from pfstudy.tuning import read_tuned
 from pfstudy.variant import SCHEMA_VERSION, Variant
 
 _MOST_LOGITS = 10_000_000
@@ -96,6 +97,7 @@ def make_record(
         device: On what.
     """
     config = variant.config
+    tuned = read_tuned(task.directory.parent) if config.tune.trials else None
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return {
         "schema_version": SCHEMA_VERSION,
@@ -116,6 +118,7 @@ def make_record(
         "data": config.data.name,
         "recipe": config.recipe.name,
         "metrics": dict(metrics),
+        **({"tuning": tuned} if tuned else {}),
         "cost": {**counted, "macs_convention": MACS_CONVENTION},
         "training": {
             **training,

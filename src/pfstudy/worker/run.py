@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import torch
 
-from pfstudy import files, lease, ledger, store
+from pfstudy import files, lease, ledger, store, tuning
 from pfstudy.data import fingerprint
 from pfstudy.errors import DiskError, DivergedError, PfstudyError, is_about_memory
 from pfstudy.ledger import Claim
@@ -112,6 +112,7 @@ def _train_part(
     report: Report,
 ) -> None:
     variant, seed = read_run(task.directory)
+    variant = tuning.with_chosen(variant, task.directory.parent)
     _check_same(ranks, f"{variant.hash} seed {seed}")
     attempt = Attempt(task, variant, seed, ranks, claimed, number, request, report)
     if claimed is None:
@@ -139,6 +140,7 @@ def _train_tracked(attempt: Attempt, claimed: Claim) -> None:
             name=f"{variant.slug}-seed{attempt.seed}",
             group=task.study,
             config=config_to_log(config_tree(config), identity, variant.label, variant.operations),
+            job_type=tuning.JOB_TYPE if tuning.is_trial(task.directory) else "train",
         )
         tracker.summarise(speed_to_log(task.speed))
         waiting = "waiting for a measurement of speed to end"
