@@ -58,6 +58,7 @@ Those for results, of directories, W&B projects (wandb:ENTITY/PROJECT), or sever
     pfstudy figure --kind latency --format pdf            pictures for one column of a paper
     pfstudy report -o report.html                         one page: table, plots, curves, audit
     pfstudy explain --images 0,7,42                       where networks look: Grad-CAM
+    pfstudy eval runs --corruptions --fgsm 1,2,4          robustness and calibration
 """
 
 app = typer.Typer(

@@ -28,8 +28,8 @@ def occlude(
         pixels_NCHW: The images.
         first: The number of the first one.
         percent: How many of the patches, rounded to whole ones.
-        fill_C11: The colour; the mean of the training images is 0 after normalisation, which is
-            what the paper fills with.
+        fill_C11: The colour; the paper fills with 0, which is what the mean of the training images
+            becomes by normalisation.
     """
     number, _, height, width = pixels_NCHW.shape
     side = patch_side(min(height, width))
