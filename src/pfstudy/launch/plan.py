@@ -46,6 +46,10 @@ from pfstudy.variant import Variant, flatten, label_of, varying_settings
 from pfstudy.words import counted
 from pfstudy.worker.findings import Trial
 
+_NO_MATTER_FOR_TIME = (
+    *("epochs", "lr", "lr_batch_size", "momentum", "weight_decay", "label_smoothing"),
+    *("schedule", "warmup_epochs", "warmup_lr", "min_lr", "step_epochs", "step_factor"),
+)
 _NORM_ACT = {"auto": "", "keep": "+norm", "drop": "-norm"}
 
 
@@ -269,7 +273,8 @@ def _training_key(variant: Variant) -> str:
     """What variants share that take the same time and memory to train, or fail in the same way."""
     form, recipe = variant.canonical, variant.config.recipe
     parts = [form.get(key) for key in ("data", "precision", "init", "pretrained")]
-    parts += [variant.architecture_hash, recipe.batch_size, recipe.momentum > 0]
+    steps = {key: v for key, v in form["recipe"].items() if key not in _NO_MATTER_FOR_TIME}
+    parts += [variant.architecture_hash, steps, recipe.momentum > 0]
     return json.dumps(parts, sort_keys=True)
 
 
