@@ -60,7 +60,7 @@ def check_variants(
         try:
             training = repr((config.model, config.data, config.recipe, config.trainer))
             if training not in trainable:
-                _check_training(config, num_ranks)
+                _check_training(config, num_ranks, devices[0])
                 trainable.add(training)
             check_batch_size(config.recipe.batch_size, count_images(config.data), num_ranks)
             if config.pretrained and key not in loaded:
@@ -120,11 +120,12 @@ def check_search(space: Space, report: Callable[[str, Mapping[str, Any]], None])
     """
     del report
     config, search = space.config, space.search
+    device = _devices("trainer.accelerator", config.trainer.accelerator)[0]
     import_modules(config.imports)
     backbones: dict[str, Backbone] = {}
     for variant in space.uniform:
         _check_network(variant, backbones)
-    _check_training(config, 1)
+    _check_training(config, 1, device)
     if config.recipe.ema_decay is not None or config.recipe.teacher:
         raise PfstudyError(
             "a search takes neither recipe.ema_decay nor recipe.teacher; unset them."
@@ -137,11 +138,11 @@ def check_search(space: Space, report: Callable[[str, Mapping[str, Any]], None])
             )
         number -= round(search.arch_share * number)
     check_batch_size(config.recipe.batch_size, number)
-    return _devices("trainer.accelerator", config.trainer.accelerator)[0]
+    return device
 
 
-def _check_training(config: Config, num_ranks: int) -> None:
-    """Check what a config says of training, on so many devices.
+def _check_training(config: Config, num_ranks: int, device: Device) -> None:
+    """Check what a config says of training, on so many devices like one.
 
     Raises:
         PfstudyError: It cannot be trained so.
@@ -151,6 +152,11 @@ def _check_training(config: Config, num_ranks: int) -> None:
     check_augmentation(config.data, recipe.augmentation)
     check_optimization(recipe)
     check_objective(recipe, recipe.batch_size // (num_ranks * num_parts))
+    if recipe.sync_batch_norm and num_ranks > 1 and device.kind == "cpu":
+        raise PfstudyError(
+            "recipe.sync_batch_norm=true needs GPUs, as torch synchronises no batch norm of the "
+            "CPU; leave it out, or take trainer.devices=1."
+        )
     if recipe.drop_path:
         build_backbone(for_training(config).model, config.data)
     if recipe.teacher:

@@ -19,6 +19,8 @@ from lightning.pytorch.plugins.environments import (  # type: ignore[attr-define
     LightningEnvironment,
 )
 from lightning.pytorch.strategies import DDPStrategy
+from timm.layers import convert_sync_batchnorm
+from torch import distributed
 
 from pfstudy import store
 from pfstudy.complexity import cost
@@ -236,6 +238,8 @@ def make_module(
         PfstudyError: The network or its teacher cannot be built.
     """
     network = build_network(for_training(config), seed)
+    if config.recipe.sync_batch_norm and distributed.is_initialized():
+        network = convert_sync_batchnorm(network)  # timm's, which knows norms with an activation
     if config.trainer.channels_last:
         network.to(memory_format=torch.channels_last)
     recipe = config.recipe
