@@ -255,6 +255,23 @@ class TestImageFolder:
         counted = cost(network, (3, 8, 8))
         assert (figures["params"], figures["macs"]) == (counted.params, counted.macs)
 
+    def test_an_image_that_is_skipped_is_in_no_figure(
+        self, folder: tuple[Config, torch.Tensor, torch.Tensor], tmp_path: Path
+    ) -> None:
+        config, images_NCHW, labels_N = folder
+        network = build_network(config, seed=1).eval()
+        save_file(network.state_dict(), tmp_path / "weights.safetensors")
+        (tmp_path / "images" / "val" / "ape" / "1.png").write_bytes(b"no image")
+        is_read_N = torch.arange(len(labels_N)) != 1
+        with torch.inference_mode():
+            logits = network(images_NCHW[is_read_N])
+        skipping = replace(config.data, on_error="skip")
+        weights = str(tmp_path / "weights.safetensors")
+        figures = evaluate(replace(config, data=skipping, init_from=weights), ignore)
+        assert figures["num_images"] == 11
+        loss = functional.cross_entropy(logits, labels_N[is_read_N]).item()
+        assert figures["loss"] == pytest.approx(loss, rel=1e-5)
+
     def test_a_number_of_classes_that_is_not_the_folders_is_refused(
         self, folder: tuple[Config, torch.Tensor, torch.Tensor], tmp_path: Path
     ) -> None:

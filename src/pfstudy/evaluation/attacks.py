@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
+from pfstudy.losses import UNREAD
+
 
 def gradient_sign(
     logits_of: Callable[[torch.Tensor], torch.Tensor],
@@ -25,7 +27,9 @@ def gradient_sign(
     """
     with torch.enable_grad():
         pixels_NCHW = pixels_NCHW.detach().requires_grad_()
-        loss = functional.cross_entropy(logits_of(pixels_NCHW), labels_N, reduction="sum")
+        loss = functional.cross_entropy(
+            logits_of(pixels_NCHW), labels_N, ignore_index=UNREAD, reduction="sum"
+        )
         (gradient_NCHW,) = torch.autograd.grad(loss, pixels_NCHW)
     return gradient_NCHW.sign()
 

@@ -62,6 +62,8 @@ class CleanFigures:
 
     def update(self, logits_NK: torch.Tensor, labels_N: torch.Tensor) -> None:
         """Take a batch."""
+        if not len(labels_N):
+            return
         probability_NK = logits_NK.softmax(1)
         self._accuracies.update(logits_NK, labels_N)
         number = len(labels_N)

@@ -12,6 +12,7 @@ from pfstudy import lease
 from pfstudy.complexity import cost
 from pfstudy.data.loading import open_test
 from pfstudy.evaluation.figures import CleanFigures
+from pfstudy.losses import UNREAD
 from pfstudy.network.substitutions import check_network
 from pfstudy.network.surgery import build_network, image_shape
 from pfstudy.schema.config import Config
@@ -54,7 +55,7 @@ def evaluate(config: Config, report: Report) -> dict[str, Any]:
             images, labels = images.to(device), labels.to(device)
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 logits = network(images).float()
-            found.update(logits, labels)
+            found.update(logits[labels != UNREAD], labels[labels != UNREAD])
             num_images += len(labels)
             if time.perf_counter() - said > _SECONDS_BETWEEN_REPORTS:
                 said = time.perf_counter()

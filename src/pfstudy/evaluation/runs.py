@@ -25,6 +25,7 @@ from pfstudy.evaluation.given import AUTOCAST, Report, lease_id, waits
 from pfstudy.evaluation.occlusion import occlude
 from pfstudy.evaluation.pixels import RawImages, open_images
 from pfstudy.evaluation.results import add_figures
+from pfstudy.losses import UNREAD
 from pfstudy.network.restore import load_run
 from pfstudy.schema.config import Config
 
@@ -133,6 +134,7 @@ def _look(
     first = 0
     for number, (pixels_NCHW, labels_N) in enumerate(images.batches()):
         tell(number)
+        is_read_N = labels_N != UNREAD
         signs: dict[Path, torch.Tensor] = {}
         changed: dict[Case, torch.Tensor] = {}
         for network, case, figures in kept:
@@ -144,7 +146,8 @@ def _look(
                 if case not in changed:
                     changed = {case: _change(case, pixels_NCHW, first, images, corruptor)}
                 seen = changed[case]
-            figures.update(network.logits(images.normalise(seen)), labels_N)
+            logits_NK = network.logits(images.normalise(seen))
+            figures.update(logits_NK[is_read_N], labels_N[is_read_N])
         first += len(labels_N)
     tell(images.num_batches)
     found: dict[Path, dict[Case, Any]] = {}
