@@ -32,8 +32,8 @@ from PIL import Image
 from _measuring import machine, show
 from pfstudy.data.imagefolder import list_splits
 from pfstudy.data.images import ImageBatches
+from pfstudy.data.order import BatchIndices, EpochOrder
 from pfstudy.data.packing import pack
-from pfstudy.data.tensors import BatchIndices, EpochOrder
 from pfstudy.schema.config import Data
 
 NUM_ROUNDS = 3

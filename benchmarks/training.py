@@ -27,7 +27,7 @@ from torch.nn import functional
 from _measuring import machine, show
 from pfstudy.cli import compose
 from pfstudy.data.loading import Loaders
-from pfstudy.data.tensors import Share
+from pfstudy.data.order import Share
 from pfstudy.network.surgery import build_network
 from pfstudy.optimization import make_optimizer, make_schedule
 from pfstudy.schema.config import Config

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from pfstudy.losses import UNREAD
+from pfstudy.data.order import UNREAD
 from pfstudy.module import Classifier, diverged, find_divergence
 from pfstudy.schema.recipe import Recipe
 

@@ -11,13 +11,12 @@ from timm.data.random_erasing import RandomErasing
 from timm.loss import BinaryCrossEntropy
 from torch.nn import functional
 
+from pfstudy.data.order import Batch
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.recipe import Recipe
 
-Batch = tuple[torch.Tensor, torch.Tensor]
 Network = Callable[[torch.Tensor], torch.Tensor]
 
-UNREAD = -1  # the label of an image that could not be read
 _TARGET_THRESHOLD = 0.2  # of mixed targets (Wightman et al. 2021, Sec. 3.1)
 
 

@@ -14,8 +14,9 @@ from torch.nn import functional
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from pfstudy.data.order import UNREAD, Batch
 from pfstudy.errors import DivergedError
-from pfstudy.losses import UNREAD, Batch, Network, Objective
+from pfstudy.losses import Network, Objective
 from pfstudy.optimization import make_optimizer, make_schedule
 from pfstudy.schema.recipe import Recipe
 

@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional
 
 from pfstudy.data.augment import Draws, cut_out, draw, gather
-from pfstudy.data.tensors import Batches, BatchIndices, EpochOrder, Share, Split
+from pfstudy.data.order import BatchIndices, EpochOrder, Share
+from pfstudy.data.tensors import Batches, Split
 from pfstudy.schema.recipe import Augmentation
 
 ALL = Augmentation(flip=True, translate=2, cutout=3)

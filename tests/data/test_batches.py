@@ -15,7 +15,8 @@ from PIL import Image
 from pfstudy.data.imagefolder import list_splits
 from pfstudy.data.images import ImageBatches
 from pfstudy.data.loading import check_batch_size, make_loaders
-from pfstudy.data.tensors import Batches, BatchIndices, EpochOrder, Share, Split, check_share
+from pfstudy.data.order import BatchIndices, EpochOrder, Share, check_share
+from pfstudy.data.tensors import Batches, Split
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
 

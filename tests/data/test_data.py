@@ -12,7 +12,8 @@ from sklearn.datasets import load_digits
 
 from configs import compose
 from pfstudy.data import fingerprint
-from pfstudy.data.tensors import EpochOrder, load_splits
+from pfstudy.data.order import EpochOrder
+from pfstudy.data.tensors import load_splits
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
 

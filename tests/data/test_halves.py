@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from pfstudy.data.halves import Pairs, open_halves
-from pfstudy.data.tensors import Batch, load_splits
+from pfstudy.data.order import Batch
+from pfstudy.data.tensors import load_splits
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Config, Data
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pfstudy.data.imagefolder import Images, list_splits, list_test
 from pfstudy.data.images import ImageBatches
-from pfstudy.data.tensors import BatchIndices, EpochOrder
+from pfstudy.data.order import BatchIndices, EpochOrder
 from pfstudy.data.transforms import make_transform
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from pfstudy.data.tensors import BatchIndices, Share
+from pfstudy.data.order import BatchIndices, Share
 from pfstudy.errors import DiskError
 from pfstudy.worker import results
 from pfstudy.worker.results import in_order, remove_checkpoints, save_predictions, save_weights

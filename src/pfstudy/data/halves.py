@@ -10,8 +10,9 @@ import torch
 
 from pfstudy.data import FOLDERS, imagefolder
 from pfstudy.data.loading import Loader, check_augmentation
+from pfstudy.data.order import Batch, BatchIndices, EpochOrder
 from pfstudy.data.splitting import hold_out
-from pfstudy.data.tensors import Batch, Batches, BatchIndices, EpochOrder, load_splits
+from pfstudy.data.tensors import Batches, load_splits
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
 from pfstudy.schema.recipe import Augmentation

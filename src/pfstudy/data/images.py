@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pfstudy.data.decoding import decode_image
 from pfstudy.data.imagefolder import Images
-from pfstudy.data.tensors import Batch, BatchIndices, Resumable
+from pfstudy.data.order import UNREAD, Batch, BatchIndices, Resumable
 from pfstudy.data.transforms import Transform, make_transform, normalisation, seeded
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
@@ -188,7 +188,7 @@ class _Files(Dataset[Any]):
                 skipped[str(self.images.path(chosen))] = str(error)
                 if not self.training:
                     side = self.data.image_size
-                    return torch.zeros(self.data.channels, side, side, dtype=torch.uint8), -1
+                    return torch.zeros(self.data.channels, side, side, dtype=torch.uint8), UNREAD
                 continue
             with seeded(f"{seed} {chosen + repeat * len(self.images)}"):
                 return self.transform(image), int(self.images.labels_N[chosen])

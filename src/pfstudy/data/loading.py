@@ -9,14 +9,8 @@ from typing import Protocol
 import torch
 
 from pfstudy.data import FOLDERS, imagefolder
-from pfstudy.data.tensors import (
-    Batches,
-    BatchIndices,
-    EpochOrder,
-    Share,
-    check_share,
-    load_splits,
-)
+from pfstudy.data.order import BatchIndices, EpochOrder, Share, check_share
+from pfstudy.data.tensors import Batches, load_splits
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
 from pfstudy.schema.recipe import Augmentation

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-from pfstudy.losses import UNREAD
+from pfstudy.data.order import UNREAD
 
 
 def gradient_sign(

@@ -11,8 +11,8 @@ import torch
 from pfstudy import lease
 from pfstudy.complexity import cost
 from pfstudy.data.loading import open_test
+from pfstudy.data.order import UNREAD
 from pfstudy.evaluation.figures import CleanFigures
-from pfstudy.losses import UNREAD
 from pfstudy.network.substitutions import check_network
 from pfstudy.network.surgery import build_network, image_shape
 from pfstudy.schema.config import Config

@@ -14,6 +14,7 @@ from torch import nn
 
 from pfstudy import lease
 from pfstudy.data import fingerprint
+from pfstudy.data.order import UNREAD
 from pfstudy.data.restore import read_config
 from pfstudy.environment import describe_environment
 from pfstudy.errors import PfstudyError
@@ -25,7 +26,6 @@ from pfstudy.evaluation.given import AUTOCAST, Report, lease_id, waits
 from pfstudy.evaluation.occlusion import occlude
 from pfstudy.evaluation.pixels import RawImages, open_images
 from pfstudy.evaluation.results import add_figures
-from pfstudy.losses import UNREAD
 from pfstudy.network.restore import load_run
 from pfstudy.schema.config import Config
 

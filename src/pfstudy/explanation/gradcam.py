@@ -18,8 +18,9 @@ from torch import nn
 
 from pfstudy import lease
 from pfstudy.data import FOLDERS, imagefolder
+from pfstudy.data.order import BatchIndices
 from pfstudy.data.restore import read_config
-from pfstudy.data.tensors import BatchIndices, load_splits
+from pfstudy.data.tensors import load_splits
 from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.explanation.content import Chosen, Explained, Explanations, Target
 from pfstudy.network.restore import load_run

@@ -11,7 +11,7 @@ import torch
 
 from pfstudy.complexity import variant_cost
 from pfstudy.data.loading import check_augmentation, check_batch_size, count_training_images
-from pfstudy.data.tensors import Share, check_share
+from pfstudy.data.order import Share, check_share
 from pfstudy.environment import cpu_model
 from pfstudy.errors import PfstudyError
 from pfstudy.losses import check_objective

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from pfstudy import searches, store
-from pfstudy.data.tensors import Share
+from pfstudy.data.order import Share
 from pfstudy.network.checkpoint import load_checkpoint
 from pfstudy.schema.search import OneShot
 from pfstudy.search.drawing import Limits

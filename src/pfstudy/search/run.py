@@ -13,7 +13,7 @@ import torch
 
 from pfstudy import files, lease, ledger, searches, store
 from pfstudy.data.halves import open_halves
-from pfstudy.data.tensors import Share
+from pfstudy.data.order import Share
 from pfstudy.errors import PfstudyError
 from pfstudy.ledger import Claim
 from pfstudy.module import Classifier

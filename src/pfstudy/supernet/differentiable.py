@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from pfstudy.data.order import Batch
 from pfstudy.errors import DivergedError
-from pfstudy.losses import Batch
 from pfstudy.module import Classifier
 from pfstudy.schema.recipe import Recipe
 from pfstudy.schema.search import Differentiable

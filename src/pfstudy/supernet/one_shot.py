@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from pfstudy.losses import Batch
+from pfstudy.data.order import Batch
 from pfstudy.module import Classifier, accuracies
 from pfstudy.schema.recipe import Recipe
 from pfstudy.space import Choice

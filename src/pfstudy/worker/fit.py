@@ -25,7 +25,7 @@ from torch import distributed
 from pfstudy import store
 from pfstudy.complexity import cost
 from pfstudy.data.loading import Loaders, make_loaders
-from pfstudy.data.tensors import Share
+from pfstudy.data.order import Share
 from pfstudy.errors import PfstudyError
 from pfstudy.ledger import Claim
 from pfstudy.module import Classifier

@@ -16,7 +16,7 @@ import torch
 
 from pfstudy import lease
 from pfstudy.complexity import variant_cost
-from pfstudy.data.tensors import Share
+from pfstudy.data.order import Share
 from pfstudy.errors import PfstudyError
 from pfstudy.network.inspection import check_backbone
 from pfstudy.network.substitutions import check_substitutions
