@@ -33,10 +33,10 @@ from pfstudy.optimization import make_optimizer, make_schedule
 from pfstudy.schema.config import Config
 from pfstudy.tracking import Tracker
 from pfstudy.worker.checkpoints import Checkpoints, Conditions
-from pfstudy.worker.fit import choose_device, make_module, make_trainer, open_loaders
 from pfstudy.worker.progress import Progress
 from pfstudy.worker.ranks import Ranks
 from pfstudy.worker.stopping import StopRequest
+from pfstudy.worker.trainer import choose_device, make_module, make_trainer, open_loaders
 
 ALWAYS = ["trainer.accelerator=cpu", "data.num_validation=16", "recipe.warmup_epochs=0"]
 SMALL = ["model=resnet20", "data=synthetic", "data.num_train=1024", "recipe.batch_size=128"]

@@ -7,16 +7,10 @@ import numpy as np
 import pytest
 
 from configs import compose, tiny_vit, variant_of
+from pfstudy.canonical import digest, file_digest
 from pfstudy.data import fingerprint
 from pfstudy.errors import PfstudyError
-from pfstudy.variant import (
-    Variant,
-    digest,
-    file_digest,
-    flatten,
-    make_variant,
-    varying_settings,
-)
+from pfstudy.variant import Variant, flatten, make_variant, varying_settings
 
 MAXPOOL = "block.spatial=maxpool"
 HYBRID = ("block.spatial=maxpool", "block.downsample=avgpool_conv")

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pfstudy import files, ledger, store
+from pfstudy.canonical import digest
 from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.schema.config import Config, config_tree, parse_config
 from pfstudy.schema.imports import locate
 from pfstudy.space import Choice, Space, make_space
-from pfstudy.variant import SCHEMA_VERSION, digest
+from pfstudy.variant import SCHEMA_VERSION
 
 SEARCHES = "searches"
 EVALUATIONS = "evaluations.csv"

@@ -20,13 +20,13 @@ from typing import Any
 import yaml
 
 from pfstudy import ledger
+from pfstudy.canonical import WEIGHTS as WEIGHTS
 from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.files import locked, read_json, write_json, write_text
 from pfstudy.ledger import RECORD
 from pfstudy.schema.config import config_tree
 from pfstudy.schema.imports import locate
 from pfstudy.variant import SCHEMA_VERSION, Variant
-from pfstudy.variant import WEIGHTS as WEIGHTS
 
 CONFIG = "config.json"
 STUDIES = "studies"

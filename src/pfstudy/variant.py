@@ -7,26 +7,22 @@ absent from it, so that a later option that is off by default changes no identit
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
+from pfstudy.canonical import compact, digest, file_digest, recipe_form
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Config, Model, SitePattern, SiteSetting
 from pfstudy.schema.imports import import_modules, source_digest
 from pfstudy.schema.operations import OPERATIONS, ORIGINAL, find_operation
-from pfstudy.schema.recipe import Recipe
 from pfstudy.schema.sites import Site, block_ranges, list_sites, stage_and_block
 
 SCHEMA_VERSION = 1
-WEIGHTS = "checkpoints/last.safetensors"  # in a run directory
-_HASH_LENGTH = 10
 _SLUG_LENGTH = 80
 _INPUT_KEYS = ("image_size", "channels", "num_classes")
 
@@ -130,7 +126,7 @@ def make_variant(config: Config, data_fingerprint: str) -> Variant:
     check_initial_weights(config)
     model = config.model
     substitutions = list_substitutions(config)
-    canonical = _compact(
+    canonical = compact(
         {
             "schema": SCHEMA_VERSION,
             "backbone": {"timm": model.timm, "args": model.args},
@@ -159,7 +155,7 @@ def make_variant(config: Config, data_fingerprint: str) -> Variant:
                 "mean": config.data.mean,
                 "std": config.data.std,
             },
-            "recipe": _recipe_form(config.recipe),
+            "recipe": recipe_form(config.recipe),
             "tune": asdict(config.tune) if config.tune.trials else None,
             "precision": config.trainer.precision,
             "init": file_digest(config.init_from, "init_from") if config.init_from else None,
@@ -169,63 +165,11 @@ def make_variant(config: Config, data_fingerprint: str) -> Variant:
     return Variant(config, substitutions, canonical)
 
 
-def _recipe_form(recipe: Recipe) -> dict[str, Any]:
-    """What changes training; what is left at its default may have come later than a record."""
-    form = _unusual(recipe)
-    del form["name"]
-    form["label_smoothing"] = recipe.label_smoothing  # was always part of it
-    if not recipe.teacher:
-        return {key: value for key, value in form.items() if not key.startswith("distillation")}
-    return form | {"teacher": teacher_digest(recipe.teacher)}
-
-
-def _unusual(settings: Any) -> dict[str, Any]:
-    """The fields of a dataclass that have no default, or another value."""
-    form = {}
-    for item in fields(settings):
-        value = getattr(settings, item.name)
-        if is_dataclass(value):
-            form[item.name] = _unusual(value)
-        elif item.default is MISSING or value != item.default:
-            form[item.name] = value
-    return form
-
-
-def teacher_digest(teacher: str) -> str:
-    """What identifies a teacher: the content of its weights, or its name in timm.
-
-    Raises:
-        PfstudyError: Its weights cannot be read.
-    """
-    if teacher.startswith("timm:"):
-        return teacher
-    return file_digest(str(Path(teacher, WEIGHTS)), "recipe.teacher")
-
-
 def architecture_of(canonical: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a canonical form that says how fast a network is, whatever it is trained on."""
     data = {key: canonical["data"][key] for key in _INPUT_KEYS}
     parts = {key: canonical.get(key) for key in ("schema", "backbone", "sites")}
     return {**parts, "data": data}
-
-
-def digest(canonical: Mapping[str, Any]) -> str:
-    """Digest of plain data, the same wherever and in whatever order it was written."""
-    text = json.dumps(canonical, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:_HASH_LENGTH]
-
-
-def file_digest(path: str, key: str) -> str:
-    """Digest of a file's content.
-
-    Raises:
-        PfstudyError: The file cannot be read; names the config key that asked for it.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise PfstudyError(f"{key}={path} cannot be read: {error.strerror}.") from None
 
 
 def check_initial_weights(config: Config) -> None:
@@ -286,16 +230,6 @@ def decoration(
     if site.norm_act and keeps_norm != usually_keeps:
         text += "+norm" if keeps_norm else "-norm"
     return text
-
-
-def _compact(value: Any) -> Any:
-    """Leave out what is ``None`` or empty, in dicts, at any depth."""
-    if isinstance(value, Mapping):
-        items = {str(key): _compact(item) for key, item in value.items()}
-        return {key: item for key, item in items.items() if item not in (None, {}, [], ())}
-    if isinstance(value, list | tuple):
-        return [_compact(item) for item in value]
-    return value
 
 
 def label_of(operations: Mapping[str, str], model: Model) -> str:

@@ -35,8 +35,8 @@ from pfstudy.network.restore import load_run
 from pfstudy.tasks import Task
 from pfstudy.worker import __main__ as program
 from pfstudy.worker import results
-from pfstudy.worker.fit import derive_seeds
 from pfstudy.worker.run import kind_of, read_run, train_run
+from pfstudy.worker.trainer import derive_seeds
 
 Prepare = Callable[..., Task]
 

@@ -201,8 +201,8 @@ def show_design(asked: _Asked, made: Design) -> None:
 
 def _name(made: Design) -> str:
     """A name that says what it is: of the backbone, for this budget, with these operations."""
+    from pfstudy.canonical import digest
     from pfstudy.found import overrides_of
-    from pfstudy.variant import digest
 
     model = made.offers.config.model.name
     if made.chosen is None:

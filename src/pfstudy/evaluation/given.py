@@ -17,7 +17,7 @@ from pfstudy.network.substitutions import check_network
 from pfstudy.network.surgery import build_network, image_shape
 from pfstudy.schema.config import Config
 from pfstudy.tasks import gpu_id
-from pfstudy.worker.fit import choose_device
+from pfstudy.worker.trainer import choose_device
 
 _SECONDS_BETWEEN_REPORTS = 0.2
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}

@@ -20,8 +20,8 @@ from pfstudy.searches import Asked, By, Evaluation
 from pfstudy.space import Choice
 from pfstudy.supernet.network import build_supernet
 from pfstudy.supernet.one_shot import evaluate_path
-from pfstudy.worker.fit import choose_device, derive_seeds, open_loaders
 from pfstudy.worker.progress import Report
+from pfstudy.worker.trainer import choose_device, derive_seeds, open_loaders
 
 Evaluate = Callable[[Choice], float]
 

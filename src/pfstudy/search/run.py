@@ -32,18 +32,18 @@ from pfstudy.tasks import Task
 from pfstudy.tracking import Tracker
 from pfstudy.variant import SCHEMA_VERSION
 from pfstudy.worker.checkpoints import Checkpoints, Conditions, find_checkpoint
-from pfstudy.worker.fit import (
+from pfstudy.worker.progress import Report
+from pfstudy.worker.ranks import Ranks
+from pfstudy.worker.results import remove_checkpoints, save_weights
+from pfstudy.worker.run import ending_well
+from pfstudy.worker.stopping import Stopped, StopRequest
+from pfstudy.worker.trainer import (
     choose_device,
     derive_seeds,
     make_trainer,
     open_loaders,
     seed_everything,
 )
-from pfstudy.worker.progress import Report
-from pfstudy.worker.ranks import Ranks
-from pfstudy.worker.results import remove_checkpoints, save_weights
-from pfstudy.worker.run import ending_well
-from pfstudy.worker.stopping import Stopped, StopRequest
 
 _LEAST = 1e-30  # a probability that was rounded to 0 has a logarithm all the same
 

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from pfstudy import files
+from pfstudy.canonical import digest
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.speed.phase import name_setting
@@ -28,7 +29,7 @@ from pfstudy.speed.summary import (
     trimmed_error,
     trimmed_mean,
 )
-from pfstudy.variant import SCHEMA_VERSION, Variant, architecture_of, digest, make_variant
+from pfstudy.variant import SCHEMA_VERSION, Variant, architecture_of, make_variant
 
 DIRECTORY = "speed/tables"
 _LEAST_ERRORS = 3

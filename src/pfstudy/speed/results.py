@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pfstudy import files, store
+from pfstudy.canonical import digest
 from pfstudy.errors import PfstudyError
 from pfstudy.speed.phase import measurement_path, name_setting
 from pfstudy.speed.setting import complete_setting, describe_setting
-from pfstudy.variant import SCHEMA_VERSION, Variant, architecture_of, digest
+from pfstudy.variant import SCHEMA_VERSION, Variant, architecture_of
 
 DIRECTORY = "speed"
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pfstudy import files, store
+from pfstudy.canonical import digest
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Config, SiteSetting, parse_config
 from pfstudy.schema.operations import ORIGINAL
@@ -20,7 +21,7 @@ from pfstudy.sources import WANDB, Gathered, gather
 from pfstudy.speed.blocktable import what_stands
 from pfstudy.stats.effects import find_estimable
 from pfstudy.stats.predictor import Predictor, fit_predictor
-from pfstudy.variant import Variant, digest, make_variant
+from pfstudy.variant import Variant, make_variant
 from pfstudy.words import counted
 
 VALIDATION = "val_top1_percent"

@@ -29,16 +29,16 @@ from pfstudy.speed.memory import peak_bytes, start_counting
 from pfstudy.variant import Variant
 from pfstudy.worker.checkpoints import Conditions
 from pfstudy.worker.findings import Findings, Trial, Wanted
-from pfstudy.worker.fit import (
+from pfstudy.worker.progress import Report
+from pfstudy.worker.ranks import Ranks
+from pfstudy.worker.run import kind_of
+from pfstudy.worker.trainer import (
     choose_device,
     derive_seeds,
     make_module,
     make_trainer,
     open_loaders,
 )
-from pfstudy.worker.progress import Report
-from pfstudy.worker.ranks import Ranks
-from pfstudy.worker.run import kind_of
 
 _NUM_EPOCHS = 100_000
 _MOST_WARMUP = 10
