@@ -51,6 +51,10 @@ RECORD_KEYS = {
         "world_size",
         "num_threads",
         "accumulation",
+        "lr",
+        "channels_last",
+        "compile",
+        "skipped_images",
         "attempts",
         "precision",
     },
@@ -533,7 +537,7 @@ class TestFailing:
 
     def test_sentence_says_which_of_two_runs_that_differ_in_a_setting(self, failing: Sweep) -> None:
         last = failing.done.stderr.strip().splitlines()[-1]
-        assert "maxpool lr=1000000000.0 seed0 (the training loss became nan" in last
+        assert "maxpool lr=1000000000.0 seed0 (the training loss became NaN" in last
 
     def test_state_says_why(self, failing: Sweep) -> None:
         states = {}
@@ -542,7 +546,7 @@ class TestFailing:
             states[lr] = files.read_json(path.with_name("state.json"))
         assert states[0.2]["state"] == "done"
         assert states[1e9]["state"] == "failed"
-        assert "training loss became nan" in states[1e9]["reason"]
+        assert "training loss became NaN" in states[1e9]["reason"]
 
     def test_failed_run_leaves_no_record(self, failing: Sweep) -> None:
         assert len(list(failing.runs_dir.glob("*/seed0/record.json"))) == 1

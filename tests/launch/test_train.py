@@ -293,7 +293,7 @@ class TestError:
     def test_divergence_is_not_tried_again(self, tried_twice: Trained) -> None:
         state = tried_twice.state("identity recipe.lr=1e9")
         assert (state["state"], state["kind"], state["attempt"]) == ("failed", "diverged", 1)
-        assert "the training loss became nan" in state["reason"]
+        assert "the training loss became NaN" in state["reason"]
 
     def test_failures_are_by_name(self, tried_twice: Trained) -> None:
         labels = sorted(name.split()[0] for name in tried_twice.failed)
