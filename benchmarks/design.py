@@ -29,8 +29,7 @@ from pfstudy import store
 from pfstudy.launch.search import times_of
 from pfstudy.launch.sweep import run_sweep
 from pfstudy.schema.compose import compose
-from pfstudy.search.drawing import draw_like
-from pfstudy.search.limits import limits_of
+from pfstudy.search.drawing import draw_like, limits_of
 from pfstudy.space import Choice, Space, make_space
 from pfstudy.speed.blocktable import TableFinder
 from pfstudy.speed.setting import expected_place

@@ -10,12 +10,12 @@ import pandas as pd
 
 from pfstudy import searches, store
 from pfstudy.figures.style import COLUMN_WIDTH, colour_scale, dress, save
+from pfstudy.search.ending import CHOSEN, PROBABILITY
 
 if TYPE_CHECKING:
     from pfstudy.launch.ranking import Ranking
     from pfstudy.launch.search import Searched
 
-_PROBABILITY, _CHOSEN = "probability.", "chosen."
 _CURVES = {
     "entropy": "entropy",
     "temperature": "temperature",
@@ -52,14 +52,14 @@ def trajectory(rows: pd.DataFrame, operations: list[str]) -> Any:
         rows: A row for every epoch, as a search logs them.
         operations: Of the search.
     """
-    sites = [key.removeprefix(_CHOSEN) for key in map(str, rows) if key.startswith(_CHOSEN)]
+    sites = [key.removeprefix(CHOSEN) for key in map(str, rows) if key.startswith(CHOSEN)]
     long = [
         {
             "epoch": int(row["epoch"]),
             "before": int(row["epoch"]) - 1,
             "site": site,
-            "operation": row[_CHOSEN + site],
-            "probability": row[f"{_PROBABILITY}{site}.{row[_CHOSEN + site]}"],
+            "operation": row[CHOSEN + site],
+            "probability": row[f"{PROBABILITY}{site}.{row[CHOSEN + site]}"],
         }
         for _, row in rows.iterrows()
         for site in sites

@@ -22,8 +22,7 @@ from pfstudy.launch.inside import measure_table
 from pfstudy.launch.pool import PRELOAD, PRELOAD_TRACKING, Pool
 from pfstudy.schema.config import Config
 from pfstudy.schema.search import Differentiable, OneShot
-from pfstudy.search.drawing import draw, draw_like
-from pfstudy.search.limits import limits_of
+from pfstudy.search.drawing import draw, draw_like, limits_of
 from pfstudy.search.samplers import check_sampler
 from pfstudy.searches import Asked, Times
 from pfstudy.space import Choice, Space, make_space

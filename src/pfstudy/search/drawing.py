@@ -8,7 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from pfstudy.space import Choice
+from pfstudy.searches import Times
+from pfstudy.space import Choice, Space
 
 _SAME = 1e-9  # relative: sums of costs are equal, whatever the order they are added in
 _NUM_DRAWS = 200  # until what is rarer is made of what is not
@@ -198,3 +199,17 @@ def _known_cost(limits: Limits, choice: Choice) -> float:
     cost = limits.cost(choice)
     assert cost is not None
     return cost
+
+
+def limits_of(space: Space, times: Times | None, budget: float | None) -> Limits:
+    """Say what may be proposed at the sites of a space.
+
+    Args:
+        space: The space.
+        times: What operations take; needed where there is a budget.
+        budget: Most time, relative to the unsubstituted backbone; ``None`` for any.
+    """
+    offered = tuple(range(len(space.operations)))
+    costs_SK = None if times is None else np.array(times.operations)
+    rest = 0.0 if times is None else times.rest
+    return Limits((offered,) * len(space.sites), costs_SK, rest, budget)

@@ -19,9 +19,9 @@ from pfstudy.ledger import Claim
 from pfstudy.module import Classifier
 from pfstudy.schema.config import config_tree
 from pfstudy.schema.search import Differentiable, OneShot
+from pfstudy.search.drawing import limits_of
 from pfstudy.search.ending import PROBABILITY, Row, found_row, reason_to_end
 from pfstudy.search.evaluating import evaluate_proposed
-from pfstudy.search.limits import limits_of
 from pfstudy.search.trace import Trace
 from pfstudy.searches import Asked
 from pfstudy.supernet.architecture import Architecture
