@@ -48,7 +48,7 @@ def test_a_step_lowers_the_loss(name: str) -> None:
         loss = objective.of_targets(network(images), targets)
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[1] < losses[0]
 
 
