@@ -93,6 +93,22 @@ class TestOptimizer:
     def test_those_of_torch_are_fused(self) -> None:
         assert make_optimizer(make_network(), RECIPE).defaults["fused"]
 
+    def test_weights_may_come_to_their_first_step_late(self) -> None:
+        """As those of the paths of a supernet do."""
+        networks = [nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 2)]) for _ in range(2)]
+        networks[1].load_state_dict(networks[0].state_dict())
+        ours = make_optimizer(networks[0], RECIPE)
+        plain = torch.optim.SGD(
+            networks[1].parameters(), 0.1, momentum=0.9, weight_decay=1e-3, nesterov=True
+        )
+        for path in (0, 1, 0, 1):
+            for network, optimizer in zip(networks, (ours, plain), strict=True):
+                optimizer.zero_grad()
+                network[path](torch.ones(4, 3)).square().sum().backward()
+                optimizer.step()
+        for one, other in zip(*(network.parameters() for network in networks), strict=True):
+            torch.testing.assert_close(one, other)
+
     def test_norms_and_biases_need_not_be_decayed(self) -> None:
         network = make_network()
         optimizer = make_optimizer(network, replace(RECIPE, decay_all=False))

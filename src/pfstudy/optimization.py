@@ -51,6 +51,9 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         raise PfstudyError(
             f"recipe.optimizer={recipe.optimizer} does not take this recipe: {first_line(error)}"
         ) from None
+    if isinstance(optimizer, torch.optim.SGD) and recipe.momentum:
+        for weight in weights:  # fused steps fail where some weights come to their first one late
+            optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
     return optimizer
 
 

@@ -121,7 +121,7 @@ class TestDifferentiable:
         (task.directory / store.RESUME).write_bytes(b"half a checkpoint")
         said: list[Any] = []
         assert run_search(task, lambda kind, details: said.append((kind, details))) == "done"
-        assert any("the search begins anew" in str(details) for _, details in said)
+        assert any("training begins anew" in str(details) for _, details in said)
 
     def test_nan_fails_it_in_one_sentence(
         self, make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch
