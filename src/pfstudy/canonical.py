@@ -12,6 +12,9 @@ from typing import Any
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.recipe import Recipe
 
+OF_TIMM = "timm:"
+"""What the name of a teacher begins with that is timm's."""
+
 WEIGHTS = "checkpoints/last.safetensors"
 """In a run directory: the weights that it was tested with."""
 
@@ -42,9 +45,31 @@ def recipe_form(recipe: Recipe) -> dict[str, Any]:
     form = _unusual(recipe)
     del form["name"]
     form["label_smoothing"] = recipe.label_smoothing  # was always part of it
-    if not recipe.teacher:
-        return {key: value for key, value in form.items() if not key.startswith("distillation")}
-    return form | {"teacher": teacher_digest(recipe.teacher)}
+    if recipe.lr_batch_size is not None:
+        form["lr"] = recipe.scaled_lr
+    if recipe.teacher is not None:
+        form["teacher"] = teacher_digest(recipe.teacher)
+    if not recipe.augmentation.mixes:
+        form["augmentation"].pop("mixup_probability", None)
+    for key in _unused(recipe):
+        form.pop(key, None)
+    return form
+
+
+def _unused(recipe: Recipe) -> set[str]:
+    """The keys that change nothing beside the others, or whose effect stands elsewhere."""
+    unused = {"lr_batch_size"}
+    if recipe.schedule != "step":
+        unused |= {"step_epochs", "step_factor"}
+    if recipe.schedule not in ("cosine", "linear"):
+        unused.add("min_lr")
+    if recipe.schedule == "one_cycle" or not recipe.warmup_epochs:
+        unused.add("warmup_lr")
+    if recipe.teacher is None:
+        unused |= {"distillation", "distillation_weight"}
+    if recipe.teacher is None or recipe.distillation == "hard":
+        unused.add("distillation_temperature")
+    return unused
 
 
 def _unusual(settings: Any) -> dict[str, Any]:
@@ -65,7 +90,7 @@ def teacher_digest(teacher: str) -> str:
     Raises:
         PfstudyError: Its weights cannot be read.
     """
-    if teacher.startswith("timm:"):
+    if teacher.startswith(OF_TIMM):
         return teacher
     return file_digest(str(Path(teacher, WEIGHTS)), "recipe.teacher")
 

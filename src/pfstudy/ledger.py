@@ -220,7 +220,9 @@ def write_pending(directory: Path) -> None:
 
 def last_accumulation(directory: Path, asked: int = 1) -> int:
     """The accumulation of the last attempt, which one that goes on must share; else that asked."""
-    return int(read_status(directory, lenient=True).written.get("accumulation", asked))
+    written = read_status(directory, lenient=True).written
+    usual = 1 if written.get("attempt") else asked  # nothing else is written of an attempt
+    return int(written.get("accumulation", usual))
 
 
 def heartbeat_age_s(directory: Path) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from timm.data import Mixup
@@ -34,7 +33,7 @@ class Objective:
         self.recipe = recipe
         self.teacher = teacher
         self._mixup = None
-        if wanted.mixup or wanted.cutmix:
+        if wanted.mixes:
             self._mixup = Mixup(
                 mixup_alpha=wanted.mixup or 0.0,
                 cutmix_alpha=wanted.cutmix or 0.0,
@@ -91,14 +90,14 @@ class Objective:
         """
         if self.recipe.distillation == "hard":
             return functional.cross_entropy(logits, taught.argmax(1))
-        warmth = self.recipe.distillation_temperature
+        temperature = self.recipe.distillation_temperature
         divergence = functional.kl_div(
-            functional.log_softmax(logits / warmth, dim=1),
-            functional.log_softmax(taught / warmth, dim=1),
+            functional.log_softmax(logits / temperature, dim=1),
+            functional.log_softmax(taught / temperature, dim=1),
             reduction="batchmean",
             log_target=True,
         )
-        return warmth**2 * divergence
+        return temperature**2 * divergence
 
 
 def check_objective(recipe: Recipe, num_images: int) -> None:
@@ -111,8 +110,7 @@ def check_objective(recipe: Recipe, num_images: int) -> None:
     Raises:
         PfstudyError: It asks for what cannot be.
     """
-    wanted: Any = recipe.augmentation
-    if (wanted.mixup or wanted.cutmix) and num_images % 2:
+    if recipe.augmentation.mixes and num_images % 2:
         raise PfstudyError(
             f"mixup and cutmix mix pairs, but a device takes {num_images} images at a time; choose "
             "an even number with recipe.batch_size."

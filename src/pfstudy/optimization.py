@@ -14,6 +14,9 @@ from torch.optim import lr_scheduler
 from pfstudy.errors import PfstudyError, first_line, unknown_name
 from pfstudy.schema.recipe import Recipe
 
+_OF_OPTIMIZERS = (TypeError, ValueError, RuntimeError, AssertionError, ImportError)
+"""What optimizers raise that want another recipe, a GPU, or a package."""
+
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Make the optimizer of a recipe, by timm; torch's own are fused.
@@ -34,11 +37,11 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if name == "sgd" and not recipe.momentum:
         name = "momentum"  # as timm calls SGD without Nesterov's, which needs some
     weights = [weight for weight in network.parameters() if weight.requires_grad]
-    takes = inspect.signature(get_optimizer_class(name)).parameters
-    # fused steps unscale by themselves what Lightning would have to clip in between
-    if "fused" in takes and recipe.clip_norm is None:
-        options["fused"] = True
     try:
+        takes = inspect.signature(get_optimizer_class(name)).parameters
+        # fused steps unscale by themselves what Lightning would have to clip in between
+        if "fused" in takes and recipe.clip_norm is None:
+            options["fused"] = True
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
             weights if recipe.decay_all else network,
             name,
@@ -47,10 +50,8 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             momentum=recipe.momentum,
             **options,
         )
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise PfstudyError(
-            f"recipe.optimizer={recipe.optimizer} does not take this recipe: {first_line(error)}"
-        ) from None
+    except _OF_OPTIMIZERS as error:
+        raise _unusable(recipe, error) from None
     if isinstance(optimizer, torch.optim.SGD) and recipe.momentum:
         for weight in weights:  # fused steps fail where some weights come to their first one late
             optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
@@ -106,7 +107,13 @@ def check_optimization(recipe: Recipe) -> None:
     Raises:
         PfstudyError: They cannot.
     """
-    make_optimizer(nn.Linear(1, 1), recipe)
+    network = nn.Linear(1, 1)
+    optimizer = make_optimizer(network, recipe)
+    network(torch.ones(1, 1)).square().sum().backward()
+    try:
+        optimizer.step()
+    except _OF_OPTIMIZERS as error:
+        raise _unusable(recipe, error) from None
     if recipe.schedule == "step" and recipe.step_epochs is None:
         raise PfstudyError("recipe.schedule=step needs recipe.step_epochs=NUMBER.")
     if recipe.min_lr > recipe.scaled_lr:
@@ -114,6 +121,13 @@ def check_optimization(recipe: Recipe) -> None:
             f"recipe.min_lr is {recipe.min_lr:g}, above the largest learning rate, "
             f"{recipe.scaled_lr:g}."
         )
+
+
+def _unusable(recipe: Recipe, error: Exception) -> PfstudyError:
+    return PfstudyError(
+        f"recipe.optimizer={recipe.optimizer} cannot be used for this recipe: "
+        f"{first_line(error) or type(error).__name__}; sgd, adamw and lamb always can."
+    )
 
 
 def _num_warmup(recipe: Recipe, steps_per_epoch: int) -> int:

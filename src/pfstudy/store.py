@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from pfstudy import ledger
+from pfstudy.canonical import OF_TIMM
 from pfstudy.canonical import WEIGHTS as WEIGHTS
 from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.files import locked, read_json, write_json, write_text
@@ -141,6 +142,9 @@ def prepare(run: Run) -> None:
     for place, key in ((tree, "runs_dir"), (tree, "init_from"), (tree["data"], "path")):
         if place[key] is not None:
             place[key] = str(Path(place[key]).absolute())
+    teacher = tree["recipe"]["teacher"]
+    if teacher is not None and not teacher.startswith(OF_TIMM):
+        tree["recipe"]["teacher"] = str(Path(teacher).absolute())
     identity = {
         "schema_version": SCHEMA_VERSION,
         "hash": run.variant.hash,

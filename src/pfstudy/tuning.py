@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pfstudy.canonical import compact, recipe_form
 from pfstudy.errors import PfstudyError
 from pfstudy.files import read_json
 from pfstudy.schema.config import Config
@@ -67,6 +68,11 @@ def check_tuning(config: Config) -> None:
         return
     if find_spec("optuna") is None:
         raise PfstudyError(f"tune.trials={trials} needs Optuna: pip install 'pfstudy[search]'.")
+    if tune.epochs is not None and tune.epochs <= config.recipe.warmup_epochs:
+        raise PfstudyError(
+            f"tune.epochs is {tune.epochs}, but the warm-up alone takes "
+            f"{config.recipe.warmup_epochs:g}; give trials more epochs."
+        )
     if trials > 1 and all(low == high for low, high in _bounds(config.recipe, tune).values()):
         raise PfstudyError(
             f"tune.trials={trials} has nothing to choose from, as tune.lr_factor and "
@@ -151,10 +157,11 @@ def _make_trial(variant: Variant, point: Point) -> Variant:
     config, tune = variant.config, variant.config.tune
     changed = {**vars(point), "epochs": tune.epochs or config.recipe.epochs}
     canonical = {key: value for key, value in variant.canonical.items() if key != "tune"}
-    canonical["recipe"] = {**canonical["recipe"], **changed}
+    recipe = replace(config.recipe, **changed)
+    canonical["recipe"] = compact(recipe_form(recipe))
     tried = replace(
         config,
-        recipe=replace(config.recipe, **changed),
+        recipe=recipe,
         tune=Tune(),
         seed=tune.seed,
         seeds=None,

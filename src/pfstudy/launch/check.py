@@ -13,7 +13,7 @@ from pfstudy.complexity import variant_cost
 from pfstudy.data.loading import check_augmentation, check_batch_size, count_training_images
 from pfstudy.data.order import Share, check_share
 from pfstudy.environment import cpu_model
-from pfstudy.errors import PfstudyError
+from pfstudy.errors import PfstudyError, first_line
 from pfstudy.losses import check_objective
 from pfstudy.network.behaviour import Backbone
 from pfstudy.network.inspection import check_backbone
@@ -126,10 +126,20 @@ def check_search(space: Space, report: Callable[[str, Mapping[str, Any]], None])
     for variant in space.uniform:
         _check_network(variant, backbones)
     _check_training(config, 1, device)
-    if config.recipe.ema_decay is not None or config.recipe.teacher:
-        raise PfstudyError(
-            "a search takes neither recipe.ema_decay nor recipe.teacher; unset them."
-        )
+    recipe, wanted = config.recipe, config.recipe.augmentation
+    refused = {
+        "recipe.ema_decay": recipe.ema_decay,
+        "recipe.teacher": recipe.teacher,
+        "recipe.clip_norm": recipe.clip_norm,
+        "recipe.drop_path": recipe.drop_path,
+        "recipe.augmentation.mixup": wanted.mixup,
+        "recipe.augmentation.cutmix": wanted.cutmix,
+        "recipe.augmentation.random_erasing": wanted.random_erasing,
+        "trainer.accumulation": config.trainer.accumulation > 1,
+    }
+    found = [key for key, value in refused.items() if value]
+    if found:
+        raise PfstudyError(f"a search does without {' and '.join(found)}; leave them out.")
     number = count_training_images(config.data)
     if isinstance(search, Differentiable):
         if search.order == 2 and config.recipe.optimizer != "sgd":
@@ -159,8 +169,24 @@ def _check_training(config: Config, num_ranks: int, device: Device) -> None:
         )
     if recipe.drop_path:
         build_backbone(for_training(config).model, config.data)
+    side = recipe.augmentation.train_image_size
+    if side is not None and side != config.data.image_size:
+        _check_side(config, side)
     if recipe.teacher:
-        load_teacher(recipe.teacher, config.data)
+        load_teacher(recipe.teacher, config.data, recipe.augmentation.train_image_size)
+
+
+def _check_side(config: Config, side: int) -> None:
+    """Check that the backbone takes images of another size, too."""
+    try:
+        with torch.device("meta"):
+            network = build_backbone(config.model, config.data)
+            network(torch.zeros(2, config.data.channels, side, side))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise PfstudyError(
+            f"recipe.augmentation.train_image_size is {side}, but model {config.model.name} takes "
+            f"images of {config.data.image_size} alone: {first_line(error)}"
+        ) from None
 
 
 def _check_network(variant: Variant, backbones: dict[str, Backbone]) -> int:

@@ -220,7 +220,7 @@ class Training:
         ledger.bury(run.directory, job.pid, "failed", reason=reason, kind=kind, log=tail)
         if kind == "disk":
             raise DiskError(reason)
-        again = self._again(job.todo, kind)
+        again = self._again(job.todo, kind, len(job.slot.devices))
         if again is None:
             self.failed[name] = reason
             self.display.end(name, f"failed: {reason} (log: {log})")
@@ -231,11 +231,13 @@ class Training:
         self.display.note(f"{name}: {reason}; {how}")
         self._waiting.append(again)
 
-    def _again(self, todo: _Todo, kind: str) -> _Todo | None:
+    def _again(self, todo: _Todo, kind: str, num_ranks: int) -> _Todo | None:
         """Whether, and how, a run that failed is tried again."""
         parts = 2 * todo.accumulation
         if kind == "memory" and self.launcher.halve_batch:
-            if todo.run.variant.config.recipe.batch_size % parts == 0:
+            recipe = todo.run.variant.config.recipe
+            least = 2 if recipe.augmentation.mixes else 1  # images that are mixed come in pairs
+            if recipe.batch_size % (parts * num_ranks * least) == 0:
                 return _Todo(todo.run, todo.num_tries, parts)
             return None
         if kind in _NOT_AGAIN or todo.num_tries >= self.launcher.retries:

@@ -70,6 +70,12 @@ def tune_variants(
 def _choose(variant: Variant, trials: Sequence[store.Run]) -> str:
     """Write what is chosen for a variant, once, and say it."""
     recipe, tune = variant.config.recipe, variant.config.tune
+    undecided = [run for run in trials if _may_do_better(run)]
+    if undecided:
+        return (
+            f"{len(undecided)} of its {len(trials)} trials failed, but have not diverged, so "
+            "nothing is chosen; the same command tries them again"
+        )
     accuracies = [_accuracy(run) for run in trials]
     root = Path(variant.config.runs_dir)
     runs = [str(run.directory.relative_to(root)) for run in trials]
@@ -87,7 +93,13 @@ def _choose(variant: Variant, trials: Sequence[store.Run]) -> str:
     )
 
 
+def _may_do_better(run: store.Run) -> bool:
+    """Whether a trial is not done for a reason that is not its learning rate or weight decay."""
+    status = ledger.read_status(run.directory)
+    return status.state != "done" and status.written.get("kind") != "diverged"
+
+
 def _accuracy(run: store.Run) -> float | None:
-    """Top-1 accuracy of a trial on the validation split, in percent; ``None`` if it failed."""
+    """Top-1 accuracy of a trial on the validation split, in percent; ``None`` if it diverged."""
     record = files.read_json(run.directory / ledger.RECORD, missing_ok=True)
     return float(record["metrics"]["val_top1_percent"]) if record else None

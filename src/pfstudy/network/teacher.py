@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from torch import nn
 
+from pfstudy import files, store
+from pfstudy.canonical import OF_TIMM, compact
+from pfstudy.data import fingerprint
 from pfstudy.errors import PfstudyError, first_line
 from pfstudy.network.restore import load_run
 from pfstudy.schema.config import Data
 
-TIMM = "timm:"
+_SAME = (
+    *("fingerprint", "channels", "num_classes", "split_seed", "num_validation", "num_test"),
+    *("mean", "std"),
+)
 
 
-def load_teacher(teacher: str, data: Data) -> nn.Module:
+def load_teacher(teacher: str, data: Data, side: int | None = None) -> nn.Module:
     """Load a teacher, in evaluation mode and without gradients.
 
     Args:
         teacher: A run directory, or ``timm:NAME``.
         data: What its pupil is trained on.
+        side: Height and width of the images in training, if not those of the data.
 
     Returns:
         A network ``(N, C, H, W) -> (N, data.num_classes)`` of images normalised as the pupil's.
@@ -28,11 +37,12 @@ def load_teacher(teacher: str, data: Data) -> nn.Module:
     Raises:
         PfstudyError: There is no such network, or it has other classes or takes other images.
     """
-    network = _of_timm(teacher, data) if teacher.startswith(TIMM) else load_run(teacher)
+    network = _of_timm(teacher, data) if teacher.startswith(OF_TIMM) else _of_run(teacher, data)
     network.requires_grad_(False)
     try:
         with torch.inference_mode():
-            shape = network(torch.zeros(1, data.channels, data.image_size, data.image_size)).shape
+            side = side or data.image_size
+            shape = network(torch.zeros(1, data.channels, side, side)).shape
     except (RuntimeError, ValueError, AssertionError) as error:
         raise PfstudyError(
             f"recipe.teacher={teacher} does not take the images of data={data.name}: "
@@ -71,8 +81,22 @@ class _Normalised(nn.Module):
         return logits
 
 
+def _of_run(teacher: str, data: Data) -> nn.Module:
+    network = load_run(teacher)
+    canonical = files.read_json(Path(teacher) / store.CONFIG)["identity"]["canonical"]
+    theirs = canonical["data"]
+    ours = compact({**asdict(data), "fingerprint": fingerprint(data)})
+    differing = [key for key in _SAME if theirs.get(key) != ours.get(key)]
+    if differing:
+        raise PfstudyError(
+            f"recipe.teacher={teacher} was trained on other data than data={data.name}, or another "
+            f"split ({', '.join(differing)}); teach with a run on the same."
+        )
+    return network
+
+
 def _of_timm(teacher: str, data: Data) -> nn.Module:
-    name = teacher.removeprefix(TIMM)
+    name = teacher.removeprefix(OF_TIMM)
     if not timm.is_model(name):
         raise PfstudyError(f"recipe.teacher={teacher}: timm {timm.__version__} has no {name!r}.")
     try:

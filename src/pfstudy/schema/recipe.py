@@ -54,6 +54,11 @@ class Augmentation:
     mixup_probability: Probability = 1.0
     repeats: PositiveInt = 1
 
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed, two by two."""
+        return bool(self.mixup or self.cutmix)
+
 
 @dataclass(frozen=True, config=_FROZEN)
 class Recipe:

@@ -193,7 +193,7 @@ def read_correct(record: Mapping[str, Any]) -> np.ndarray | None:
         with np.load(path, allow_pickle=False) as kept:
             labels = kept["labels"]
             first = kept["top5"][:, 0] if "top5" in kept else kept["logits"].argmax(axis=1)
-            correct: np.ndarray = first == labels
+            correct: np.ndarray = (first == labels)[labels >= 0]  # of those that could be read
             return correct
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         raise PfstudyError(f"{path} is damaged; move it away, and no test is made of it.") from None

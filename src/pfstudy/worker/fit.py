@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 
 from pfstudy import store
 from pfstudy.complexity import cost
-from pfstudy.data.order import Share
+from pfstudy.data.order import UNREAD, Share
 from pfstudy.errors import PfstudyError
 from pfstudy.ledger import Claim
 from pfstudy.network.surgery import image_shape
@@ -106,11 +105,12 @@ def fit_and_test(attempt: Attempt, tracker: Tracker) -> dict[str, Any]:
         started = time.perf_counter()
         trainer.test(module, loaders.test, verbose=False)
         test_seconds = time.perf_counter() - started
-    skipped: dict[str, str] = dict(itertools.chain(*map(dict.items, ranks.gather(loaders.skipped))))
     logits = ranks.gather(torch.cat(module.logits).cpu())
     labels = ranks.gather(torch.cat(module.labels).cpu())
     if not ranks.is_first:
         return {}
+    if all(bool((each == UNREAD).all()) for each in labels):
+        raise PfstudyError("none of the test images could be read; see the first lines of its log.")
     if attempt.claim is not None:
         attempt.claim.check()
     save_predictions(directory, in_order(logits), in_order(labels))
@@ -140,7 +140,7 @@ def fit_and_test(attempt: Attempt, tracker: Tracker) -> dict[str, Any]:
             "channels_last": config.trainer.channels_last,
             "compile": config.trainer.compile,
             "attempts": attempt.number,
-            "skipped_images": len(skipped),
+            "skipped_images": len(progress.skipped),
         },
         device=device,
     )

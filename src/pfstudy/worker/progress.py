@@ -46,6 +46,7 @@ class Progress(L.Callback):
         rows: A row for every epoch that has ended.
         train_seconds: Time spent on training steps, over all attempts.
         seconds: Time spent on training and validation, over all attempts.
+        skipped: Why each image that could not be read was skipped, by any process.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Progress(L.Callback):
         self.seconds = 0.0
         self._best = -1.0
         self._reported = 0.0
-        self._skipped: set[str] = set()
+        self.skipped: dict[str, str] = {}
         self._epoch_started = self._since = time.perf_counter()
         self._is_validating = False
 
@@ -132,6 +133,7 @@ class Progress(L.Callback):
         self.rows.append(row)
         if self.ranks.is_first:
             self._write_rows([row], "w" if epoch == 1 else "a")
+        self._gather_skipped()
         step = find_divergence(losses, pl_module.num_parts)
         if step is not None:
             raise diverged(epoch, step)
@@ -144,7 +146,6 @@ class Progress(L.Callback):
         if self.keep_best and row["val_top1_percent"] > self._best:
             self._best = row["val_top1_percent"]
             save_weights(pl_module.evaluated_network, self.directory / store.BEST_WEIGHTS)
-        self._say_skipped()
         self.report("epoch", {**row, "num_epochs": self.num_epochs})
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -152,7 +153,7 @@ class Progress(L.Callback):
         self.ranks.share_buffers(pl_module.evaluated_network)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._say_skipped()
+        self._gather_skipped()
 
     def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         self._say(trainer, 1.0)
@@ -165,6 +166,7 @@ class Progress(L.Callback):
             "train_seconds": self.train_seconds,
             "seconds": self.seconds,
             "best": self._best,
+            "skipped": self.skipped,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -172,6 +174,7 @@ class Progress(L.Callback):
         self.train_seconds = state_dict["train_seconds"]
         self.seconds = state_dict["seconds"]
         self._best = state_dict["best"]
+        self.skipped = state_dict["skipped"]
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -200,11 +203,12 @@ class Progress(L.Callback):
         done = min(self.num_epochs, trainer.current_epoch + share)
         self.report("step", {"epochs_done": done, "num_epochs": self.num_epochs})
 
-    def _say_skipped(self) -> None:
-        """Name the images that could not be read, each once."""
-        for path, reason in self.loaders.skipped.items():
-            if path not in self._skipped:
-                self._skipped.add(path)
+    def _gather_skipped(self) -> None:
+        """Name the images that could not be read, each once, whichever process has met it."""
+        of_ranks: list[dict[str, str]] = self.ranks.gather(self.loaders.skipped)
+        for path, reason in itertools.chain(*(found.items() for found in of_ranks)):
+            if path not in self.skipped:
+                self.skipped[path] = reason
                 self.report("note", {"text": f"skipped: {reason}"})
 
     def _write_rows(self, rows: Sequence[Mapping[str, float]], mode: Literal["w", "a"]) -> None:
