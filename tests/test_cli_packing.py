@@ -88,6 +88,7 @@ def test_what_is_asked_to_end_leaves_nothing(executable: str, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
+@pytest.mark.slow
 def test_run_from_what_is_packed_is_that_from_the_folder(pfstudy: Pfstudy, tmp_path: Path) -> None:
     write_folder(tmp_path / "photos")
     packed = pfstudy(tmp_path, "pack", "photos", "packed")

@@ -159,6 +159,7 @@ def stubborn(begun: dict[str, Sweep]) -> Sweep:
     return sweep
 
 
+@pytest.mark.slow
 class TestTwice:
     def test_ends_at_once(self, stubborn: Sweep) -> None:
         assert stubborn.parent.returncode == 130

@@ -277,6 +277,7 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_command_shows_a_run_in_tables_and_several_in_one(
     trained: Sequence[Path],
     tmp_path: Path,

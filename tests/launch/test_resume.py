@@ -464,6 +464,7 @@ class TestKilledSweep:
         assert resumed.again.stdout == "Nothing is left to do: all runs are done.\n"
 
 
+@pytest.mark.slow
 class TestMovedRuns:
     def test_go_on_where_they_are(self, resumed: Resumed) -> None:
         assert resumed.there.returncode == 0, resumed.there.stderr

@@ -155,6 +155,7 @@ def test_every_operation_fits_at_every_site(model: str) -> None:
         assert found == {False}  # no channels change, so nothing follows the operation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", KINDS)
 def test_every_site_can_be_replaced_by_itself(model: str) -> None:
     config, backbone = config_for(model), backbone_of(model)

@@ -123,11 +123,15 @@ class TestTeacher:
         moved = make_task(tmp_path, *TINY, f"recipe.teacher={elsewhere}")
         assert moved.directory == taught.directory  # it is its weights that count
 
-    def test_must_know_the_classes(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("change", "key"),
+        [("data.num_classes=7", "num_classes"), ("data.split_seed=1", "split_seed")],
+    )
+    def test_must_have_seen_the_same(self, change: str, key: str, tmp_path: Path) -> None:
         task = make_task(tmp_path, *TINY)
         train(task)
-        data = make_config(*TINY, "data.num_classes=7").data
-        with pytest.raises(PfstudyError, match=r"knows 10 classes, but data=synthetic has 7\."):
+        data = make_config(*TINY, change).data
+        with pytest.raises(PfstudyError, match=rf"or another split \(.*{key}.*\); teach with"):
             load_teacher(str(task.directory), data)
 
     @pytest.mark.parametrize(
