@@ -10,6 +10,7 @@ of timm's parts: it reads the loss at every step, which a GPU would have to be w
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
 import time
@@ -168,6 +169,7 @@ def report(
 
 
 def main() -> None:
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     print(machine())
     for name in sys.argv[1:] or CASES:
         compare(name)

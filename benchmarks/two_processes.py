@@ -17,7 +17,7 @@ from pathlib import Path
 
 from _measuring import machine, show
 
-NUM_ROUNDS = 5
+NUM_ROUNDS = 3
 COMMAND = [
     *("model=resnet20", "data=synthetic", "data.num_train=2048", "recipe.batch_size=128"),
     *("recipe.epochs=2", "speed=none", "logger=none", "trainer.accelerator=cpu"),

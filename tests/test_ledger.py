@@ -458,3 +458,17 @@ class TestState:
             ledger.read_status(tmp_path)
         assert ledger.state_of(tmp_path) == "pending"  # a sweep goes on nevertheless
         assert claim(tmp_path).attempt == 1
+
+
+class TestAccumulation:
+    def test_is_that_asked_for_where_nothing_was_tried(self, tmp_path: Path) -> None:
+        assert ledger.last_accumulation(tmp_path, asked=4) == 4
+
+    @pytest.mark.parametrize("parts", [None, 2])
+    def test_is_that_of_the_last_attempt(self, tmp_path: Path, parts: int | None) -> None:
+        claimed = ledger.claim(tmp_path)
+        assert claimed is not None
+        if parts is not None:
+            claimed.write(accumulation=parts)
+        claimed.end("interrupted", reason="asked to stop")
+        assert ledger.last_accumulation(tmp_path, asked=4) == (parts or 1)

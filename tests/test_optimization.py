@@ -155,6 +155,10 @@ class TestOptimizer:
         pytest.param(
             {"schedule": "step"}, r"recipe\.schedule=step needs recipe\.step_epochs", id="step"
         ),
+        pytest.param(
+            {"optimizer": "fusedadam"}, r"recipe\.optimizer=fusedadam cannot be used", id="GPU"
+        ),
+        pytest.param({"optimizer": "adahessian"}, r"adahessian cannot be used", id="second order"),
         pytest.param({"min_lr": 0.2}, r"recipe\.min_lr is 0\.2, above .* 0\.1\.", id="min_lr"),
     ],
 )

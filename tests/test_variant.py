@@ -124,6 +124,51 @@ def test_whatever_changes_results_is_another_variant() -> None:
     assert len({variant_of(MAXPOOL).hash, *hashes}) == len(DIFFERENT) + 1
 
 
+OF_RECIPES = (
+    "recipe.optimizer=adamw",
+    "recipe.ema_decay=0.9",
+    "recipe.clip_norm=1",
+    "recipe.drop_path=0.1",
+    "recipe.min_lr=0.01",
+    "recipe.loss=binary_cross_entropy",
+    "recipe.decay_all=false",
+    "recipe.sync_batch_norm=true",
+    "recipe.teacher=timm:resnet18",
+    "recipe.augmentation.flip=true",
+    "recipe.augmentation.mixup=0.2",
+    "recipe.augmentation.repeats=2",
+    "tune.trials=4",
+)
+
+
+def test_whatever_a_recipe_may_say_is_another_variant() -> None:
+    hashes = [variant_of(MAXPOOL, override).hash for override in OF_RECIPES]
+    assert len({variant_of(MAXPOOL).hash, *hashes}) == len(OF_RECIPES) + 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param(
+            ["recipe.lr=0.1", "recipe.lr_batch_size=32"], ["recipe.lr=0.2"], id="scaled rate"
+        ),
+        pytest.param(["recipe.step_epochs=5"], [], id="steps of a cosine"),
+        pytest.param(
+            ["recipe.warmup_lr=0.1", "recipe.warmup_epochs=0"],
+            ["recipe.warmup_epochs=0"],
+            id="no warm-up",
+        ),
+        pytest.param(["recipe.augmentation.mixup_probability=0.5"], [], id="nothing is mixed"),
+        pytest.param(["recipe.distillation=hard"], [], id="no teacher"),
+        pytest.param(["tune.seed=3"], [], id="no tuning"),
+        pytest.param(["trainer.channels_last=true", "trainer.compile=default"], [], id="layout"),
+        pytest.param(["trainer.accumulation=2"], [], id="accumulation"),
+    ],
+)
+def test_what_changes_no_result_is_the_same_variant(one: list[str], other: list[str]) -> None:
+    assert variant_of(MAXPOOL, *one).hash == variant_of(MAXPOOL, *other).hash
+
+
 def test_conv_with_another_kernel_or_without_its_norm_is_a_substitution() -> None:
     for override in ("block.kernel_size=5", "block.norm_act=drop"):
         assert not variant_of("block.spatial=conv", override).is_baseline

@@ -128,6 +128,11 @@ class TestBudget:
             ["-m", "search=darts,evolution", "search.name=mine"],
             "search.name is the same for several searches",
         ),
+        (
+            ["recipe.augmentation.mixup=0.2", "recipe.clip_norm=1"],
+            r"a search does without recipe\.clip_norm and recipe\.augmentation\.mixup;",
+        ),
+        (["search.order=2", "recipe.optimizer=adamw"], "looks a step of SGD ahead"),
         (["search.epoch=3"], "search: the key 'epoch' does not exist.*Did you mean 'epochs'"),
     ],
 )

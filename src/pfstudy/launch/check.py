@@ -126,26 +126,8 @@ def check_search(space: Space, report: Callable[[str, Mapping[str, Any]], None])
     for variant in space.uniform:
         _check_network(variant, backbones)
     _check_training(config, 1, device)
-    recipe, wanted = config.recipe, config.recipe.augmentation
-    refused = {
-        "recipe.ema_decay": recipe.ema_decay,
-        "recipe.teacher": recipe.teacher,
-        "recipe.clip_norm": recipe.clip_norm,
-        "recipe.drop_path": recipe.drop_path,
-        "recipe.augmentation.mixup": wanted.mixup,
-        "recipe.augmentation.cutmix": wanted.cutmix,
-        "recipe.augmentation.random_erasing": wanted.random_erasing,
-        "trainer.accumulation": config.trainer.accumulation > 1,
-    }
-    found = [key for key, value in refused.items() if value]
-    if found:
-        raise PfstudyError(f"a search does without {' and '.join(found)}; leave them out.")
     number = count_training_images(config.data)
     if isinstance(search, Differentiable):
-        if search.order == 2 and config.recipe.optimizer != "sgd":
-            raise PfstudyError(
-                "search.order=2 looks a step of SGD ahead; set recipe.optimizer=sgd."
-            )
         number -= round(search.arch_share * number)
     check_batch_size(config.recipe.batch_size, number)
     return device

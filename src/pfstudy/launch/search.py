@@ -187,6 +187,27 @@ class _Pools:
         return self._pool
 
 
+def _check_recipe(config: Config) -> None:
+    """Check that a recipe asks for nothing that a search does without."""
+    recipe, wanted = config.recipe, config.recipe.augmentation
+    asked = {
+        "recipe.ema_decay": recipe.ema_decay,
+        "recipe.teacher": recipe.teacher,
+        "recipe.clip_norm": recipe.clip_norm,
+        "recipe.drop_path": recipe.drop_path,
+        "recipe.augmentation.mixup": wanted.mixup,
+        "recipe.augmentation.cutmix": wanted.cutmix,
+        "recipe.augmentation.random_erasing": wanted.random_erasing,
+        "trainer.accumulation": config.trainer.accumulation > 1,
+    }
+    found = [key for key, value in asked.items() if value]
+    if found:
+        raise PfstudyError(f"a search does without {' and '.join(found)}; leave them out.")
+    search = config.search
+    if isinstance(search, Differentiable) and search.order == 2 and recipe.optimizer != "sgd":
+        raise PfstudyError("search.order=2 looks a step of SGD ahead; take recipe.optimizer=sgd.")
+
+
 def _prepare(config: Config) -> Space:
     """Check what needs no process."""
     if config.study.preset is not None:
@@ -195,6 +216,7 @@ def _prepare(config: Config) -> Space:
         raise PfstudyError("a search takes one device; leave out trainer.devices.")
     if config.trainer.precision == "16-mixed":
         raise PfstudyError("a search does not scale gradients; use trainer.precision=bf16-mixed.")
+    _check_recipe(config)
     space = make_space(config)
     search = space.search
     if isinstance(search, OneShot):
