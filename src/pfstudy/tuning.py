@@ -68,7 +68,7 @@ def check_tuning(config: Config) -> None:
         return
     if find_spec("optuna") is None:
         raise PfstudyError(f"tune.trials={trials} needs Optuna: pip install 'pfstudy[search]'.")
-    if tune.epochs is not None and tune.epochs <= config.recipe.warmup_epochs:
+    if tune.epochs is not None and tune.epochs < config.recipe.warmup_epochs:
         raise PfstudyError(
             f"tune.epochs is {tune.epochs}, but the warm-up alone takes "
             f"{config.recipe.warmup_epochs:g}; give trials more epochs."
