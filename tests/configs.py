@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from hydra._internal.hydra import Hydra
@@ -27,6 +27,7 @@ from pfstudy.schema import models as declared_models
 from pfstudy.schema.compose import compose_jobs, config_of, explain
 from pfstudy.schema.config import Config, Model, SitePattern, SiteSetting
 from pfstudy.schema.models import conf_directory, offer_sites, register_models
+from pfstudy.schema.recipe import Recipe
 from pfstudy.schema.sites import list_sites
 from pfstudy.schema.sweeps import expand_sweep
 from pfstudy.variant import Variant, make_variant
@@ -170,3 +171,18 @@ def tiny_vit(*operations: str, global_pool: str = "token", **args: object) -> Co
         for site, operation in zip(list_sites(model), asked, strict=True)
     )
     return replace(compose(), model=model, sites=sites)
+
+
+def plain_recipe(**changes: Any) -> Recipe:
+    """SGD with momentum and a cosine, and nothing else unless told so."""
+    plain: dict[str, Any] = {
+        "name": "test",
+        "epochs": 3,
+        "batch_size": 4,
+        "lr": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 1e-3,
+        "schedule": "cosine",
+        "warmup_epochs": 0,
+    }
+    return Recipe(**{**plain, **changes})

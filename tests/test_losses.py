@@ -8,21 +8,13 @@ import pytest
 import torch
 from torch.nn import functional
 
+from configs import plain_recipe
 from pfstudy.errors import PfstudyError
 from pfstudy.losses import Objective, check_objective
 from pfstudy.schema.recipe import Augmentation, Recipe
 
 NUM_CLASSES = 5
-RECIPE = Recipe(
-    name="test",
-    epochs=1,
-    batch_size=8,
-    lr=0.1,
-    momentum=0.9,
-    weight_decay=0,
-    schedule="cosine",
-    warmup_epochs=0,
-)
+RECIPE = plain_recipe(epochs=1, batch_size=8, weight_decay=0)
 
 
 @pytest.fixture(autouse=True)

@@ -15,22 +15,13 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from configs import plain_recipe
 from pfstudy.data.order import UNREAD
 from pfstudy.module import Classifier, diverged, find_divergence
 from pfstudy.schema.recipe import Recipe
 
 NUM_CLASSES = 7
-RECIPE = Recipe(
-    name="test",
-    epochs=3,
-    batch_size=4,
-    lr=0.1,
-    momentum=0.9,
-    weight_decay=1e-3,
-    schedule="cosine",
-    warmup_epochs=1,
-    label_smoothing=0.1,
-)
+RECIPE = plain_recipe(warmup_epochs=1, label_smoothing=0.1)
 
 
 def make_network() -> nn.Module:

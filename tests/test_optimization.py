@@ -9,20 +9,12 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
+from configs import plain_recipe
 from pfstudy.errors import PfstudyError
 from pfstudy.optimization import check_optimization, lr_share, make_optimizer, make_schedule
 from pfstudy.schema.recipe import Recipe
 
-RECIPE = Recipe(
-    name="test",
-    epochs=20,
-    batch_size=4,
-    lr=0.1,
-    momentum=0.9,
-    weight_decay=1e-3,
-    schedule="cosine",
-    warmup_epochs=0,
-)
+RECIPE = plain_recipe(epochs=20)
 
 
 def make_network() -> nn.Module:

@@ -132,6 +132,11 @@ def check_directory(run: Run) -> None:
         )
 
 
+def find_weights(directory: Path) -> str | None:
+    """Find the weights that a run has kept: the last ones, or else the best."""
+    return next((name for name in (WEIGHTS, BEST_WEIGHTS) if (directory / name).exists()), None)
+
+
 def prepare(run: Run) -> None:
     """Make the directory of a run that is not done, and write its config.
 

@@ -8,6 +8,7 @@ folders of images are listed, and their files read when they are needed.
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -75,6 +76,11 @@ def fingerprint(data: Data) -> str:
         PfstudyError: There is no such dataset, or its file or folder cannot be read.
     """
     return find_source(data.name).fingerprint(data)
+
+
+def count_readers(data: Data) -> int:
+    """Count the processes that read the images of a folder: none but this one where it is 0."""
+    return min(data.num_workers or 0, len(os.sched_getaffinity(0)))
 
 
 def require_number(data: Data, key: str, why: str = "") -> int:

@@ -6,7 +6,6 @@ processes.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from pfstudy.data import count_readers
 from pfstudy.data.decoding import decode_image
 from pfstudy.data.imagefolder import Images
 from pfstudy.data.order import UNREAD, Batch, BatchIndices, Resumable
@@ -65,7 +65,7 @@ class ImageBatches(Resumable):
         self._mean_C11 = torch.tensor(mean, device=device).view(-1, 1, 1)
         self._std_C11 = torch.tensor(std, device=device).view(-1, 1, 1)
         self._pass: Generator[Batch, None, None] | None = None
-        num_workers = min(data.num_workers or 0, len(os.sched_getaffinity(0)))
+        num_workers = count_readers(data)
         self._loader: DataLoader[Any] | None = DataLoader(
             _Files(images, data, augmentation, training=indices.order is not None),
             batch_size=None,  # a request is a batch

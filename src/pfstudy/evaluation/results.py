@@ -15,11 +15,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from pfstudy import store
 from pfstudy.environment import package_version
 from pfstudy.errors import PfstudyError
 from pfstudy.evaluation.cases import CLEAN, Case, Kind
 from pfstudy.files import locked, read_json, write_json
-from pfstudy.store import BEST_WEIGHTS, WEIGHTS
 
 PACKAGE = "imagecorruptions-imaug"
 LEAST_SIDE = 32
@@ -36,11 +36,6 @@ _OWN_SETTINGS: Mapping[Kind, Mapping[str, Any]] = {
 }
 
 
-def find_weights(directory: Path) -> str | None:
-    """The weights that a run has kept, of which `pfstudy.network.restore.load_run` takes them."""
-    return next((name for name in (WEIGHTS, BEST_WEIGHTS) if (directory / name).exists()), None)
-
-
 def path_of(directory: Path, kind: Kind) -> Path:
     """The file of a kind of evaluation of a run."""
     return directory / "eval" / f"{kind}.json"
@@ -48,7 +43,7 @@ def path_of(directory: Path, kind: Kind) -> Path:
 
 def settings_of(directory: Path, kind: Kind) -> dict[str, Any]:
     """What the figures of a kind depend on beside their case; those of one file share it."""
-    settings = {"weights": find_weights(directory), **_OWN_SETTINGS[kind]}
+    settings = {"weights": store.find_weights(directory), **_OWN_SETTINGS[kind]}
     if kind == "corruptions":
         settings["version"] = package_version(PACKAGE)
     return settings

@@ -28,6 +28,7 @@ from pfstudy.evaluation.pixels import RawImages, open_images
 from pfstudy.evaluation.results import add_figures
 from pfstudy.network.restore import load_run
 from pfstudy.schema.config import Config
+from pfstudy.worker.trainer import device_name
 
 _MOST_IMAGES = 256
 
@@ -179,8 +180,7 @@ def _change(
 def _describe(device: torch.device) -> Mapping[str, Any]:
     """In what figures were computed; what host and versions alone make different is in it."""
     described = describe_environment()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return {
-        "device": name,
+        "device": device_name(device),
         **{key: described[key] for key in ("host", "cpu_model", "python", "versions")},
     }

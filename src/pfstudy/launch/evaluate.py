@@ -13,7 +13,7 @@ from typing import Any
 from pfstudy import inventory, ledger, store
 from pfstudy.errors import PfstudyError
 from pfstudy.evaluation.cases import Case
-from pfstudy.evaluation.results import PACKAGE, find_missing, find_weights
+from pfstudy.evaluation.results import PACKAGE, find_missing
 from pfstudy.files import read_json
 from pfstudy.launch.display import Display
 from pfstudy.launch.pool import PRELOAD, Pool
@@ -113,7 +113,7 @@ def evaluate_runs(
     missing = {
         run: tuple(cases if again else find_missing(run, cases)) for run in choose_runs(paths)
     }
-    without = [run for run, some in missing.items() if some and find_weights(run) is None]
+    without = [run for run, some in missing.items() if some and store.find_weights(run) is None]
     for run in without:
         if run in paths or len(without) == len(missing):
             raise PfstudyError(

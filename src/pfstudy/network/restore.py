@@ -54,9 +54,9 @@ def load_run(directory: str | Path) -> nn.Module:
 
 
 def _find_weights(directory: Path) -> Path:
-    for name in (store.WEIGHTS, store.BEST_WEIGHTS):
-        if (directory / name).exists():
-            return directory / name
+    name = store.find_weights(directory)
+    if name is not None:
+        return directory / name
     raise PfstudyError(
         f"{directory} has kept no weights; to load it, forget the run (pfstudy forget) and train "
         "it again with trainer.keep=[last]."

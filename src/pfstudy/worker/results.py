@@ -20,6 +20,7 @@ from pfstudy.files import replacing
 from pfstudy.tasks import Task
 from pfstudy.tuning import read_tuned
 from pfstudy.variant import SCHEMA_VERSION, Variant
+from pfstudy.worker.trainer import device_name
 
 _MOST_LOGITS = 10_000_000
 _NUM_TOP = 5
@@ -98,7 +99,6 @@ def make_record(
     """
     config = variant.config
     tuned = read_tuned(task.directory.parent) if config.tune.trials else None
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return {
         "schema_version": SCHEMA_VERSION,
         "identity": {
@@ -126,7 +126,7 @@ def make_record(
             "effective_batch_size": config.recipe.batch_size,
             "precision": config.trainer.precision,
         },
-        "environment": {**task.environment, "device": name},
+        "environment": {**task.environment, "device": device_name(device)},
     }
 
 

@@ -53,6 +53,11 @@ def choose_device(config: Config, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def device_name(device: torch.device) -> str:
+    """What records call a device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
 def open_loaders(config: Config, seed: int, share: Share, device: torch.device) -> Loaders:
     """Open the data of a run for one of its processes.
 

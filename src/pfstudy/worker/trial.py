@@ -16,12 +16,12 @@ import torch
 
 from pfstudy import lease
 from pfstudy.complexity import variant_cost
+from pfstudy.data import count_readers
 from pfstudy.data.order import Share
 from pfstudy.errors import PfstudyError
 from pfstudy.network.inspection import check_backbone
 from pfstudy.network.substitutions import check_substitutions
 from pfstudy.network.surgery import backbone_key, build_network
-from pfstudy.schema.config import Config
 from pfstudy.schema.designs import parse_constraints
 from pfstudy.schema.imports import import_modules
 from pfstudy.speed.measure import measure_in_process
@@ -138,7 +138,7 @@ def _train(variant: Variant, wanted: Wanted, report: Report) -> Trial:
     num_steps = len(loaders.train) // wanted.num_parts
     seed = derive_seeds(config.seed)["init"]
     module = make_module(config, seed, num_steps, wanted.num_parts, device)
-    wave = max(1, _num_readers(config))
+    wave = max(1, count_readers(config.data))
     clock = _Clock(wanted.seconds, wave, started, device, report)
     trainer = make_trainer(
         config,
@@ -263,11 +263,6 @@ def _typical(seconds: Iterable[float]) -> float:
     """Mean without the first one, which warms up, if there are others; 0 of nothing."""
     first, *others = [*seconds] or [0.0]
     return mean(others or [first])
-
-
-def _num_readers(config: Config) -> int:
-    """Number of processes that read images."""
-    return min(config.data.num_workers or 0, len(os.sched_getaffinity(0)))
 
 
 def _latency_ms(variant: Variant, wanted: Wanted, report: Report) -> float | None:
