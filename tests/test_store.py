@@ -110,6 +110,170 @@ class TestStudy:
             store.read_study(tmp_path, "poling")
 
 
+class TestLooks:
+    """A study of two variants, ``a`` and ``b``."""
+
+    @pytest.fixture
+    def add(self, make_run: MakeRun, tmp_path: Path) -> Callable[..., list[str]]:
+        """Add runs, such as ``a0=done`` for ``a`` with seed 0, to the study; returns all."""
+        run = make_run()
+
+        def add(*looks: int, **states: str) -> list[str]:
+            for name, state in states.items():
+                directory = tmp_path / name[0] / f"seed{name[1:]}"
+                if state == "done":
+                    files.write_json(directory / ledger.RECORD, {})
+                elif state != "pending":
+                    written = {"state": state, "attempt": 0}
+                    files.write_json(directory / ledger.STATE, written)
+            runs = [replace(run, directory=tmp_path / n[0] / f"seed{n[1:]}") for n in states]
+            return store.add_to_study(tmp_path, "mine", runs, looks)
+
+        return add
+
+    def test_declared_ones_stay(self, add: Callable[..., list[str]], tmp_path: Path) -> None:
+        add(3, 5, a0="pending")
+        add(a1="pending")
+        assert store.read_looks(tmp_path, "mine") == store.Looks(declared=(3, 5))
+
+    def test_others_may_be_declared_before_the_first_look(
+        self, add: Callable[..., list[str]], tmp_path: Path
+    ) -> None:
+        add(3, 5, a0="pending")
+        add(3, 10)
+        assert store.read_looks(tmp_path, "mine").declared == (3, 10)
+
+    def test_are_those_of_finished_sweeps(
+        self, add: Callable[..., list[str]], tmp_path: Path
+    ) -> None:
+        members = add(1, 3, a0="done", b0="done")
+        assert store.add_look(tmp_path, "mine", members) == 1
+        members = add(a1="done", b1="done")
+        assert store.add_look(tmp_path, "mine", members) == 2
+        looks = store.read_looks(tmp_path, "mine")
+        assert looks == store.Looks(declared=(1, 3), taken=(1, 2))
+        assert looks.undeclared == (2,)
+        assert store.read_study(tmp_path, "mine") == members
+
+    def test_same_one_counts_once(self, add: Callable[..., list[str]], tmp_path: Path) -> None:
+        members = add(a0="done", b0="done")
+        path = tmp_path / store.STUDIES / "mine.json"
+        store.add_look(tmp_path, "mine", members)
+        before = path.read_bytes()
+        assert store.add_look(tmp_path, "mine", members) == 1
+        assert path.read_bytes() == before
+        assert files.read_json(path)["looks"] == {"declared": [], "taken": [1]}
+
+    @pytest.mark.parametrize("state", ["pending", "interrupted"])
+    def test_none_while_a_run_may_still_end(
+        self, add: Callable[..., list[str]], tmp_path: Path, state: str
+    ) -> None:
+        members = add(a0="done", b0=state)
+        assert store.add_look(tmp_path, "mine", members) is None
+        assert store.read_looks(tmp_path, "mine").taken == ()
+
+    def test_a_failed_run_has_an_outcome(
+        self, add: Callable[..., list[str]], tmp_path: Path
+    ) -> None:
+        members = add(a0="done", a1="failed", b0="done")
+        assert store.add_look(tmp_path, "mine", members) == 2
+
+    def test_none_where_nothing_is_to_be_seen(
+        self, add: Callable[..., list[str]], tmp_path: Path
+    ) -> None:
+        assert store.add_look(tmp_path, "mine", add(a0="failed", b0="failed")) is None
+
+    def test_seeds_are_those_that_a_variant_of_the_sweep_has_in_the_study(
+        self, add: Callable[..., list[str]], tmp_path: Path
+    ) -> None:
+        *_, last = add(a0="done", a1="done", a2="pending", b0="done", b1="done", b2="done")
+        assert store.add_look(tmp_path, "mine", ["a/seed1"]) == 2
+        assert store.add_look(tmp_path, "mine", [last]) == 3
+
+    def test_none_in_an_older_file_or_where_there_is_none(self, tmp_path: Path) -> None:
+        path = tmp_path / store.STUDIES / "mine.json"
+        assert store.read_looks(tmp_path, "mine") == store.Looks()
+        files.write_json(path, {"schema_version": 1, "name": "mine", "members": ["a/seed0"]})
+        assert store.read_looks(tmp_path, "mine") == store.Looks()
+        files.write_json(tmp_path / "a" / "seed0" / ledger.RECORD, {})
+        assert store.add_look(tmp_path, "mine", ["a/seed0"]) == 1
+        assert store.read_looks(tmp_path, "mine") == store.Looks(taken=(1,))
+
+    @pytest.mark.parametrize("looks", [[3], {"taken": 3}, {"declared": ["few"]}])
+    def test_damaged_ones_are_named(self, tmp_path: Path, looks: object) -> None:
+        path = tmp_path / store.STUDIES / "mine.json"
+        files.write_json(path, {"members": [], "looks": looks})
+        with pytest.raises(PfstudyError, match=r"mine\.json is damaged: its looks are no lists"):
+            store.read_looks(tmp_path, "mine")
+
+    def test_what_else_the_file_says_is_kept(
+        self, add: Callable[..., list[str]], tmp_path: Path
+    ) -> None:
+        path = tmp_path / store.STUDIES / "mine.json"
+        members = add(2, a0="done")
+        files.write_json(path, {**files.read_json(path), "later": "key"})
+        add(a1="done")
+        store.add_look(tmp_path, "mine", members)
+        assert files.read_json(path)["later"] == "key"
+
+
+class TestCheckLooks:
+    @pytest.fixture
+    def look_at(self, tmp_path: Path) -> Callable[[list[int]], None]:
+        """Write a study that was looked at with 2 and 3 seeds, with some looks declared."""
+
+        def write(declared: list[int]) -> None:
+            looks = {"declared": declared, "taken": [2, 3]}
+            path = tmp_path / store.STUDIES / "mine.json"
+            files.write_json(path, {"members": [], "looks": looks})
+
+        return write
+
+    @pytest.mark.parametrize(
+        ("declared", "sentence"),
+        [
+            pytest.param(
+                [2, 5],
+                "study.looks=[3,5] comes too late: study mine has study.looks=[2,5] and was "
+                "looked at with 2, 3 seeds; leave study.looks out, give study.looks=[2,5], or "
+                "choose another study.name.",
+                id="others",
+            ),
+            pytest.param(
+                [],
+                "study.looks=[3,5] comes too late: study mine has study.looks=[] and was "
+                "looked at with 2, 3 seeds; leave study.looks out, or choose another study.name.",
+                id="none",
+            ),
+        ],
+    )
+    def test_others_come_too_late(
+        self,
+        look_at: Callable[[list[int]], None],
+        tmp_path: Path,
+        declared: list[int],
+        sentence: str,
+    ) -> None:
+        look_at(declared)
+        for refuse in (store.check_looks, self.add):
+            with pytest.raises(PfstudyError) as caught:
+                refuse(tmp_path, "mine", (3, 5))
+            assert str(caught.value) == sentence
+        assert store.read_looks(tmp_path, "mine") == store.Looks(tuple(declared), (2, 3))
+
+    @pytest.mark.parametrize("looks", [(), (2, 5)], ids=["none", "the same"])
+    def test_none_or_the_same_are_fine(
+        self, look_at: Callable[[list[int]], None], tmp_path: Path, looks: tuple[int, ...]
+    ) -> None:
+        look_at([2, 5])
+        store.check_looks(tmp_path, "mine", looks)
+        self.add(tmp_path, "mine", looks)
+        assert store.read_looks(tmp_path, "mine") == store.Looks((2, 5), (2, 3))
+
+    def add(self, root: Path, name: str, looks: tuple[int, ...]) -> None:
+        store.add_to_study(root, name, [], looks)
+
+
 class TestReadRecords:
     @pytest.fixture
     def root(self, tmp_path: Path) -> Path:

@@ -2,7 +2,7 @@
 
 runs/SLUG-HASH/seed0/      config.json, state.json, record.json, metrics.csv, ...
 runs/SLUG-HASH/speed/      measurements of the variant, which do not depend on a seed
-runs/studies/NAME.json     the members of a study
+runs/studies/NAME.json     the members of a study, and when it is and was looked at
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,6 +38,7 @@ BEST_WEIGHTS = "checkpoints/best.safetensors"
 RESUME = "checkpoints/resume.ckpt"
 RESUME_BEFORE = "checkpoints/resume.before.ckpt"
 
+_OUTCOMES = {"done", "failed"}
 _NUMBER = (int, float)
 _NEEDED: dict[tuple[str, ...], type | tuple[type, ...]] = {
     ("identity", "hash"): str,
@@ -229,19 +231,132 @@ def read_speeds(variant_dir: str | Path) -> list[dict[str, Any]]:
     return found
 
 
-def add_to_study(root: Path, name: str, runs: Sequence[Run]) -> list[str]:
+@dataclass(frozen=True)
+class Looks:
+    """The numbers of seeds at which a study is judged, in increasing order.
+
+    Attributes:
+        declared: Those declared before the first look.
+        taken: Those at which a sweep of the study has finished.
+    """
+
+    declared: tuple[int, ...] = ()
+    taken: tuple[int, ...] = ()
+
+    @property
+    def undeclared(self) -> tuple[int, ...]:
+        """The looks that were taken without being declared."""
+        return tuple(number for number in self.taken if number not in self.declared)
+
+
+def add_to_study(
+    root: Path, name: str, runs: Sequence[Run], looks: Sequence[int] = ()
+) -> list[str]:
     """Add runs to a study; those that it had stay.
+
+    Args:
+        root: Directory of the run directories.
+        name: Name of the study.
+        runs: The runs.
+        looks: Numbers of seeds at which it is judged; none keeps those declared before.
 
     Returns:
         The run directories of all members, relative to ``root``.
+
+    Raises:
+        PfstudyError: Other looks were declared before the first look.
     """
     path = root / STUDIES / f"{name}.json"
     new = [str(run.directory.relative_to(root)) for run in runs]
     with locked(path):
-        members = list(read_json(path)["members"]) if path.exists() else []
-        members = list(dict.fromkeys([*members, *new]))
-        write_json(path, {"schema_version": SCHEMA_VERSION, "name": name, "members": members})
+        content = read_json(path, missing_ok=True)
+        before = _looks_of(content, path)
+        _check_declaration(name, before, looks)
+        members = list(dict.fromkeys([*content.get("members", ()), *new]))
+        content |= {"schema_version": SCHEMA_VERSION, "name": name, "members": members}
+        _write_study(path, content, Looks(tuple(looks) or before.declared, before.taken))
     return members
+
+
+def read_looks(root: Path, name: str) -> Looks:
+    """Read the looks of a study; one without a file, or with an older one, has none.
+
+    Raises:
+        PfstudyError: The study's file is damaged.
+    """
+    path = root / STUDIES / f"{name}.json"
+    return _looks_of(read_json(path, missing_ok=True), path)
+
+
+def check_looks(root: Path, name: str, looks: Sequence[int]) -> None:
+    """Check that looks may be declared for a study; writes nothing.
+
+    Raises:
+        PfstudyError: A look was taken, and others were declared before it.
+    """
+    _check_declaration(name, read_looks(root, name), looks)
+
+
+def add_look(root: Path, name: str, members: Iterable[str]) -> int | None:
+    """Record that a sweep of a study has finished, which is a look at the study.
+
+    Args:
+        root: Directory of the run directories.
+        name: Name of the study.
+        members: Run directories of the sweep, relative to ``root``.
+
+    Returns:
+        The largest number of seeds, done or failed, that a variant of the sweep has in the study.
+        ``None``, and nothing is recorded, if a run of the sweep is neither, or none is done.
+    """
+    states = {member: ledger.state_of(root / member) for member in members}
+    if "done" not in states.values() or not _OUTCOMES.issuperset(states.values()):
+        return None
+    path = root / STUDIES / f"{name}.json"
+    variants = {Path(member).parent for member in states}
+    with locked(path):
+        content = read_json(path)
+        ended = Counter(
+            Path(member).parent
+            for member in {*content["members"], *states}
+            if Path(member).parent in variants and ledger.state_of(root / member) in _OUTCOMES
+        )
+        number = max(ended.values())
+        looks = _looks_of(content, path)
+        if number not in looks.taken:
+            taken = tuple(sorted((*looks.taken, number)))
+            _write_study(path, content, Looks(looks.declared, taken))
+    return number
+
+
+def _write_study(path: Path, content: Mapping[str, Any], looks: Looks) -> None:
+    lists = {"declared": list(looks.declared), "taken": list(looks.taken)}
+    write_json(path, {**content, "looks": lists})
+
+
+def _looks_of(content: Mapping[str, Any], path: Path) -> Looks:
+    looks = content.get("looks", {})
+    try:
+        lists = [tuple(map(int, looks.get(key, ()))) for key in ("declared", "taken")]
+    except (AttributeError, TypeError, ValueError):
+        raise PfstudyError(f"{path} is damaged: its looks are no lists of numbers.") from None
+    return Looks(*lists)
+
+
+def _check_declaration(name: str, before: Looks, looks: Sequence[int]) -> None:
+    if not looks or not before.taken or tuple(looks) == before.declared:
+        return
+    declared = f"study.looks={_listed(before.declared)}"
+    keep = f"give {declared}, " if before.declared else ""
+    raise PfstudyError(
+        f"study.looks={_listed(looks)} comes too late: study {name} has {declared} and was looked "
+        f"at with {', '.join(map(str, before.taken))} seeds; leave study.looks out, {keep}or "
+        "choose another study.name."
+    )
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return f"[{','.join(map(str, numbers))}]"
 
 
 def read_study(root: Path, name: str) -> list[str]:

@@ -65,6 +65,12 @@ def test_a_config_cannot_be_changed() -> None:
                      "or equal to 2, but got 1.", id="one process has no spread"),
         pytest.param("study.name", "../other", "study.name: string should match pattern "
                      "'^[A-Za-z0-9][A-Za-z0-9_.-]*$', but got '../other'.", id="study as a path"),
+        pytest.param("study.looks", [3, 10, 5], "study.looks: each number of seeds must be larger "
+                     "than the last, but got [3, 10, 5].", id="looks out of order"),
+        pytest.param("study.looks", [3, 3], "study.looks: each number of seeds must be larger "
+                     "than the last, but got [3, 3].", id="a look twice"),
+        pytest.param("study.looks", [0, 3], "study.looks.0: input should be greater than 0, but "
+                     "got 0.", id="a look at no seed"),
         pytest.param("trainer.precision", "64", "trainer.precision: input should be '32-true', "
                      "'bf16-mixed' or '16-mixed', but got '64'.", id="precision"),
         pytest.param("seed", -1, "seed: input should be greater than or equal to 0, but got -1.",

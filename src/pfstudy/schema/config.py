@@ -8,10 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.recipe import Recipe, Trainer, Tune
@@ -208,6 +218,12 @@ class Speed:
     max_load: PositiveFloat = 0.1
 
 
+def _check_increasing(looks: tuple[int, ...]) -> tuple[int, ...]:
+    if any(before >= after for before, after in pairwise(looks)):
+        raise PydanticCustomError("looks", "each number of seeds must be larger than the last")
+    return looks
+
+
 @dataclass(frozen=True, config=_FROZEN)
 class Study:
     """The study that a sweep belongs to, and the design of its variants.
@@ -221,6 +237,8 @@ class Study:
         variants: Overrides of variants that are listed one by one.
         constraints: What variants must satisfy besides the baseline, such as ``sites <= 3`` or
             ``macs <= 2.5e9``; others are dropped.
+        looks: Numbers of seeds at which the study is judged, strictly increasing; no part of a
+            run's identity.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
@@ -230,6 +248,7 @@ class Study:
     sample_seed: int = 0
     variants: tuple[str, ...] = ()
     constraints: tuple[str, ...] = ()
+    looks: Annotated[tuple[PositiveInt, ...], AfterValidator(_check_increasing)] = ()
 
 
 @dataclass(frozen=True, config=_FROZEN)
