@@ -86,6 +86,7 @@ class TestLocalExecutor:
         assert sorted(table_rows(done.stdout)) == ["identity", "paced"]
         (study,) = preempted["given"].directory.glob("runs/studies/*.json")
         assert len(files.read_json(study)["members"]) == 2
+        assert files.read_json(study)["looks"] == {"declared": [], "taken": [1]}
 
     def test_command_says_what_is_launched_and_nothing_else(
         self, preempted: Mapping[str, Any]
@@ -454,7 +455,7 @@ class TestOpenStudy:
         return [replace(config, runs_dir=str(root)) for config in made]
 
     def test_runs_are_pending_members(self, tmp_path: Path) -> None:
-        name = job.open_study(self.configs(tmp_path), "slurm")
+        name = job.open_study(self.configs(tmp_path), "slurm").study
         members = store.read_study(tmp_path, name)
         assert len(members) == 2
         assert {ledger.state_of(tmp_path / member) for member in members} == {"pending"}
@@ -463,8 +464,9 @@ class TestOpenStudy:
     def test_name_is_that_of_the_sweep(self, tmp_path: Path) -> None:
         configs = self.configs(tmp_path)
         variants = [make_variant(config, fingerprint(config.data)) for config in configs]
-        assert job.open_study(configs, "slurm") == default_study_name(variants)
-        assert job.open_study(self.configs(tmp_path, "study.name=mine"), "slurm") == "mine"
+        assert job.open_study(configs, "slurm").study == default_study_name(variants)
+        named = self.configs(tmp_path, "study.name=mine")
+        assert job.open_study(named, "slurm").study == "mine"
 
     def test_config_of_a_run_that_is_done_stays_as_it_is(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -474,7 +476,7 @@ class TestOpenStudy:
         store.prepare(run)
         write_record(run.directory)
         before = (run.directory / store.CONFIG).stat().st_mtime_ns
-        name = job.open_study(self.configs(tmp_path), "slurm")
+        name = job.open_study(self.configs(tmp_path), "slurm").study
         assert len(store.read_study(tmp_path, name)) == 2
         said = capsys.readouterr().err
         assert f"{name}: 2 variants, 2 runs, 1 done before" in said
@@ -492,6 +494,52 @@ class TestOpenStudy:
     def test_what_constraints_may_drop_is_not_made(self, tmp_path: Path) -> None:
         job.open_study(self.configs(tmp_path, "study.constraints=['params < 1x']"), "slurm")
         assert [path.name for path in tmp_path.iterdir()] == [store.STUDIES]
+
+
+class TestCloseStudy:
+    """The end of all jobs is a look at their study."""
+
+    configs = TestOpenStudy.configs
+
+    def test_when_every_run_has_ended(self, tmp_path: Path) -> None:
+        opened = job.open_study(self.configs(tmp_path, "study.looks=[1,3]"), "slurm")
+        assert store.read_looks(tmp_path, opened.study) == store.Looks(declared=(1, 3))
+        first, second = (run.directory for run in opened.runs)
+        write_record(first)
+        job.close_study(opened)
+        assert store.read_looks(tmp_path, opened.study).taken == ()
+        write_record(second)
+        job.close_study(opened)
+        assert store.read_looks(tmp_path, opened.study) == store.Looks((1, 3), (1,))
+
+    def test_another_declaration_is_refused_before_anything_is_written(
+        self, tmp_path: Path
+    ) -> None:
+        opened = job.open_study(self.configs(tmp_path, "study.looks=[1,3]"), "slurm")
+        for run in opened.runs:
+            write_record(run.directory)
+        job.close_study(opened)
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(PfstudyError, match=r"study\.looks=\[1,2\] comes too late"):
+            job.open_study(self.configs(tmp_path, "study.looks=[1,2]", "seeds=2"), "slurm")
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_without_what_constraints_have_dropped(self, tmp_path: Path) -> None:
+        constrained = self.configs(tmp_path, "study.constraints=['params < 1x']")
+        opened = job.open_study(constrained, "slurm")
+        store.prepare(opened.runs[0])
+        write_record(opened.runs[0].directory)
+        job.close_study(opened)
+        assert store.read_looks(tmp_path, opened.study).taken == (1,)
+
+    def test_end_of_one_job_is_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        quick = self.configs(tmp_path, "speed=none", "logger=none", "study.name=mine")
+        opened = job.open_study(quick, "slurm")
+        for run in opened.runs:
+            write_record(run.directory)
+        monkeypatch.setattr(HydraConfig, "initialized", lambda: False)
+        job.run_job(quick[0])
+        assert store.read_looks(tmp_path, "mine").taken == ()
 
 
 class TestElsewhere:

@@ -158,6 +158,12 @@ class TestStudies:
         for unfinished in found:
             assert {config.study.name for config in unfinished.configs} == {unfinished.study}
 
+    def test_looks_stay_those_of_the_study(self, tmp_path: Path) -> None:
+        make(tmp_path, base=replace(compose(*BASE), study=Study(looks=(2, 4))))
+        make(tmp_path, "maxpool")
+        store.add_to_study(tmp_path, "mine", [], (2, 3))
+        assert {config.study.looks for config in configs(tmp_path)} == {()}
+
     def test_unknown_name_lists_those_there_are(
         self, two: Mapping[str, Path], tmp_path: Path
     ) -> None:

@@ -14,10 +14,19 @@ import numpy as np
 import pytest
 import yaml
 
+from configs import compose
 from pfstudy import files, store
-from pfstudy.launch.sweep import default_study_name, list_runs, name_runs
+from pfstudy.errors import PfstudyError
+from pfstudy.launch.sweep import (
+    default_study_name,
+    list_runs,
+    name_runs,
+    prepare_sweep,
+    run_sweep,
+)
 from pfstudy.schema.config import Config, parse_config
 from pfstudy.variant import make_variant, unflatten
+from run_directories import write_record
 
 GRID = ("block.spatial=conv,maxpool", "recipe.epochs=1", "seeds=2")
 
@@ -381,7 +390,9 @@ class TestStudyAndTable:
             for seed in (0, 1)
             for label in ("original", "maxpool")
         ]
-        assert study == {"schema_version": 1, "name": sweep.study, "members": expected}
+        looks = {"declared": [], "taken": [2]}
+        named = {"schema_version": 1, "name": sweep.study}
+        assert study == {**named, "members": expected, "looks": looks}
 
     def test_table_is_printed_with_each_variant(self, sweep: Sweep) -> None:
         lines = sweep.done.stdout.splitlines()
@@ -535,6 +546,9 @@ class TestFailing:
         assert last.startswith("pfstudy: 1 of 2 runs failed: ")
         assert "Traceback" not in failing.done.stderr
 
+    def test_a_failed_run_is_an_outcome_of_the_look(self, failing: Sweep) -> None:
+        assert store.read_looks(failing.runs_dir, failing.study).taken == (1,)
+
     def test_sentence_says_which_of_two_runs_that_differ_in_a_setting(self, failing: Sweep) -> None:
         last = failing.done.stderr.strip().splitlines()[-1]
         assert "maxpool lr=1000000000.0 seed0 (the training loss became NaN" in last
@@ -651,3 +665,51 @@ class TestDefaultStudyName:
         assert name == default_study_name(variants[::-1])
         assert name != default_study_name(variants[:1])
         assert name.startswith("resnet_digits-digits-")
+
+
+class TestLooks:
+    """The end of a sweep whose runs were all done before is a look like any other."""
+
+    def configs(self, root: Path, *overrides: str) -> list[Config]:
+        quick = (f"runs_dir={root}", "speed=none", "logger=none", "study.name=mine", *overrides)
+        return [compose(*quick, f"block.spatial={name}") for name in ("original", "maxpool")]
+
+    def finish(self, root: Path, num_seeds: int) -> None:
+        for run in prepare_sweep(self.configs(root, f"seeds={num_seeds}")).runs:
+            store.prepare(run)
+            write_record(run.directory)
+
+    def test_sweep_by_sweep(self, tmp_path: Path) -> None:
+        for num_seeds in (2, 3, 3, 2):
+            self.finish(tmp_path, num_seeds)
+            looks = ["study.looks=[2,5]"] if num_seeds == 2 else []
+            run_sweep(self.configs(tmp_path, f"seeds={num_seeds}", *looks))
+        looks_now = store.read_looks(tmp_path, "mine")
+        assert looks_now == store.Looks(declared=(2, 5), taken=(2, 3))
+        assert looks_now.undeclared == (3,)
+
+    def test_another_declaration_is_refused_before_anything_is_written(
+        self, tmp_path: Path
+    ) -> None:
+        self.finish(tmp_path, 2)
+        run_sweep(self.configs(tmp_path, "seeds=2", "study.looks=[2,5]"))
+        before = tree(tmp_path)
+        with pytest.raises(PfstudyError, match=r"study\.looks=\[2,4\] comes too late"):
+            run_sweep(self.configs(tmp_path, "seeds=4", "study.looks=[2,4]"))
+        assert tree(tmp_path) == before
+
+    @pytest.mark.parametrize("kind", [{"train": False}, {"is_whole": False}], ids=["plan", "job"])
+    def test_none_where_nothing_is_trained_or_only_a_part(
+        self, tmp_path: Path, kind: dict[str, bool]
+    ) -> None:
+        self.finish(tmp_path, 2)
+        run_sweep(self.configs(tmp_path, "seeds=2", "study.looks=[2,5]"), **kind)
+        assert store.read_looks(tmp_path, "mine") == store.Looks(declared=(2, 5))
+
+    def test_are_no_part_of_any_identity(self, tmp_path: Path) -> None:
+        hashes = {
+            make_variant(config, "data").hash
+            for looks in ((), ("study.looks=[2,5]",))
+            for config in self.configs(tmp_path, *looks)[1:]
+        }
+        assert len(hashes) == 1

@@ -52,18 +52,19 @@ class PfstudySweeper(Sweeper):
             return self.launcher.launch(jobs, initial_job_idx=0)
         from pfstudy.cli.training import show_study
         from pfstudy.errors import PfstudyError, first_line
-        from pfstudy.launch.job import open_study
+        from pfstudy.launch.job import close_study, open_study
 
         configs = compose_jobs(loader, self.config, jobs)
-        study = open_study(configs, self.config.hydra.runtime.choices["hydra/launcher"])
-        named = [[*job, f"study.name={study}"] for job in jobs]
+        opened = open_study(configs, self.config.hydra.runtime.choices["hydra/launcher"])
+        named = [[*job, f"study.name={opened.study}"] for job in jobs]
         try:
             returns = self.launcher.launch(named, initial_job_idx=0)
         except RuntimeError as error:  # no cluster here, say
             raise PfstudyError(f"the launcher says: {first_line(error)}") from error
+        close_study(opened)
         problems = [done for done in returns if done.status != JobStatus.COMPLETED]
         if len(problems) < len(returns):
-            show_study(configs[0], study)
+            show_study(configs[0], opened.study)
         for done in problems:
             _ = done.return_value  # raises
         return returns

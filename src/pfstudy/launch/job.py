@@ -25,6 +25,7 @@ from pfstudy.environment import describe_environment
 from pfstudy.errors import DivergedError, PfstudyError, first_line
 from pfstudy.launch.display import Display
 from pfstudy.launch.sweep import (
+    Prepared,
     SweepResult,
     default_study_name,
     list_runs,
@@ -43,7 +44,7 @@ _LOOK_ELSEWHERE_S = 3.0
 _ENDED_WITHIN_S = 600.0
 
 
-def open_study(configs: Sequence[Config], launcher: str) -> str:
+def open_study(configs: Sequence[Config], launcher: str) -> Prepared:
     """Make the study and the run directories of a sweep's jobs, so that their state can be seen.
 
     Where constraints may drop variants, only the jobs themselves find out which.
@@ -53,23 +54,26 @@ def open_study(configs: Sequence[Config], launcher: str) -> str:
         launcher: The name of what they will be given to.
 
     Returns:
-        The study's name.
+        The sweep, with its study's name.
 
     Raises:
-        PfstudyError: A dataset cannot be read, or the run directories cannot be written to.
+        PfstudyError: A dataset cannot be read, the run directories cannot be written to, or the
+            study was looked at with other looks declared.
     """
     content = cache(fingerprint)
     variants = [make_variant(config, content(config.data)) for config in configs]
     name = configs[0].study.name or default_study_name(variants)
     root = Path(configs[0].runs_dir)
     runs = list_runs(variants)
+    looks = configs[0].study.looks
     store.check_writable(root)
+    store.check_looks(root, name, looks)
     for run in runs:
         store.check_directory(run)
     for run in runs:
         if ledger.state_of(run.directory) != "done" and not configs[0].study.constraints:
             store.prepare(run)
-    store.add_to_study(root, name, runs)
+    store.add_to_study(root, name, runs, looks)
     display = Display()
     display.phase("study", summarize(name, runs))
     where = "" if root == Path("runs") else f" {root}"
@@ -78,7 +82,22 @@ def open_study(configs: Sequence[Config], launcher: str) -> str:
         f"{counted(len(configs), 'job')} to {launcher}; pfstudy status{where} --watch shows how "
         "far they are",
     )
-    return name
+    return Prepared(root, name, tuple(variants), tuple(runs))
+
+
+def close_study(sweep: Prepared) -> None:
+    """Record a look at the study of a sweep, if all of its jobs' runs are done or failed.
+
+    Args:
+        sweep: As `open_study` returned it.
+    """
+    members = [
+        str(run.directory.relative_to(sweep.root))
+        for run in sweep.runs
+        # constraints may have dropped a variant, whose runs then have no directory
+        if not run.variant.config.study.constraints or run.directory.exists()
+    ]
+    store.add_look(sweep.root, sweep.study, members)
 
 
 def run_job(config: Config) -> SweepResult | None:
@@ -98,7 +117,7 @@ def run_job(config: Config) -> SweepResult | None:
     try:
         with _stopping_first():
             if cluster.num_ranks() == 1:
-                return run_sweep([config], patient=False)
+                return run_sweep([config], patient=False, is_whole=False)
             return _run_as_rank(config)
     except KeyboardInterrupt:
         if cluster.rank() == 0:

@@ -104,7 +104,7 @@ def _unfinished(
                 seed=tree["identity"]["seed"],
                 seeds=None,
                 runs_dir=str(root),
-                study=replace(newest.study, name=study, constraints=()),
+                study=replace(newest.study, name=study, constraints=(), looks=()),
                 launcher=newest.launcher,
                 logger=newest.logger,
                 speed=newest.speed,

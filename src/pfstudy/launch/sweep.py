@@ -68,15 +68,23 @@ class Prepared:
 
 
 def run_sweep(
-    configs: Sequence[Config], *, train: bool = True, patient: bool = True
+    configs: Sequence[Config],
+    *,
+    train: bool = True,
+    patient: bool = True,
+    is_whole: bool = True,
 ) -> SweepResult:
     """Train every variant with every seed, unless it is done.
+
+    A sweep of which every run is done or failed is a look at its study.
 
     Args:
         configs: The variants as asked for; those that coincide are trained once.
         train: Whether to train, or only to check, to measure and to make the run directories.
         patient: Whether to wait until speed can be measured, or else to do without: jobs that a
             cluster has started beside each other would train one after the other.
+        is_whole: Whether these are all variants of the sweep, or those of one job of a cluster,
+            whose end is no look.
 
     Raises:
         PfstudyError: Something is wrong with the sweep; nothing has been written then.
@@ -88,6 +96,8 @@ def run_sweep(
         sweep.run_phases(train=train, patient=patient)
         if train:  # one that asked for what was done before
             tracking.answer_agent(sweep.runs[0].directory.absolute(), display.note)
+    if train and is_whole:
+        store.add_look(prepared.root, prepared.study, sweep.members)
     return SweepResult(prepared.root, prepared.study, sweep.members, sweep.failed)
 
 
@@ -118,6 +128,7 @@ def prepare_sweep(configs: Sequence[Config]) -> Prepared:
     for config in configs:
         check_tuning(config)
     store.check_writable(root)
+    store.check_looks(root, study, configs[0].study.looks)
     for run in runs:
         store.check_directory(run)
     return Prepared(root, study, tuple(asked), tuple(runs))
@@ -210,7 +221,7 @@ class _Sweep:
     def run_phases(self, *, train: bool, patient: bool) -> None:
         """Check, measure and train what is not done."""
         if not self.todo and not self.unmeasured():
-            store.add_to_study(self.root, self.study, self.runs)
+            self._add_to_study()
             return
         tracked = self.config.logger.name != "none" and bool(self.todo)
         preload = PRELOAD + PRELOAD_TRACKING if tracked else PRELOAD
@@ -229,7 +240,7 @@ class _Sweep:
             self.display.note(f"done in {time.monotonic() - started:.1f} s")
             for run in self.todo:
                 store.prepare(run)
-            store.add_to_study(self.root, self.study, self.runs)
+            self._add_to_study()
             device = checked.speed_device
             self.place = place_of(device)
             unmeasured = self.unmeasured()
@@ -256,6 +267,9 @@ class _Sweep:
                 self._stop(pool)
                 if mode != "disabled":
                     tracking.stop_service()
+
+    def _add_to_study(self) -> None:
+        store.add_to_study(self.root, self.study, self.runs, self.config.study.looks)
 
     def _stop(self, pool: Pool) -> None:
         """End what is still running; each run writes a checkpoint first."""
