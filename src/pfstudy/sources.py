@@ -15,6 +15,8 @@ from pfstudy.speed.setting import complete_setting
 
 WANDB = "wandb:"
 
+_FAILED = ("failed", "crashed")  # the latter is W&B's word
+
 Key = tuple[str, int]
 """Identity of a variant, and a seed."""
 
@@ -34,6 +36,11 @@ class Incomplete:
     state: str
     key: Key
     reason: str | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ended, and so is an outcome of the training."""
+        return self.state in _FAILED
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ import typer
 from pfstudy.cli.app import app, make_console
 from pfstudy.cli.results import (
     Baseline,
+    Judging,
+    Margin,
+    OfPopulation,
     OfSpeed,
     OfStudy,
     Sources,
@@ -29,6 +32,8 @@ def figure(
     sources: Sources = ["runs"],  # noqa: B006
     study: OfStudy = None,
     baseline: Baseline = None,
+    population: OfPopulation = None,
+    margin: Margin = None,
     kinds: Annotated[
         str, typer.Option("--kind", help="latency, macs, params, effects, replaced, curves.")
     ] = "",
@@ -51,7 +56,8 @@ def figure(
     for name in endings:
         if name not in FORMATS:
             raise unknown_name("format", name, FORMATS)
-    found, content = make_table(sources, study, baseline=baseline, speed=speed)
+    judging = Judging(baseline, population, margin)
+    found, content = make_table(sources, study, judging=judging, speed=speed)
     directory = output or directory_of(sources, study) / "figures"
     drawn, missing = draw(content.rows, found.records, directory, asked, endings)
     console = make_console()
@@ -67,6 +73,8 @@ def report(
     sources: Sources = ["runs"],  # noqa: B006
     study: OfStudy = None,
     baseline: Baseline = None,
+    population: OfPopulation = None,
+    margin: Margin = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The page; default: report.html.")
     ] = None,
@@ -86,7 +94,8 @@ def report(
     from pfstudy.report.page import write_page
     from pfstudy.tables.effects import fit_levels
 
-    found, content = make_table(sources, study, baseline=baseline, speed=speed)
+    judging = Judging(baseline, population, margin)
+    found, content = make_table(sources, study, judging=judging, speed=speed)
     if wandb is not None:
         _write_dashboard(wandb, study, content)
         if output is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,16 +19,64 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pfstudy.sources import Gathered
+    from pfstudy.store import Looks
     from pfstudy.tables.content import Content
+    from pfstudy.tables.statistics import Criteria
 
 OfStudy = Annotated[str | None, typer.Option("--study", help="Take the members of this study.")]
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How variants are judged, as it was asked for.
+
+    Attributes:
+        baseline: Label of the variant to compare with; ``None`` for the unsubstituted backbone.
+        population: What statements are about; ``None`` for what is known best.
+        margin: A loss in points that does not matter; ``None`` for none.
+    """
+
+    baseline: str | None = None
+    population: str | None = None
+    margin: float | None = None
+
+
+def _criteria(judging: Judging, sources: Sequence[str | Path], study: str | None) -> Criteria:
+    """Check how variants are to be judged, and find out when the study is looked at.
+
+    Raises:
+        PfstudyError: There is no such population, or the margin is none.
+    """
+    from pfstudy.tables.statistics import POPULATIONS, Criteria
+
+    population, margin = judging.population, judging.margin
+    if margin is not None and not 0 < margin <= 100:
+        raise PfstudyError(f"--margin is a loss in points, between 0 and 100, but got {margin:g}.")
+    known = {name: name for name in POPULATIONS}
+    if population is not None and population not in known:
+        raise unknown_name("population", population, POPULATIONS)
+    chosen = known[population] if population in known else None  # type: ignore[index]
+    return Criteria(judging.baseline, chosen, margin or 0.0, _looks(sources, study))
+
+
+def _looks(sources: Sequence[str | Path], study: str | None) -> Looks:
+    """The looks at a study, or else at the only study in a directory."""
+    from pfstudy import store
+
+    local = [Path(source) for source in sources if not str(source).startswith("wandb:")]
+    if len(local) != 1:
+        return store.Looks()
+    if study is None:
+        names = [path.stem for path in (local[0] / store.STUDIES).glob("*.json")]
+        study = names[0] if len(names) == 1 else None
+    return store.Looks() if study is None else store.read_looks(local[0], study)
 
 
 def show_table(
     sources: Sequence[str | Path],
     study: str | None = None,
     *,
-    baseline: str | None = None,
+    judging: Judging | None = None,
     speed: Mapping[str, Any] | Sequence[str] | None = None,
     style: str = "short",
     columns: Sequence[str] = (),
@@ -42,7 +91,7 @@ def show_table(
     Args:
         sources: Directories of runs, or ``wandb:ENTITY/PROJECT``.
         study: Whose members to take; ``None`` for all runs.
-        baseline: Label of the variant to compare with.
+        judging: How variants are judged; ``None`` for the usual way.
         speed: Setting of speed to show, if there are several; or ``KEY=VALUE`` to choose it by.
         style: Name of a set of columns.
         columns: Keys of columns instead.
@@ -63,7 +112,7 @@ def show_table(
     found, content = make_table(
         sources,
         study,
-        baseline=baseline,
+        judging=judging,
         speed=speed,
         style=style,
         columns=columns,
@@ -81,6 +130,7 @@ def show_table(
         console.width = max(console.width, render.width_of(shown))
     console.print(shown)
     rows = content.rows
+    baseline = rows.criteria.baseline
     if rows.lacks_baseline:
         cure = (
             "add the unsubstituted backbone, block.spatial=original, to the sweep"
@@ -103,7 +153,7 @@ def make_table(
     sources: Sequence[str | Path],
     study: str | None = None,
     *,
-    baseline: str | None = None,
+    judging: Judging | None = None,
     speed: Mapping[str, Any] | Sequence[str] | None = None,
     style: str = "short",
     columns: Sequence[str] = (),
@@ -116,11 +166,12 @@ def make_table(
     from pfstudy.tables.rows import make_rows
     from pfstudy.tables.speeds import choose_speed
 
+    criteria = _criteria(judging or Judging(), sources, study)
     with collecting_no_garbage():
         found = gather_runs(sources, study)
         if speed is not None and not isinstance(speed, Mapping):
             speed = choose_speed(found.records, speed)
-        rows = make_rows(found.records, baseline, speed, found.incomplete)
+        rows = make_rows(found.records, criteria, speed, found.incomplete)
         return found, make_content(
             rows, style=style, columns=columns, group_by=group_by, compare=compare, name=study
         )
@@ -203,6 +254,22 @@ Sources = Annotated[
 Baseline = Annotated[
     str | None, typer.Option(help="Compare with this variant; default: the backbone.")
 ]
+OfPopulation = Annotated[
+    str | None,
+    typer.Option(
+        "--population",
+        help="What intervals are about: both (new trainings, new images like these), seeds (new "
+        "trainings, these images), images (these networks, new images); default: both, or images "
+        "with one seed.",
+    ),
+]
+Margin = Annotated[
+    float | None,
+    typer.Option(
+        help="A loss in points that does not matter: a variant that surely loses no more is not "
+        "worse."
+    ),
+]
 OfSpeed = Annotated[
     list[str] | None,
     typer.Option(
@@ -218,6 +285,8 @@ def table(
     sources: Sources = ["runs"],  # noqa: B006
     study: OfStudy = None,
     baseline: Baseline = None,
+    population: OfPopulation = None,
+    margin: Margin = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory of the files.")
     ] = None,
@@ -254,7 +323,7 @@ def table(
     show_table(
         sources,
         study,
-        baseline=baseline,
+        judging=Judging(baseline, population, margin),
         speed=speed,
         style=style,
         columns=split(columns),
@@ -276,23 +345,33 @@ def power(
     sources: Sources = ["runs"],  # noqa: B006
     study: OfStudy = None,
     baseline: Baseline = None,
+    population: OfPopulation = None,
     chance: Annotated[
-        float, typer.Option("--power", help="Probability with which a difference is to be found.")
+        float, typer.Option("--power", help="Probability with which it is to be decided.")
     ] = 0.8,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Show that a variant loses no more than so many points, if it loses nothing; "
+            "default: 0.5."
+        ),
+    ] = None,
     difference: Annotated[
-        float | None, typer.Option(help="A difference in points; default: those that were seen.")
+        float | None, typer.Option(help="Find a true difference of so many points instead.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say how many seeds would tell differences from none, by the variance between the seeds."""
+    """Say how many seeds would decide, by the variance between the seeds that there are."""
     from pfstudy.tables.power import make_power, power_data, power_table
 
     if not 0 < chance < 1:
         raise PfstudyError(f"--power is a probability between 0 and 1, but got {chance:g}.")
     if difference is not None and not 0 < abs(difference) <= 100:
         raise PfstudyError(f"--difference is in points and not 0, but got {difference:g}.")
-    _, content = make_table(sources, study, baseline=baseline)
-    made = make_power(content.rows, chance, difference)
+    if difference is not None and margin is not None:
+        raise PfstudyError("--margin and --difference are two questions; ask one of them.")
+    judging = Judging(baseline, population, margin)
+    made = make_power(make_table(sources, study, judging=judging)[1].rows, chance, margin, difference)
     if as_json:
         print(json.dumps(power_data(made), indent=1))
     else:
@@ -303,6 +382,8 @@ def power(
 def effects(
     sources: Sources = ["runs"],  # noqa: B006
     study: OfStudy = None,
+    population: OfPopulation = None,
+    margin: Margin = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what each operation contributes at each block, stage, and everywhere.
@@ -311,7 +392,8 @@ def effects(
     """
     from pfstudy.tables.effects import effects_data, effects_table, fit_all
 
-    models = fit_all(make_table(sources, study)[1].rows)
+    judging = Judging(None, population, margin)
+    models = fit_all(make_table(sources, study, judging=judging)[1].rows)
     if as_json:
         print(json.dumps(effects_data(models), indent=1))
         return

@@ -13,6 +13,7 @@ from pfstudy.errors import PfstudyError
 from pfstudy.figures.style import COLOURS, COLUMN_WIDTH, SHAPES, colour_scale, dress
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.speed.setting import describe_setting
+from pfstudy.stats.comparison import DECIDED
 from pfstudy.stats.effects import Additive
 from pfstudy.stats.front import on_front
 from pfstudy.tables.columns import ACCURACY, BY_KEY
@@ -99,21 +100,22 @@ def accuracy_against(rows: Rows, cost: str) -> Any:
 def effect_map(model: Additive) -> Any:
     """What replacing the layers of every place by every operation does to the accuracy.
 
-    Bold are effects whose 95 % interval excludes 0.
+    Bold are effects that their interval decides about.
     """
     frame = pd.DataFrame(
         {
             "place": effect.place,
             "operation": effect.operation,
             "points": effect.points,
-            "is_sure": effect.half_width is not None and abs(effect.points) > effect.half_width,
+            "is_sure": effect.verdict in DECIDED,
             "text": f"{round(effect.points, 1) + 0.0:+.1f}",
         }
         for effect in model.effects
     )
     # what cannot be told from none is pale
-    halves = [effect.half_width for effect in model.effects if effect.half_width is not None]
-    largest = max(0.1, float(frame["points"].abs().max()), *halves[:1])
+    first = model.effects[0]
+    half = 0.0 if first.low is None or first.high is None else (first.high - first.low) / 2
+    largest = max(0.1, float(frame["points"].abs().max()), half)
     places = in_order([effect.place for effect in model.effects])
     x = alt.X("operation:N", title=None, axis=alt.Axis(labelAngle=0, grid=False))
     y = alt.Y("place:N", title=None, sort=places, axis=alt.Axis(grid=False))
@@ -140,9 +142,7 @@ def effect_map(model: Additive) -> Any:
     chart = alt.layer(cells, texts).properties(
         width=COLUMN_WIDTH,
         height=_ROW * len(places) + _AROUND,
-        title=alt.TitleParams(
-            "change of the accuracy; bold: the 95 % interval excludes 0", fontSize=7
-        ),
+        title=alt.TitleParams("change of the accuracy; bold: the interval decides", fontSize=7),
     )
     return dress(chart)
 

@@ -24,6 +24,7 @@ from pfstudy.errors import PfstudyError
 from pfstudy.report.data import page_curves, page_data
 from pfstudy.report.parts import audit_part, effects_part, facts, results_table
 from pfstudy.schema.operations import ORIGINAL
+from pfstudy.stats.comparison import VERDICTS
 from pfstudy.stats.effects import Additive
 from pfstudy.tables.audit import Audit
 from pfstudy.tables.content import Content
@@ -132,9 +133,9 @@ def _summary(content: Content) -> str:
     )
     parts = [f"<span>{escape(numbers)}</span>"]
     verdicts = frame["verdict"].value_counts()
-    for verdict in ("better", "worse", "not distinguishable"):
+    for verdict in VERDICTS:
         if verdict in verdicts:
-            kind = verdict.partition(" ")[0]
+            kind = verdict.replace(" ", "-")
             parts.append(f'<span class="verdict {kind}">{verdicts[verdict]} {verdict}</span>')
     return "\n".join(parts)
 

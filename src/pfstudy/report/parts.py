@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import groupby
 
+from pfstudy.stats.comparison import DECIDED
 from pfstudy.stats.effects import Additive, Effect
 from pfstudy.tables.audit import Audit
 from pfstudy.tables.columns import Column, write_points
 from pfstudy.tables.content import Cell, Content
-from pfstudy.tables.effects import describe_model, in_order
+from pfstudy.tables.effects import describe_model, in_order, write_ends
 from pfstudy.tables.render import audit_sentence, plain_cell
 
 _NUM_TINTS = 4
@@ -61,7 +62,7 @@ def _cell(column: Column, cell: Cell) -> str:
     if column.key == "variant":
         return f'<th scope="row"><button type="button" class="link">{text}</button></th>'
     if column.key == "verdict" and text:
-        return f'<td><span class="verdict {text.partition(" ")[0]}">{text}</span></td>'
+        return f'<td><span class="verdict {text.replace(" ", "-")}">{text}</span></td>'
     kind = "" if column.is_text else ' class="number"'
     return f"<td{kind}>{f'<strong>{text}</strong>' if cell.is_best else text}</td>"
 
@@ -110,7 +111,7 @@ def effects_part(models: Sequence[Additive], num_families: int) -> str:
             '<section aria-labelledby="effects-heading">',
             '<h2 id="effects-heading">What each place contributes</h2>',
             "<p>Change of the test accuracy in points, with its 95 % interval, when an operation "
-            "stands at a place. <strong>Bold</strong>: the interval excludes 0. "
+            "stands at a place. <strong>Bold</strong>: the interval decides. "
             '<span class="key gain-4">gain</span> <span class="key loss-4">loss</span>'
             f"{of_which}</p>",
             '<div class="maps">',
@@ -146,12 +147,10 @@ def _effect(effect: Effect | None, largest: float) -> str:
     # classes, as the page's policy allows no styles but those of its own sheet
     tint = round(_NUM_TINTS * abs(effect.points) / largest)
     kind = f"{'gain' if effect.points > 0 else 'loss'}-{tint}" if tint else "none"
-    width = effect.half_width
     text = write_points(effect.points)
-    if width is not None and abs(effect.points) > width:
+    if effect.verdict in DECIDED:
         text = f"<strong>{text}</strong>"
-    spread = "" if width is None else f" <small>± {width:.2f}</small>"
-    return f'<td class="{kind}">{text}{spread}</td>'
+    return f'<td class="{kind}">{text}{write_ends(effect, " <small>", "</small>")}</td>'
 
 
 def _heads(*texts: str) -> str:

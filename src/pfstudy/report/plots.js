@@ -5,12 +5,12 @@ const palettes = {
   light: {
     ink: "#1c2127", soft: "#535c66", grid: "#e6e8eb", axis: "#9aa2ab", paper: "#ffffff", several: "#7b6a58",
     cycle: ["#0072b2", "#d55e00", "#008a64", "#b8558f", "#a87400", "#3a93cc", "#7f7a00"],
-    verdicts: { better: "#0072b2", worse: "#d55e00", "not distinguishable": "#737b85" },
+    verdicts: { better: "#0072b2", "not worse": "#009e73", worse: "#d55e00", undecided: "#737b85" },
   },
   dark: {
     ink: "#e8eaed", soft: "#b3bac3", grid: "#2c3138", axis: "#727b86", paper: "#1b1e23", several: "#bda78e",
     cycle: ["#4fa9e6", "#ff8f45", "#2fc79a", "#e79bc8", "#efb73e", "#9ad2f7", "#e8dd4d"],
-    verdicts: { better: "#4fa9e6", worse: "#ff8f45", "not distinguishable": "#98a1ac" },
+    verdicts: { better: "#4fa9e6", "not worse": "#3ac79c", worse: "#ff8f45", undecided: "#98a1ac" },
   },
 };
 const palette = () => (darkness.matches ? palettes.dark : palettes.light);

@@ -1,217 +1,308 @@
-"""Is a variant better than its baseline? Differences with simultaneous intervals, and a verdict."""
+"""Is a variant better than its baseline? One model behind every difference, interval and verdict.
+
+accuracy = variant + seed + test image + what is left
+
+Variants with the same seed share initial weights and the order of the data, so seeds are blocks:
+what is compared is the difference to the baseline with the same seed. Its variance is moderated
+over the family, and test images are a second source of error.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
-from scipy.special import bdtr, betaincinv, chdtrc, ndtri, stdtr, stdtrit
+from scipy.special import ndtr, ndtri
 
-from pfstudy.stats.dunnett import adjusted_p_values, max_t_quantile
+from pfstudy.stats.images import ImageNoise, image_noise, score_interval, score_statistic
+from pfstudy.stats.max_t import adjusted_p_values, max_t_quantile
 
 CONFIDENCE = 0.95
 
-Test = Literal["dunnett", "welch", "mcnemar"]
-Verdict = Literal["better", "worse", "not distinguishable"]
+Population = Literal["both", "seeds", "images"]
+"""What a statement is about: new trainings on new images, either of them alone."""
 
-_CLEARLY = 0.05
+Verdict = Literal["better", "not worse", "worse", "undecided"]
+VERDICTS: tuple[Verdict, ...] = ("better", "not worse", "worse", "undecided")
+DECIDED = VERDICTS[:3]
+
+_PRIOR_WEIGHT = 0.5
+_SHARED = 0.5  # of the variance of a difference, that of the baseline
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A variant beside its baseline.
+class Estimate:
+    """Differences of a family's variants to their baseline, and how accurate they are.
+
+    All arrays are ``(..., V)``; the baseline is not among the variants.
 
     Attributes:
-        difference: Of the mean accuracies, in points.
-        low: Lower end of the 95 % interval that holds for all variants of the family at once;
-            ``None`` if nothing tells how accurate the difference is.
-        high: Upper end.
-        p_value: Adjusted for the number of variants.
-        test: What it was found out with.
-        verdict: Whether the difference can be told from none.
+        differences_V: Mean over the seeds that a variant shares with the baseline, in points.
+        seed_errors_V: Standard error that comes from the seeds; 0 where they are no source.
+        image_errors_V: Standard error that comes from the test images alone; likewise.
+        df_V: Degrees of freedom of the error; 0 where nothing tells it.
+        num_seeds_V: Seeds that a variant shares with the baseline.
+        population: What the errors are about.
+        noise: What the images contribute where a single seed of each is compared; intervals are
+            score intervals then.
     """
 
-    difference: float
-    low: float | None = None
-    high: float | None = None
-    p_value: float | None = None
-    test: Test | None = None
-    verdict: Verdict | None = None
-
-
-Correct = Callable[[str], np.ndarray | None]
-"""Gives, of a variant, which test images it has right: ``(N,)``, or nothing if not known."""
-
-
-@dataclass(frozen=True)
-class _Samples:
-    """Of the baseline and then the others: sizes, means, and variances (NaN of one seed)."""
-
-    names: tuple[str, ...]
-    sizes_V: np.ndarray
-    means_V: np.ndarray
-    variances_V: np.ndarray
+    differences_V: np.ndarray
+    seed_errors_V: np.ndarray
+    image_errors_V: np.ndarray
+    df_V: np.ndarray
+    num_seeds_V: np.ndarray
+    population: Population
+    noise: ImageNoise | None = None
 
     @property
-    def differences(self) -> np.ndarray:
-        """Of the others to the baseline."""
-        difference: np.ndarray = self.means_V[1:] - self.means_V[0]
-        return difference
+    def errors(self) -> np.ndarray:
+        """Standard errors of the differences; NaN where nothing tells them."""
+        errors = np.sqrt(self.seed_errors_V**2 + self.image_errors_V**2)
+        return np.asarray(np.where(self.df_V > 0, errors, np.nan))
+
+    @property
+    def shared(self) -> np.ndarray:
+        """Correlation that is certain between errors of variants, through their baseline.
+
+        Half of what comes from seeds; how far images are shared depends on which ones are lost.
+        """
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = _SHARED * self.seed_errors_V**2 / self.errors**2
+        return np.asarray(np.nan_to_num(share))
+
+    def ends(self, number: int, confidence: float = CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
+        """Both ends of the intervals that hold for so many variants at once.
+
+        NaN where nothing tells how accurate a difference is.
+        """
+        if self.noise is not None:
+            quantile = -float(ndtri((1 - confidence ** (1 / number)) / 2))  # Sidak 1967
+            counts = (self.noise.gained_V, self.noise.lost_V, self.noise.num_images)
+            low_V, high_V = score_interval(*counts, quantile)
+            return np.where(self.df_V > 0, low_V, np.nan), np.where(self.df_V > 0, high_V, np.nan)
+        halves_V = self.half_widths(number, confidence)
+        return self.differences_V - halves_V, self.differences_V + halves_V
+
+    def half_widths(self, number: int, confidence: float = CONFIDENCE) -> np.ndarray:
+        """Half of each interval, where they are symmetric."""
+        critical_V = critical_values(number, self.df_V, self.shared, confidence)
+        return np.asarray(critical_V * self.errors)
+
+    def p_values(self, number: int) -> np.ndarray:
+        """Of no difference, adjusted for so many variants."""
+        if self.noise is not None:
+            score_V = np.abs(score_statistic(self.noise.gained_V, self.noise.lost_V))
+            alone_V = 2 * ndtr(-score_V)
+            adjusted_V = -np.expm1(number * np.log1p(-np.minimum(alone_V, 1 - 1e-16)))
+            return np.where(self.df_V > 0, adjusted_V, np.nan)
+        known_V = self.df_V > 0
+        found_V = np.full(self.differences_V.shape, np.nan)
+        statistics = self.differences_V[known_V] / self.errors[known_V]
+        found_V[known_V] = adjusted_p_values(
+            statistics, number, self.df_V[known_V], self.shared[known_V]
+        )
+        return found_V
 
 
-def compare_family(
-    samples: Mapping[str, Sequence[float]],
-    baseline: str,
-    correct: Correct = lambda name: None,
-    resolution: float = 0.0,
-) -> dict[str, Comparison]:
-    """Compare variants that share data and recipe with their baseline.
+def critical_values(
+    number: int, df_V: np.ndarray, shared_V: np.ndarray, confidence: float = CONFIDENCE
+) -> np.ndarray:
+    """What errors are multiplied with, so that so many intervals hold at once.
 
-    With several seeds by Dunnett's test, or, where the variances differ clearly (Bartlett's test,
-    p < 0.05), by Welch's with Bonferroni's correction. With one seed each by McNemar's exact test
-    on the test images, corrected likewise: a statement about these images and these two trained
-    networks, and not about the variants.
+    Each is that of the largest of ``number`` t statistics which all are like its own.
+    """
+    known_V = df_V > 0
+    found_V = np.full(df_V.shape, np.nan)
+    if known_V.any():
+        found_V[known_V] = max_t_quantile(confidence, number, df_V[known_V], shared_V[known_V])
+    return found_V
+
+
+def decide(low: float, high: float, margin: float = 0.0) -> Verdict | None:
+    """Read the verdict off an interval.
 
     Args:
-        samples: Accuracy of every seed in percent, by variant; the baseline among them.
-        baseline: Name of the baseline.
-        correct: Asked only for variants of one seed.
-        resolution: Step between accuracies in percent: a spread below it is not seen.
+        low: Its lower end in points; NaN if there is none.
+        high: Its upper end.
+        margin: A loss in points that does not matter.
 
     Returns:
-        By name, the baseline left out.
+        ``better`` above 0; ``not worse`` above minus the margin; ``worse`` below 0; or else
+        ``undecided``. ``None`` without an interval.
     """
-    if len(samples) < 2:
-        return {}
-    found = _summarise(samples, baseline, resolution)
-    if (found.sizes_V == 1).all():
-        return _mcnemar(found, correct)
-    repeated = found.sizes_V > 1
-    variances, degrees = found.variances_V[repeated], found.sizes_V[repeated] - 1
-    squares, df = float(variances @ degrees), int(degrees.sum())
-    if squares == 0:
-        return _write(found, found.differences * np.nan, found.differences * np.nan, None)
-    if _differ_clearly(variances, degrees):
-        return _welch(found)
-    return _dunnett(found, squares, df)
+    if low != low or high != high:
+        return None
+    if low > 0:
+        return "better"
+    if margin and low > -margin:
+        return "not worse"
+    return "worse" if high < 0 else "undecided"
 
 
-def _summarise(
-    samples: Mapping[str, Sequence[float]], baseline: str, resolution: float
-) -> _Samples:
-    names = (baseline, *(name for name in samples if name != baseline))
-    sizes_V, means_V, variances_V = _moments([samples[name] for name in names])
-    return _Samples(names, sizes_V, means_V, np.maximum(variances_V, resolution**2 / 12))
+def withhold(verdict: Verdict | None, *, lost: bool, baseline_lost: bool) -> Verdict | None:
+    """Take back a verdict in favour of somebody whose runs have failed.
 
-
-def _moments(samples: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sizes, means and variances ``(V,)``; of a sample of one, the variance is NaN."""
-    sizes_V = np.array([len(sample) for sample in samples])
-    starts_V = np.concatenate([[0], np.cumsum(sizes_V)[:-1]])
-    values = np.concatenate([np.asarray(sample, float) for sample in samples])
-    means_V = np.add.reduceat(values, starts_V) / sizes_V
-    squares_V = np.add.reduceat((values - np.repeat(means_V, sizes_V)) ** 2, starts_V)
-    variances_V = np.full(len(sizes_V), np.nan)
-    np.divide(squares_V, sizes_V - 1, out=variances_V, where=sizes_V > 1)
-    return sizes_V, means_V, variances_V
-
-
-def _dunnett(found: _Samples, squares: float, df: int) -> dict[str, Comparison]:
-    sizes, control = found.sizes_V[1:].tolist(), int(found.sizes_V[0])
-    errors = np.sqrt(squares / df * (1 / found.sizes_V[1:] + 1 / control))
-    quantile = max_t_quantile(CONFIDENCE, sizes, control, df)
-    p_values = adjusted_p_values(found.differences / errors, sizes, control, df)
-    return _write(found, quantile * errors, p_values, "dunnett")
-
-
-def _welch(found: _Samples) -> dict[str, Comparison]:
-    """Welch 1947; the degrees of freedom are Satterthwaite's.
-
-    A sample of one tells nothing of its own spread: there is no statement.
+    A training that diverges is an outcome, and perhaps the worst: the runs that are left would
+    flatter the variant, or the baseline.
     """
-    parts_V = found.variances_V / found.sizes_V
-    number = len(found.sizes_V) - 1
+    in_favour = verdict in ("better", "not worse")
+    if (lost and in_favour) or (baseline_lost and verdict == "worse"):
+        return "undecided"
+    return verdict
+
+
+def estimate(
+    accuracies_GS: np.ndarray,
+    correct: Sequence[Sequence[np.ndarray | None]] | np.ndarray | None,
+    population: Population,
+    resolution: float = 0.0,
+) -> Estimate:
+    """Estimate the differences of a family to its baseline, and their errors.
+
+    The variance of a difference over seeds is a weighted mean of the variant's own and the
+    family's mean, as if the family were half as many seeds as there are (`moderate`). For new
+    trainings *and* new images, the part of the error that comes from seeds and images together is
+    counted once: it is in the spread between seeds.
+
+    Args:
+        accuracies_GS: ``(..., V + 1, S)``, in percent, the baseline first; NaN where there is no
+            run.
+        correct: Which test images are right, of every variant and seed: ``[G][S]`` of ``(N,)``, or
+            an array ``(..., V + 1, S, N)``; ``None`` where that is not known. Not needed for
+            ``seeds``.
+        population: What the errors are to be about.
+        resolution: Step between accuracies in points: a spread below it is not seen.
+    """
+    paired_VS = accuracies_GS[..., 1:, :] - accuracies_GS[..., :1, :]
+    num_seeds_V = np.isfinite(paired_VS).sum(axis=-1)
+    differences_V, own_V = _moments(paired_VS, num_seeds_V)
+    variances_V, df_V = moderate(own_V, num_seeds_V - 1, resolution)
     with np.errstate(invalid="ignore", divide="ignore"):
-        errors = np.sqrt(parts_V[1:] + parts_V[0])
-        shares_V = parts_V**2 / (found.sizes_V - 1)
-        df = (parts_V[1:] + parts_V[0]) ** 2 / (shares_V[1:] + shares_V[0])
-        halves = errors * stdtrit(df, 1 - (1 - CONFIDENCE) / 2 / number)
-        p_values = 2 * number * stdtr(df, -np.abs(found.differences) / errors)
-    return _write(found, halves, np.minimum(p_values, 1.0), "welch")
+        seed_V = variances_V / num_seeds_V
+    nothing_V = np.zeros_like(differences_V)
+    is_single = bool((num_seeds_V <= 1).all())
+    if population == "seeds":
+        errors = (np.sqrt(seed_V), nothing_V)
+        return Estimate(differences_V, *errors, df_V, num_seeds_V, population)
+    noise = _image_noise(correct, np.isfinite(paired_VS), differences_V.shape)
+    if population == "images":
+        df_V = np.where(np.isfinite(noise.total_V), np.inf, 0.0)
+        errors = (nothing_V, np.sqrt(np.nan_to_num(noise.total_V)))
+        made = Estimate(differences_V, *errors, df_V, num_seeds_V, population)
+        return replace(made, noise=noise) if is_single else made
+    image_V = noise.own
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # Satterthwaite 1946; images are many
+        df_V = np.where(df_V > 0, df_V * ((seed_V + image_V) / seed_V) ** 2, 0)
+    df_V = np.where(np.isfinite(image_V), df_V, 0)
+    errors = (np.sqrt(seed_V), np.sqrt(np.nan_to_num(image_V)))
+    return Estimate(differences_V, *errors, df_V, num_seeds_V, population)
 
 
-def _write(
-    found: _Samples, halves: np.ndarray, p_values: np.ndarray, test: Test | None
-) -> dict[str, Comparison]:
-    columns = (found.differences.tolist(), halves.tolist(), p_values.tolist())
-    return {
-        name: Comparison(difference)
-        if p_value != p_value
-        else Comparison(
-            difference,
-            difference - half,
-            difference + half,
-            p_value,
-            test,
-            _verdict(difference, p_value),
-        )
-        for name, difference, half, p_value in zip(found.names[1:], *columns, strict=True)
-    }
+def deviation_of(made: Estimate) -> tuple[float, float]:
+    """Standard deviation between seeds of one variant in points, and its degrees of freedom.
 
+    It is the mean over a family. Half of the spread of a difference is the baseline's, so the
+    estimates of several variants are correlated by a quarter: four times the degrees of freedom of
+    one are the most that there are.
 
-def _mcnemar(found: _Samples, correct: Correct) -> dict[str, Comparison]:
-    """McNemar 1947, exact.
-
-    The end of the interval towards 0 is that of Clopper and Pearson 1934 for the share of the
-    changed images that are gained, so 0 is excluded where the test finds a difference; the other
-    end is that or the one of Agresti and Min 2005 (Wald's, adjusted), whichever is farther.
+    Returns:
+        0 and 0 if nothing tells it.
     """
-    compared = {}
-    baseline, *others = found.names
-    of_control = correct(baseline)
-    tail = (1 - CONFIDENCE) / 2 / len(others)
-    for name, difference in zip(others, found.differences.tolist(), strict=True):
-        of_other = None if of_control is None else correct(name)
-        if of_control is None or of_other is None or len(of_control) != len(of_other):
-            compared[name] = Comparison(difference)
+    has_V = (made.num_seeds_V > 1) & (made.seed_errors_V > 0)
+    number = int(has_V.sum())
+    if not number:
+        return 0.0, 0.0
+    variances_V = made.seed_errors_V[has_V] ** 2 * made.num_seeds_V[has_V] / 2
+    df = float(np.mean(made.num_seeds_V[has_V] - 1)) * 4 * number / (number + 3)
+    return float(np.sqrt(variances_V.mean())), df
+
+
+def moderated_df(df: np.ndarray | float, number: np.ndarray | float) -> Any:
+    """Degrees of freedom of a moderated variance, from its own and the number of variants."""
+    return df * (1 + _PRIOR_WEIGHT * (1 - 1 / number))
+
+
+def moderate(
+    own_V: np.ndarray, own_df_V: np.ndarray, resolution: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Variances of paired differences, moderated towards the family's mean.
+
+        (d0 * mean + d * own) / (d0 + d),   d0 = d / 2 * (V - 1) / V
+
+    with ``d0 + d`` degrees of freedom, as of Smyth 2004. A pooled variance is wrong for the
+    variant that varies more than the others, own variances of few seeds tell little, and a test
+    that chooses between the two destroys the level. ``d0`` is small, as the baseline's runs are in
+    every difference, and the family's mean knows no more of their spread than each of them does.
+
+    Args:
+        own_V: ``(..., V)``, sample variances in squared points; NaN of a single seed.
+        own_df_V: Their degrees of freedom.
+        resolution: Step between accuracies: no variance is below that of rounding both.
+
+    Returns:
+        The variances, and their degrees of freedom; 0 where there is none.
+    """
+    known_V = own_df_V > 0
+    own_V = np.where(known_V, np.maximum(own_V, resolution**2 / 6), 0)
+    df_V = np.where(known_V, own_df_V, 0)
+    number = known_V.sum(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = own_V.sum(axis=-1, keepdims=True) / number
+        usual = df_V.sum(axis=-1, keepdims=True) / number
+        # of one variant alone, the family's mean is its own variance
+        others = np.where(known_V, number, np.inf)
+        prior_V = np.nan_to_num(moderated_df(usual, others) - usual)
+        variances_V = (prior_V * np.nan_to_num(mean) + df_V * own_V) / (prior_V + df_V)
+    total_V = prior_V + df_V
+    return variances_V, np.where(np.nan_to_num(variances_V) > 0, total_V, 0)
+
+
+def _moments(paired_VS: np.ndarray, num_seeds_V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means and sample variances over the seeds that are there; NaN where there are too few."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean_V = np.nansum(paired_VS, axis=-1) / num_seeds_V
+        squares_V = np.nansum((paired_VS - mean_V[..., None]) ** 2, axis=-1)
+        return mean_V, np.where(num_seeds_V > 1, squares_V / (num_seeds_V - 1), np.nan)
+
+
+def _image_noise(
+    correct: Sequence[Sequence[np.ndarray | None]] | np.ndarray | None,
+    has_VS: np.ndarray,
+    shape: tuple[int, ...],
+) -> ImageNoise:
+    """What images contribute; NaN of variants of which it is not known which images are right."""
+    if isinstance(correct, np.ndarray):
+        return image_noise(correct[..., 1:, :, :], correct[..., :1, :, :])
+    assert len(shape) == 1, "families at once need an array"
+    found = {key: np.full(shape, np.nan) for key in ("total_V", "residual_V", "gained_V", "lost_V")}
+    num_images = 0
+    baseline = correct[0] if correct else []
+    for seeds, variants in _by_seeds(correct, has_VS).items():
+        base_SN = np.array([baseline[seed] for seed in seeds])
+        num_images = base_SN.shape[-1]
+        for variant in variants:  # one after the other fits a processor's cache
+            own_SN = np.array([correct[variant + 1][seed] for seed in seeds])  # type: ignore[index]
+            noise = image_noise(own_SN, base_SN)
+            for key, values in found.items():
+                values[variant] = getattr(noise, key)
+    return ImageNoise(**found, num_images=num_images)
+
+
+def _by_seeds(
+    correct: Sequence[Sequence[np.ndarray | None]] | None, has_VS: np.ndarray
+) -> dict[tuple[int, ...], list[int]]:
+    """Variants by the seeds that they share with the baseline, where all images are known."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for variant, has_S in enumerate(has_VS):
+        seeds = tuple(np.flatnonzero(has_S).tolist())
+        if not correct or not seeds:
             continue
-        gained = int(np.sum(of_other & ~of_control))
-        lost = int(np.sum(of_control & ~of_other))
-        p = min(1.0, 2 * len(others) * float(bdtr(min(gained, lost), gained + lost, 0.5)))
-        low, high = _paired_interval(gained, lost, len(of_control), tail)
-        verdict = _verdict(difference, p)
-        compared[name] = Comparison(difference, low, high, p, "mcnemar", verdict)
-    return compared
-
-
-def _paired_interval(gained: int, lost: int, number: int, tail: float) -> tuple[float, float]:
-    """Of the difference in points, with this probability beyond each end."""
-    changed = gained + lost
-    least = float(betaincinv(gained, lost + 1, tail)) if gained else 0.0
-    most = float(betaincinv(gained + 1, lost, 1 - tail)) if lost else 1.0
-    exact = [100 * (2 * share - 1) * changed / number for share in (least, most)]
-    middle = (gained - lost) / (number + 2)
-    spread = np.sqrt(changed + 1 - (gained - lost) ** 2 / (number + 2)) / (number + 2)
-    walds = [100 * (middle + sign * -float(ndtri(tail)) * float(spread)) for sign in (-1, 1)]
-    low = exact[0] if gained > lost else min(exact[0], walds[0])
-    high = exact[1] if gained < lost else max(exact[1], walds[1])
-    return low, high
-
-
-def _differ_clearly(variances: np.ndarray, degrees: np.ndarray) -> bool:
-    """Bartlett's test."""
-    if len(variances) < 2 or not variances.all():
-        return False
-    total = degrees.sum()
-    pooled = variances @ degrees / total
-    statistic = total * np.log(pooled) - degrees @ np.log(variances)
-    correction = 1 + ((1 / degrees).sum() - 1 / total) / (3 * (len(variances) - 1))
-    return bool(chdtrc(len(variances) - 1, statistic / correction) < _CLEARLY)
-
-
-def _verdict(difference: float, p_value: float) -> Verdict:
-    if p_value >= 1 - CONFIDENCE:
-        return "not distinguishable"
-    return "better" if difference > 0 else "worse"
+        pairs = [(correct[0][seed], correct[variant + 1][seed]) for seed in seeds]
+        sizes = {None if each is None else len(each) for pair in pairs for each in pair}
+        if None not in sizes and len(sizes) == 1:
+            found.setdefault(seeds, []).append(variant)
+    return found

@@ -10,9 +10,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtrit
 
-from pfstudy.stats.comparison import CONFIDENCE
+from pfstudy.stats.comparison import (
+    CONFIDENCE,
+    Estimate,
+    Verdict,
+    critical_values,
+    decide,
+    deviation_of,
+    withhold,
+)
 
 Level = Literal["block", "stage", "operation"]
 LEVELS: tuple[Level, ...] = ("block", "stage", "operation")
@@ -20,6 +27,7 @@ LEVELS: tuple[Level, ...] = ("block", "stage", "operation")
 _EVERYWHERE = "everywhere"
 _LEAST_HELD_OUT = 3
 _CONFOUNDED = 1e-8
+_MANY = 1e9
 
 
 @dataclass(frozen=True)
@@ -30,14 +38,18 @@ class Effect:
         place: Address of a block or a stage, or ``everywhere``.
         operation: What stands there instead of the original.
         points: Change of the accuracy where it stands at all blocks of the place.
-        half_width: Half of its interval, which holds at 95 % for all effects of the model at once;
-            ``None`` if nothing tells how sure it is.
+        low: Lower end of its interval, which holds for all effects of the model at once; ``None``
+            if nothing tells how sure it is.
+        high: Upper end.
+        verdict: Read off the interval.
     """
 
     place: str
     operation: str
     points: float
-    half_width: float | None
+    low: float | None = None
+    high: float | None = None
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True)
@@ -66,43 +78,69 @@ class Additive:
     of: str = ""
 
 
+@dataclass(frozen=True)
+class Family:
+    """Variants that are compared with one of them.
+
+    Attributes:
+        operations: What stands at every site, by address, of the reference and then the others.
+        accuracy: Mean accuracy of the reference in percent.
+        estimate: Differences of the others to it.
+        has_lost: Whether some runs of each have failed, the reference's first.
+    """
+
+    operations: Sequence[Mapping[str, str]]
+    accuracy: float
+    estimate: Estimate
+    has_lost: Sequence[bool]
+
+
 def fit_additive(
-    operations: Sequence[Mapping[str, str]],
-    accuracies: Sequence[float],
-    num_seeds: Sequence[int],
+    family: Family,
     original: str,
     level: Level,
-    deviation: float = 0.0,
-    deviation_df: int = 0,
+    confidence: float = CONFIDENCE,
+    margin: float = 0.0,
 ) -> Additive | None:
     """Fit the model to variants of one family.
 
-    The intervals come from the spread between seeds, or from what the model leaves unexplained
-    where that is larger.
+    Effects are sums of the differences to the reference, and their errors come from those of the
+    differences: where each effect is that of one variant, its ends are that variant's. What the
+    model leaves unexplained is pooled with the spread between seeds, never below it.
 
     Args:
-        operations: What stands at every site, by address, of every variant.
-        accuracies: Mean accuracy of each in percent.
-        num_seeds: Of each; the weights of the fit.
-        original: What stands at the sites of the baseline.
+        family: The variants.
+        original: What stands at the sites of the unsubstituted backbone.
         level: The places that effects are told apart by.
-        deviation: Standard deviation between seeds in points, pooled over the variants.
-        deviation_df: Degrees of freedom that it is known with; 0 if it is not.
+        confidence: That the intervals of all effects hold at once.
+        margin: A loss in points that does not matter.
 
     Returns:
         ``None`` if the variants cannot tell the effects apart.
     """
-    fit = fit_model(operations, accuracies, num_seeds, original, level, deviation, deviation_df)
+    made = family.estimate
+    values = family.accuracy + np.concatenate([[0.0], made.differences_V])
+    seeds = np.concatenate([[made.num_seeds_V.max()], np.maximum(made.num_seeds_V, 1)])
+    fit = fit_model(family.operations, values, seeds, original, level, *deviation_of(made))
     if fit is None:
         return None
-    tail = (1 - CONFIDENCE) / 2 / len(fit.features)  # Bonferroni's
-    half_F = None
-    if fit.variance is not None:
-        spread_F = np.sqrt(np.sum(fit.inverse_FV**2, axis=1))
-        half_F = stdtrit(fit.df, 1 - tail) * np.sqrt(fit.variance) * spread_F
+    weights_FV = fit.inverse_FV[1:, 1:] * np.sqrt(seeds[1:])
+    low_F, high_F = _ends(fit, weights_FV, made, confidence)
+    # what flatters a variant flatters the effects that it counts in
+    lost_F = (np.abs(weights_FV) > _CONFOUNDED) @ np.asarray(family.has_lost[1:], float) > 0
     effects = tuple(
-        Effect(*feature, float(fit.found_F[i]), None if half_F is None else float(half_F[i]))
-        for i, feature in enumerate(fit.features, 1)
+        Effect(
+            *feature,
+            float(fit.found_F[i + 1]),
+            _known(low_F[i]),
+            _known(high_F[i]),
+            withhold(
+                decide(low_F[i], high_F[i], margin),
+                lost=bool(lost_F[i]),
+                baseline_lost=bool(family.has_lost[0]),
+            ),
+        )
+        for i, feature in enumerate(fit.features)
     )
     return Additive(
         level,
@@ -113,6 +151,52 @@ def fit_additive(
         fit.held_out.explained,
         fit.held_out.error,
     )
+
+
+def _ends(
+    fit: Fit, weights_FV: np.ndarray, made: Estimate, confidence: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends of the intervals of all effects; NaN where nothing tells them.
+
+    Args:
+        fit: The fitted model.
+        weights_FV: What each difference counts in each effect.
+        made: The differences.
+        confidence: That all intervals hold at once.
+    """
+    number = len(fit.features)
+    only_F = np.abs(weights_FV).argmax(axis=1)
+    if np.allclose(weights_FV, np.eye(weights_FV.shape[1])[only_F]):
+        low_V, high_V = made.ends(number, confidence)
+        return low_V[only_F], high_V[only_F]
+    noise, noise_df = deviation_of(made)
+    misfit_df = len(fit.values_V) - len(fit.found_F)
+    of_images_F = _variances(weights_FV, made.image_errors_V)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if noise_df or not misfit_df:
+            scale = fit.variance / noise**2 if fit.variance and noise else 1.0
+            of_seeds_F = scale * _variances(weights_FV, np.nan_to_num(made.seed_errors_V))
+            total_F = of_seeds_F + of_images_F
+            shares_FV = np.abs(weights_FV) / np.abs(weights_FV).sum(axis=1, keepdims=True)
+            is_known_F = ((shares_FV < _CONFOUNDED) | (made.df_V > 0)).all(axis=1)
+            df_F = np.where(is_known_F, shares_FV @ np.minimum(made.df_V, _MANY) + misfit_df, 0)
+        else:  # what is left unexplained has the noise of single seeds in it
+            of_seeds_F = (fit.variance or 0.0) * np.sum(fit.inverse_FV[1:] ** 2, axis=1)
+            total_F = of_seeds_F + of_images_F
+            df_F = misfit_df * np.nan_to_num(total_F / of_seeds_F) ** 2
+        shared_F = np.nan_to_num(of_seeds_F / total_F / 2)
+    halves_F = critical_values(number, df_F, shared_F, confidence) * np.sqrt(total_F)
+    return fit.found_F[1:] - halves_F, fit.found_F[1:] + halves_F
+
+
+def _variances(weights_FV: np.ndarray, errors_V: np.ndarray) -> np.ndarray:
+    """Variances of sums of differences, half of whose variance is that of their reference."""
+    parts_FV = weights_FV * errors_V
+    return np.asarray((np.sum(parts_FV**2, axis=1) + parts_FV.sum(axis=1) ** 2) / 2)
+
+
+def _known(value: float) -> float | None:
+    return None if value != value else float(value)
 
 
 @dataclass(frozen=True)
@@ -172,7 +256,7 @@ class Fit:
     values_V: np.ndarray
     left_V: np.ndarray
     variance: float | None
-    df: int
+    df: float
     misfit: float
     held_out: HeldOut
 
@@ -184,14 +268,27 @@ class Fit:
 
 def fit_model(
     operations: Sequence[Mapping[str, str]],
-    accuracies: Sequence[float],
-    num_seeds: Sequence[int],
+    accuracies: Sequence[float] | np.ndarray,
+    num_seeds: Sequence[int] | np.ndarray,
     original: str,
     level: Level,
     deviation: float = 0.0,
-    deviation_df: int = 0,
+    deviation_df: float = 0,
 ) -> Fit | None:
-    """Fit the model by weighted least squares; the arguments are those of `fit_additive`."""
+    """Fit the model by weighted least squares.
+
+    Args:
+        operations: What stands at every site, by address, of every variant.
+        accuracies: Mean accuracy of each in percent.
+        num_seeds: Of each; the weights of the fit.
+        original: What stands at the sites of the unsubstituted backbone.
+        level: The places that effects are told apart by.
+        deviation: Standard deviation between seeds in points.
+        deviation_df: Degrees of freedom that it is known with; 0 if it is not.
+
+    Returns:
+        ``None`` if the variants cannot tell the effects apart.
+    """
     features = _features(operations, original, level) if operations else []
     if not features or len(operations) <= len(features):
         return None
@@ -203,18 +300,30 @@ def fit_model(
     left_V = values_V - design_VF @ found_F
     df = len(values_V) - design_VF.shape[1]
     misfit = float(weights_V @ left_V**2) / df if df else 0.0
-    variance, df = max((misfit, df), (deviation**2, deviation_df))
+    variance, variance_df = _pool(misfit, df, deviation**2, deviation_df)
     return Fit(
         tuple(features),
         found_F,
         inverse_FV,
         values_V,
         left_V,
-        variance if df else None,
-        df,
+        variance if variance_df else None,
+        variance_df,
         misfit,
         _hold_out(design_VF, inverse_FV, values_V, weights_V),
     )
+
+
+def _pool(misfit: float, misfit_df: int, noise: float, noise_df: float) -> tuple[float, float]:
+    """Variance of the error with the degrees of freedom that go with it.
+
+    What is left unexplained is pooled with the noise of the seeds, and counts no less than it: the
+    larger of the two alone would be known with the degrees of freedom of a single combination.
+    """
+    df = misfit_df + noise_df
+    if not df:
+        return 0.0, 0.0
+    return (misfit_df * max(misfit, noise) + noise_df * noise) / df, df
 
 
 def make_design(

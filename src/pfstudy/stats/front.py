@@ -2,11 +2,124 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
+
+from pfstudy.stats.comparison import Estimate
 
 SURE = 0.95
 NUM_DRAWS = 1000
-_NUM_PARTS = 10
+_PART = 100  # draws; all at once do not fit a processor's cache
+
+
+@dataclass(frozen=True)
+class Uncertain:
+    """Variants of a family, and how their accuracies may be off together.
+
+    Attributes:
+        accuracies_G: ``(V + 1,)``, in percent, the reference first.
+        estimate: Of the differences to the reference.
+        images_GN: Share of the seeds that have a test image right, ``(V + 1, N)``; ``None`` where
+            images are no source of error, or where it is not known which are right.
+        errors_G: Standard errors of their own in points, where nothing is known of differences.
+        common_error: Standard error in points that all variants share, as all of them have the
+            same seeds; matters beside other families alone.
+    """
+
+    accuracies_G: np.ndarray
+    estimate: Estimate
+    images_GN: np.ndarray | None
+    errors_G: np.ndarray | None
+    common_error: float = 0.0
+
+
+def draw_accuracies(families: Sequence[Uncertain], seed: int = 0) -> np.ndarray:
+    """Draw accuracies from what is known of them: a parametric bootstrap.
+
+    Differences to the reference vary as `pfstudy.stats.comparison` says: half of the spread
+    between seeds is the reference's, and that of images follows from which ones are right. So two
+    variants are compared by the same trainings and images. Families on the same images share these
+    as well.
+
+    Returns:
+        ``(draws, variants)``, families one after the other.
+    """
+    generator = np.random.default_rng(seed)
+    num_images = max((f.images_GN.shape[1] for f in families if f.images_GN is not None), default=0)
+    parts = []
+    for _ in range(NUM_DRAWS // _PART):
+        images_DN = generator.standard_normal((_PART, num_images), dtype=np.float32)
+        drawn = [_draw(family, images_DN, generator) for family in families]
+        parts.append(np.concatenate(drawn, axis=1))
+    return np.concatenate(parts)
+
+
+def _draw(family: Uncertain, images_DN: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    made, number = family.estimate, len(family.accuracies_G)
+    normal_DG = generator.standard_normal((len(images_DN), number))
+    drawn_DG = np.tile(family.accuracies_G, (len(images_DN), 1)).astype(float)
+    drawn_DG += family.common_error * generator.standard_normal((len(images_DN), 1))
+    if family.errors_G is not None:
+        return drawn_DG + family.errors_G * normal_DG
+    seeds_V = np.nan_to_num(made.seed_errors_V)
+    own_G = np.concatenate([[_usual(seeds_V)], seeds_V]) / np.sqrt(2)
+    df = made.df_V[(made.df_V > 0) & np.isfinite(made.df_V)]
+    if len(df):  # the spread is off by the same factor for all
+        typical = float(np.median(df))
+        normal_DG /= np.sqrt(generator.chisquare(typical, (len(normal_DG), 1)) / typical)
+    drawn_DG += own_G * normal_DG
+    # the reference's part of a difference is as large as the variant's own
+    drawn_DG[:, 1:] += (own_G[0] - own_G[1:]) * normal_DG[:, :1]
+    if family.images_GN is not None:
+        shares_GN = family.images_GN - family.images_GN.mean(axis=1, keepdims=True)
+        image_DG = 100 * (images_DN[:, : shares_GN.shape[1]] @ shares_GN.T) / shares_GN.shape[1]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            spread_V = (shares_GN[1:] - shares_GN[0]).std(axis=1) * 100 / shares_GN.shape[1] ** 0.5
+            scale_V = np.where(spread_V > 0, np.nan_to_num(made.image_errors_V) / spread_V, 0)
+        image_DG[:, 1:] = image_DG[:, :1] + scale_V * (image_DG[:, 1:] - image_DG[:, :1])
+        drawn_DG += image_DG
+    return drawn_DG
+
+
+def _usual(errors_V: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(errors_V**2))) if len(errors_V) else 0.0
+
+
+def draw_costs(
+    costs_V: np.ndarray,
+    own_errors_V: np.ndarray,
+    family_errors_V: np.ndarray,
+    families_V: np.ndarray,
+    seed: int = 1,
+) -> np.ndarray:
+    """Draw costs from what is known of them.
+
+    Args:
+        costs_V: ``(V,)``.
+        own_errors_V: Standard errors on the logarithmic scale, of each relative to its backbone.
+        family_errors_V: Those of the backbone, which all variants of a family share.
+        families_V: Number of the family of each.
+        seed: Of the draws.
+
+    Returns:
+        ``(draws, V)``.
+    """
+    generator = np.random.default_rng(seed)
+    own_DV = generator.standard_normal((NUM_DRAWS, len(costs_V)))
+    of_families_DF = generator.standard_normal((NUM_DRAWS, int(families_V.max(initial=0)) + 1))
+    logs_DV = own_errors_V * own_DV + family_errors_V * of_families_DF[:, families_V]
+    return np.asarray(costs_V * np.exp(logs_DV))
+
+
+def front_probability(costs_DV: np.ndarray, accuracies_DV: np.ndarray) -> np.ndarray:
+    """Share of draws in which each point is on the front: ``(V,)``."""
+    num_on_V = np.zeros(costs_DV.shape[1])
+    for start in range(0, len(costs_DV), _PART):
+        part = slice(start, start + _PART)
+        num_on_V += on_front(costs_DV[part], accuracies_DV[part]).sum(axis=0)
+    return num_on_V / len(costs_DV)
 
 
 def on_front(costs_V: np.ndarray, accuracies_V: np.ndarray) -> np.ndarray:
@@ -42,53 +155,48 @@ def _first_of_order(order: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
     return found
 
 
-def front_probability(
-    costs_V: np.ndarray,
-    cost_errors_V: np.ndarray,
-    accuracies_V: np.ndarray,
-    accuracy_errors_V: np.ndarray,
-    df: int,
-    seed: int = 0,
-) -> np.ndarray:
-    """Share of draws in which each point is on the front, by parametric bootstrap.
-
-    Args:
-        costs_V: ``(V,)``.
-        cost_errors_V: Their standard errors, relative.
-        accuracies_V: ``(V,)``.
-        accuracy_errors_V: Their standard errors in points.
-        df: Degrees of freedom that these are known with; 0 for exactly.
-        seed: Of the draws.
-    """
-    generator = np.random.default_rng(seed)
-    has_ties = not cost_errors_V.all()
-    num_on_V = np.zeros(len(costs_V))
-    shape = (NUM_DRAWS // _NUM_PARTS, len(costs_V))
-    for _ in range(_NUM_PARTS):  # all at once do not fit a processor's cache
-        normal_DV = generator.standard_normal(shape)
-        if df:  # pooled: the spread is off by the same factor for all
-            normal_DV /= np.sqrt(generator.chisquare(df, (len(normal_DV), 1)) / df)
-        drawn_DV = accuracies_V + accuracy_errors_V * normal_DV
-        costs_DV = costs_V * np.exp(cost_errors_V * generator.standard_normal(shape))
-        if has_ties:
-            num_on_V += on_front(costs_DV, drawn_DV).sum(axis=0)
-        else:
-            num_on_V += _first_of_order(np.argsort(costs_DV, axis=-1), drawn_DV).sum(axis=0)
-    return num_on_V / NUM_DRAWS
-
-
 def at_equal_cost(
-    cost: float, accuracy: float, costs_R: np.ndarray, accuracies_R: np.ndarray
-) -> float | None:
-    """By how many points something is above the line through reference points, at its cost.
+    costs_V: np.ndarray, accuracies_V: np.ndarray, is_reference_V: np.ndarray
+) -> np.ndarray:
+    """By how many points each is above the line through reference points, at its cost.
 
     The line is linear in the logarithm of the cost.
 
+    Args:
+        costs_V: ``(V,)``.
+        accuracies_V: ``(V,)``.
+        is_reference_V: Which ones the line goes through.
+
     Returns:
-        ``None`` outside the range of the reference points, or if there are fewer than two.
+        ``(V,)``; NaN outside the range of the reference points, or if there are fewer than two.
     """
-    order = np.argsort(costs_R)
-    costs, accuracies = np.asarray(costs_R)[order], np.asarray(accuracies_R)[order]
-    if len(costs) < 2 or not costs[0] <= cost <= costs[-1]:
-        return None
-    return accuracy - float(np.interp(np.log(cost), np.log(costs), accuracies))
+    costs, accuracies = costs_V[is_reference_V], accuracies_V[is_reference_V]
+    if len(costs) < 2:
+        return np.full(len(costs_V), np.nan)
+    above_V = accuracies_V - _line(costs_V, costs, accuracies)
+    is_inside_V = (costs_V >= costs.min()) & (costs_V <= costs.max())
+    return np.where(is_inside_V, above_V, np.nan)
+
+
+def intervals_at_equal_cost(
+    costs_DV: np.ndarray,
+    accuracies_DV: np.ndarray,
+    is_reference_V: np.ndarray,
+    confidence: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends of the intervals of `at_equal_cost`, each for itself.
+
+    Draws that leave the range of the reference points are compared with its end.
+    """
+    above_DV = [
+        accuracies - _line(costs, costs[is_reference_V], accuracies[is_reference_V])
+        for costs, accuracies in zip(costs_DV, accuracies_DV, strict=True)
+    ]
+    tail = (1 - confidence) / 2
+    low_V, high_V = np.quantile(above_DV, [tail, 1 - tail], axis=0)
+    return low_V, high_V
+
+
+def _line(at: np.ndarray, costs: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
+    order = np.argsort(costs)
+    return np.asarray(np.interp(np.log(at), np.log(costs[order]), accuracies[order]))

@@ -10,6 +10,7 @@ from scipy.special import stdtrit
 
 from pfstudy.stats.comparison import CONFIDENCE
 from pfstudy.stats.effects import Fit, fit_model, make_design
+from pfstudy.stats.ranking import kendall
 
 Networks = Sequence[Mapping[str, str]]
 """What stands at every site, by its address, of every network."""
@@ -52,7 +53,7 @@ class Predictor:
     beyond: float
     beyond_df: int
     noise: float
-    noise_df: int
+    noise_df: float
 
     @property
     def baseline(self) -> float:
@@ -120,14 +121,8 @@ class Predictor:
         Returns:
             ``None`` if they are too few, or all the same.
         """
-        from scipy.stats import kendalltau  # takes half a second
-
         held = self.fit.held_out
-        if not held.is_enough:
-            return None
-        found = kendalltau(held.measured, held.predicted)
-        tau, p_value = float(found.statistic), float(found.pvalue)
-        return None if np.isnan(tau) else (tau, p_value)
+        return kendall(held.measured, held.predicted) if held.is_enough else None
 
 
 _UPPER = (1 + CONFIDENCE) / 2
@@ -139,7 +134,7 @@ def fit_predictor(
     num_seeds: Sequence[int],
     original: str,
     deviation: float = 0.0,
-    deviation_df: int = 0,
+    deviation_df: float = 0,
 ) -> Predictor | None:
     """Fit an additive model with an effect of every operation at every site.
 

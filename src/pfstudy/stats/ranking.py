@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 from scipy.special import ndtr, stdtrit
@@ -16,6 +17,7 @@ LEAST_VARIANTS = 4
 
 _FEW_PAIRS = 5  # none of so many expected ones is met with a probability of at most 2.5 %
 _SAME = 1e-9
+_FEW_ORDERS = 7
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,9 @@ def rank_correlation(
     number = len(first_V)
     if number < 2 or not (np.ptp(first_V) and np.ptp(second_V)):
         return RankCorrelation(None, None, None, number, None)
-    from scipy.stats import kendalltau  # a second to import
-
-    tested = kendalltau(first_V, second_V)
-    tau, p_value = float(tested.statistic), float(tested.pvalue)
+    tested = kendall(first_V, second_V)
+    assert tested is not None
+    tau, p_value = tested
     if number < LEAST_VARIANTS:
         return RankCorrelation(tau, None, None, number, p_value)
     pairs = _Pairs(first_V, second_V)
@@ -105,6 +106,30 @@ def rank_correlation(
     freed = [_free_of_noise(end, reliability) for end in ends]
     low, high = min(*ends, *freed), max(*ends, *freed)
     return RankCorrelation(tau, low, high, number, p_value)
+
+
+def kendall(first_V: np.ndarray, second_V: np.ndarray) -> tuple[float, float] | None:
+    """Kendall's tau-b of two scores, and the p-value of the test that they are unrelated.
+
+    Of up to seven variants all orders are counted, which is exact with ties as well: the normal
+    approximation makes 0.07 of what is 0.17 (four variants, two of them tied).
+
+    Returns:
+        ``None`` if one of the scores is the same for all.
+    """
+    from scipy.stats import kendalltau  # a second to import
+
+    if not (np.ptp(first_V) and np.ptp(second_V)):
+        return None
+    tested = kendalltau(first_V, second_V)
+    tau, p_value = float(tested.statistic), float(tested.pvalue)
+    if len(first_V) <= _FEW_ORDERS:
+        pairs = np.triu_indices(len(first_V), 1)
+        sign_P = np.sign(first_V[:, None] - first_V)[pairs]
+        orders_OV = np.array(list(permutations(second_V.tolist())))
+        concordance_O = np.sign(orders_OV[:, pairs[0]] - orders_OV[:, pairs[1]]) @ sign_P
+        p_value = float(np.mean(np.abs(concordance_O) >= abs(concordance_O[0])))
+    return tau, p_value
 
 
 class _Pairs:

@@ -119,11 +119,14 @@ COLUMNS = (
     Column("val_top1_percent", "val. top-1 (%)", _percent, True, group=_ACCURACY),
     Column("difference_points", "diff. (points)", write_points, True, group=_DIFFERENCE,
            short="points"),
-    Column("difference_low", "95 % interval", write_points, partner="difference_high",
+    Column("difference_low", "interval", write_points, partner="difference_high",
            joined="interval", group=_DIFFERENCE),
     Column("p_value", "p", _probability, group=_DIFFERENCE),
     Column("verdict", "verdict", _text, group=_DIFFERENCE),
+    Column("population", "population", _text, group=_DIFFERENCE),
     Column("equal_latency_points", "at equal latency (points)", write_points, True),
+    Column("equal_latency_low", "at equal latency, 95 % interval", write_points,
+           partner="equal_latency_high", joined="interval"),
     Column("front", "front", _text),
     Column("front_probability", "front probability", _times),
     Column("published", "network", _text, group=_PUBLISHED),
@@ -135,6 +138,7 @@ COLUMNS = (
            short="rel. time"),
     Column("training_seconds", "training", duration),
     Column("num_seeds", "seeds", _count),
+    Column("num_failed_seeds", "failed seeds", _count),
 )  # fmt: skip
 """In the order of a table."""
 

@@ -64,9 +64,9 @@ class Content:
 
     @property
     def keys(self) -> list[str]:
-        """Keys of everything that it shows, for programs; by which test, of how many seeds."""
+        """Keys of everything that it shows, for programs; about what, of how many seeds."""
         keys = [key for column in self.columns for key in (column.key, column.partner) if key]
-        tested = ["test"] if {"verdict", "p_value", "difference_low"} & set(keys) else []
+        tested = ["population"] if {"verdict", "p_value", "difference_low"} & set(keys) else []
         return list(dict.fromkeys([*keys, *tested, "num_seeds", "hash"]))
 
     @cached_property

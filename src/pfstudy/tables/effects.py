@@ -13,10 +13,10 @@ from rich.table import Table
 
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.operations import ORIGINAL
-from pfstudy.stats.effects import LEVELS, Additive, Level, fit_additive
-from pfstudy.tables.columns import ACCURACY, write_points
+from pfstudy.stats.effects import LEVELS, Additive, Effect, Level, fit_additive
+from pfstudy.tables.columns import write_points
 from pfstudy.tables.rows import Rows
-from pfstudy.tables.statistics import pooled
+from pfstudy.tables.statistics import effects_family
 
 _EACH = {"block": "every block", "stage": "every stage", "operation": "every operation"}
 
@@ -27,20 +27,16 @@ def fit_effects(rows: Rows, level: Level) -> Additive | None:
     Returns:
         ``None`` if its variants cannot tell the effects apart.
     """
-    families = rows.frame.groupby("family", sort=False)
-    _, frame = max(families, key=lambda item: len(item[1]))
-    if frame["operations"].map(len).nunique() != 1:
+    largest = max(rows.families, key=lambda family: family.number)
+    family = effects_family(rows.frame, largest)
+    if len({len(operations) for operations in family.operations}) != 1 or not largest.hashes:
         return None
-    model = fit_additive(
-        frame["operations"].tolist(),
-        frame[ACCURACY].tolist(),
-        frame["num_seeds"].tolist(),
-        ORIGINAL,
-        level,
-        *pooled(frame),
-    )
-    several = rows.frame["family"].nunique() > 1
-    return replace(model, of=str(frame["model"].iloc[0])) if model and several else model
+    criteria = rows.criteria
+    model = fit_additive(family, ORIGINAL, level, criteria.confidence, criteria.margin)
+    if model is None or len(rows.families) < 2:
+        return model
+    name = rows.frame.loc[rows.frame["hash"] == largest.control, "model"].iloc[0]
+    return replace(model, of=str(name))
 
 
 def fit_levels(rows: Rows) -> list[Additive]:
@@ -107,10 +103,16 @@ def effects_table(model: Additive) -> Table:
             if effect is None:
                 cells.append("-")
                 continue
-            spread = "" if effect.half_width is None else f" +- {effect.half_width:.2f}"
-            cells.append(write_points(effect.points) + spread)
+            cells.append(write_points(effect.points) + write_ends(effect, " (", ")"))
         table.add_row(escape(place), *cells)
     return table
+
+
+def write_ends(effect: Effect, before: str, after: str) -> str:
+    """Write the interval of an effect; nothing if nothing tells it."""
+    if effect.low is None or effect.high is None:
+        return ""
+    return f"{before}{write_points(effect.low)} to {write_points(effect.high)}{after}"
 
 
 def effects_data(models: Sequence[Additive]) -> list[dict[str, Any]]:

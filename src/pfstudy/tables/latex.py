@@ -28,11 +28,9 @@ _UNIT = re.compile(r"(.+) (\([^()]+\))")
 _MISSING = "{--}"
 _MOST_IN_A_COLUMN = 6
 _IN_SHORT = {  # text that would make a column wide; the caption explains it
-    "verdict": {"not distinguishable": "n.d."},
     "front": {"yes": r"$\star$", "perhaps": r"$\circ$", "no": ""},
 }
 _EXPLAINED = {
-    "verdict": "n.d.: not distinguishable.",
     "front": r"$\star$: on the front; $\circ$: perhaps.",
 }
 

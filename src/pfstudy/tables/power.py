@@ -1,8 +1,9 @@
-"""How many seeds would tell a difference: rows in, a table out."""
+"""How many seeds would decide: rows in, a table out."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich import box
@@ -10,75 +11,137 @@ from rich.markup import escape
 from rich.table import Table
 
 from pfstudy.errors import PfstudyError
-from pfstudy.stats.power import MOST_SEEDS, seeds_needed, upper_deviation
+from pfstudy.stats.comparison import moderated_df
+from pfstudy.stats.power import (
+    MOST_SEEDS,
+    Spread,
+    is_limited_by_images,
+    seeds_needed,
+    upper_deviation,
+)
 from pfstudy.tables.columns import write_points
 from pfstudy.tables.rows import Rows
-from pfstudy.tables.statistics import pooled
+from pfstudy.tables.statistics import JudgedFamily
+
+USUAL_MARGIN = 0.5
+"""In points, unless another one was chosen."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """What it takes to tell a difference from none.
+    """What it takes to decide about a variant.
 
     Attributes:
-        name: The variant, or nothing where the difference was given.
-        difference: In points.
-        deviation: Standard deviation between seeds in points, pooled over the variants that are
-            compared with the same baseline.
-        num_seeds: Seeds per variant, if the variance is what it seems; ``None`` if too many.
-        num_seeds_safe: If it is larger, as it is with a probability of 20 %.
+        name: The variant.
+        difference: To the baseline in points, as the table has it.
+        low: Lower end of its interval.
+        high: Upper end.
+        verdict: Read off the interval.
+        deviation: Standard deviation of the difference between seeds in points.
+        image_error: Standard error from the test images in points, which no seed reduces.
         seeds_now: Seeds there are.
+        num_seeds: Seeds per variant, if the deviation is what it seems; ``None`` if too many.
+        num_seeds_safe: If it is larger, as it is with a probability of 20 %.
+        is_limited_by_images: Whether no number of seeds is enough, as the test images are too few.
     """
 
     name: str
     difference: float
+    low: float
+    high: float
+    verdict: str
     deviation: float
+    image_error: float
+    seeds_now: int
     num_seeds: int | None
     num_seeds_safe: int | None
-    seeds_now: int
+    is_limited_by_images: bool
 
 
 @dataclass(frozen=True)
 class Power:
-    """What it takes to tell the differences of a study.
+    """What it takes to decide about the variants of a study.
 
     Attributes:
-        power: Probability with which a difference is to be found.
+        power: Probability with which it is to be decided.
+        margin: Loss in points that is to be excluded where there is none; ``None`` if a difference
+            is to be found.
+        difference: True difference in points that is to be found.
+        confidence: Of the intervals.
         needs: By variant.
     """
 
     power: float
+    margin: float | None
+    difference: float | None
+    confidence: float
     needs: tuple[Need, ...]
 
 
-def make_power(rows: Rows, power: float, difference: float | None) -> Power:
-    """Find out how many seeds would tell the differences of a study, or a given one.
+def make_power(
+    rows: Rows, power: float, margin: float | None = None, difference: float | None = None
+) -> Power:
+    """Find out how many seeds would decide about the variants of a study.
+
+    The difference that was observed is not taken for the true one: of few seeds it is mostly
+    noise, and so would be the number of seeds.
+
+    Args:
+        rows: The study.
+        power: Probability with which it is to be decided.
+        margin: Loss in points that is to be excluded where there is none.
+        difference: True difference in points that is to be found instead.
 
     Raises:
         PfstudyError: No variant has two seeds, so nothing tells how they vary.
     """
-    needs: list[Need] = []
-    for _, family in rows.frame.groupby("family", sort=False):
-        deviation, df = pooled(family)
-        others = family[family["difference_points"].notna() & ~family["is_control"]]
-        if not df or others.empty:
-            continue
-        columns = (others[key].tolist() for key in ("variant", "difference_points", "num_seeds"))
-        asked = list(zip(*columns, strict=True))
-        if difference is not None:
-            asked = [(f"any of {family['model'].iloc[0]}", difference, others["num_seeds"].min())]
-        for name, points, seeds_now in asked:
-            needed, safe = (
-                seeds_needed(points, each, len(others), power)
-                for each in (deviation, upper_deviation(deviation, df))
-            )
-            needs.append(Need(name, points, deviation, needed, safe, int(seeds_now)))
+    if difference is None and margin is None:
+        margin = rows.criteria.margin or USUAL_MARGIN
+    distance = abs(difference) if difference is not None else margin
+    assert distance
+    confidence = rows.criteria.confidence
+    needs = [
+        need
+        for family in rows.families
+        if family.has_control
+        for need in _needs(rows, family, distance, confidence, power)
+    ]
     if not needs:
         raise PfstudyError(
             "no variant that is compared has two seeds, so nothing tells how they vary; train "
             "some more: seeds=3."
         )
-    return Power(power, tuple(needs))
+    return Power(power, None if difference is not None else margin, difference, confidence,
+                 tuple(needs))  # fmt: skip
+
+
+def _needs(
+    rows: Rows, family: JudgedFamily, distance: float, confidence: float, power: float
+) -> Iterator[Need]:
+    made, number = family.estimate, family.number
+    known = rows.frame.set_index("hash")
+    for index, name in enumerate(family.hashes):
+        seeds = int(made.num_seeds_V[index])
+        if not made.seed_errors_V[index] > 0 or seeds < 2:
+            continue
+        deviation = float(made.seed_errors_V[index]) * seeds**0.5
+        image_error = float(made.image_errors_V[index])
+        spread = Spread(deviation, image_error, number, confidence)
+        larger = upper_deviation(deviation, float(moderated_df(seeds - 1, number)))
+        row = known.loc[name]
+        yield Need(
+            row["variant"],
+            float(row["difference_points"]),
+            float(row["difference_low"]),
+            float(row["difference_high"]),
+            row["verdict"],
+            deviation,
+            image_error,
+            seeds,
+            seeds_needed(distance, spread, power),
+            seeds_needed(distance, replace(spread, seeds=larger), power),
+            is_limited_by_images(distance, spread, power),
+        )
 
 
 def power_data(power: Power) -> dict[str, Any]:
@@ -89,22 +152,44 @@ def power_data(power: Power) -> dict[str, Any]:
 def power_table(power: Power) -> Table:
     """Table for the terminal."""
     caption = (
-        "Seeds per variant with which a difference to the baseline is found with a probability of "
-        f"{100 * power.power:g} %, two-sided at 5 % for all variants of a baseline at once, given "
-        "the standard deviation between seeds. To be safe: if it is larger than it seems, as it is "
-        "in one of five cases."
+        f"{_question(power)} with a probability of {100 * power.power:g} %, by intervals that hold "
+        f"at {100 * power.confidence:.3g} % for all variants of a baseline at once. std: of the "
+        "difference between seeds. To be safe: if that is larger than it seems, as it is in one of "
+        "five cases."
     )
+    if any(need.is_limited_by_images for need in power.needs):
+        caption += (
+            " More images: no number of seeds is enough, as the test images alone leave the "
+            "difference uncertain."
+        )
     table = Table(box=box.SIMPLE_HEAD, caption=escape(caption), caption_justify="left")
     table.add_column("variant", overflow="fold")
-    for header in ("diff. (points)", "std (points)", "seeds now", "seeds needed", "to be safe"):
+    table.add_column("diff. (points)", justify="right")
+    table.add_column("interval", justify="right")
+    table.add_column("verdict")
+    for header in ("std (points)", "seeds now", "seeds needed", "to be safe"):
         table.add_column(header, justify="right")
     for need in power.needs:
-        cells = (_number(need.num_seeds), _number(need.num_seeds_safe))
-        spread = f"{need.deviation:.2f}"
-        points = write_points(need.difference)
-        table.add_row(escape(need.name), points, spread, str(need.seeds_now), *cells)
+        ends = f"{write_points(need.low)} to {write_points(need.high)}"
+        figures = (write_points(need.difference), ends, need.verdict, f"{need.deviation:.2f}")
+        seeds = (_seeds(need, need.num_seeds), _seeds(need, need.num_seeds_safe))
+        table.add_row(escape(need.name), *figures, str(need.seeds_now), *seeds)
     return table
 
 
-def _number(value: int | None) -> str:
-    return f"over {MOST_SEEDS}" if value is None else str(value)
+def _question(power: Power) -> str:
+    if power.margin is not None:
+        return (
+            f"Seeds per variant with which a variant that loses nothing is shown to lose no more "
+            f"than {power.margin:g} points,"
+        )
+    return (
+        f"Seeds per variant with which a true difference of {abs(power.difference or 0):g} points "
+        "is found,"
+    )
+
+
+def _seeds(need: Need, value: int | None) -> str:
+    if value is not None:
+        return str(value)
+    return "more images" if need.is_limited_by_images else f"over {MOST_SEEDS}"

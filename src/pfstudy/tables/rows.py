@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,15 @@ from pfstudy.tables.columns import ACCURACY
 from pfstudy.tables.marks import explain_marks, speed_mark
 from pfstudy.tables.published import published_of
 from pfstudy.tables.speeds import common_setting, measured_in
-from pfstudy.tables.statistics import compare, find_best, find_front, resolution_of
+from pfstudy.tables.statistics import (
+    Correct,
+    Criteria,
+    JudgedFamily,
+    find_best,
+    find_front,
+    judge,
+    resolution_of,
+)
 from pfstudy.variant import flatten, varying_settings
 
 SEVERAL = "several"
@@ -63,6 +72,8 @@ class Rows:
         audit: What the runs share, and what not, although they are compared.
         incomplete: Runs that are not in the table.
         front_cost: Key of the cost that the front is drawn over; ``None`` without a front.
+        criteria: How variants were judged.
+        families: The variants that were compared with each other.
         runs: Identity, seed and commit of every run, for the provenance.
     """
 
@@ -74,12 +85,14 @@ class Rows:
     audit: Audit
     incomplete: tuple[Incomplete, ...] = ()
     front_cost: str | None = None
+    criteria: Criteria = field(default_factory=Criteria)
+    families: tuple[JudgedFamily, ...] = field(default=(), repr=False)
     runs: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
 
 def make_rows(
     records: Iterable[Mapping[str, Any]],
-    baseline: str | None = None,
+    criteria: Criteria | None = None,
     speed: Mapping[str, Any] | None = None,
     incomplete: Sequence[Incomplete] = (),
 ) -> Rows:
@@ -87,15 +100,16 @@ def make_rows(
 
     Args:
         records: As `pfstudy.store.read_records` yields them.
-        baseline: Label of the variant to compare with; ``None`` for the unsubstituted backbone.
+        criteria: How variants are judged; ``None`` for the usual way.
         speed: What the measurements should have in common, such as ``{"batch_size": 8}``; of
             those that do, or else of all, the setting that most variants have is taken.
         incomplete: Runs that left no record.
 
     Raises:
-        PfstudyError: There are no records, or none with the label of ``baseline``.
+        PfstudyError: There are no records, none with the label of the baseline, or the criteria
+            cannot be met.
     """
-    found = list(records)
+    found, criteria, correct = list(records), criteria or Criteria(), Correct()
     audit = audit_records(found)
     by_variant: dict[str, list[Mapping[str, Any]]] = {}
     for record in found:
@@ -110,14 +124,16 @@ def make_rows(
     setting = common_setting(timed, speed or {})
     measured = [measured_in(seeds, setting) for seeds in by_variant.values()]
     rows = [
-        _row(seeds, settings, m) for seeds, m in zip(by_variant.values(), measured, strict=True)
+        _row(seeds, settings, m, correct)
+        for seeds, m in zip(by_variant.values(), measured, strict=True)
     ]
     frame = pd.DataFrame({key: _column([row[key] for row in rows]) for key in rows[0]})
     frame = frame.astype(dict.fromkeys(_FLOATS, float))  # and nothing is NaN, not None
     _reconcile_latencies(frame)
-    compare(frame, by_variant, baseline)
-    front_cost = find_front(frame, by_variant)
-    find_best(frame, by_variant)
+    failed = Counter(run.key[0] for run in incomplete if run.has_failed)
+    families = judge(frame, by_variant, criteria, failed, correct)
+    front_cost = find_front(frame, families, by_variant, correct)
+    find_best(frame, families, by_variant, criteria, correct)
     lacking = frame.loc[frame["difference_points"].isna(), "variant"]
     frame = frame.sort_values("is_baseline", ascending=False, kind="stable")
     return Rows(
@@ -129,12 +145,17 @@ def make_rows(
         audit,
         tuple(incomplete),
         front_cost,
+        criteria,
+        tuple(families),
         tuple(_provenance(record) for record in found),
     )
 
 
 def _row(
-    seeds: Sequence[Mapping[str, Any]], settings: Sequence[str], measured: Mapping[str, Any]
+    seeds: Sequence[Mapping[str, Any]],
+    settings: Sequence[str],
+    measured: Mapping[str, Any],
+    correct: Correct,
 ) -> dict[str, Any]:
     first = seeds[0]
     canonical = first["identity"]["canonical"]
@@ -153,7 +174,7 @@ def _row(
         "data": first["data"],
         "test_set": str([canonical.get("data", {}).get(key) for key in _TEST_SET]),
         "all_but_network": str({k: v for k, v in canonical.items() if k not in _NETWORK}),
-        "resolution_points": resolution_of(first),
+        "resolution_points": resolution_of(first, correct),
         "operations": first["variant"].get("operations", {}),
         "num_replaced": sum(
             operation != ORIGINAL for operation in first["variant"].get("operations", {}).values()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -13,173 +14,425 @@ import pandas as pd
 
 from pfstudy import store
 from pfstudy.errors import PfstudyError, unknown_name
-from pfstudy.stats.comparison import Comparison, compare_family
-from pfstudy.stats.front import SURE, at_equal_cost, front_probability
+from pfstudy.stats.comparison import (
+    CONFIDENCE,
+    Estimate,
+    Population,
+    decide,
+    estimate,
+    withhold,
+)
+from pfstudy.stats.effects import Family
+from pfstudy.stats.front import (
+    SURE,
+    Uncertain,
+    at_equal_cost,
+    draw_accuracies,
+    draw_costs,
+    front_probability,
+    intervals_at_equal_cost,
+)
+from pfstudy.stats.looks import level_of_each
+from pfstudy.store import Looks
 from pfstudy.tables.columns import ACCURACY
+from pfstudy.tables.timing import find_fastest, latency_errors
 
-_WIDTH_IN_ERRORS = 2 * 1.96
-_COMPARED = {
-    "difference": "difference_points",
-    "low": "difference_low",
-    "high": "difference_high",
-    "p_value": "p_value",
-    "test": "test",
-    "verdict": "verdict",
+POPULATIONS: dict[Population, str] = {
+    "both": "new trainings of these variants and new test images like these",
+    "seeds": "new trainings of these variants, judged on these test images",
+    "images": "these trained networks and new test images like these; of new trainings they say "
+    "nothing",
 }
+"""What intervals and verdicts are about."""
 
 ByVariant = Mapping[str, Sequence[Mapping[str, Any]]]
 """The records of every variant, by its identity."""
 
 
-def compare(frame: pd.DataFrame, by_variant: ByVariant, baseline: str | None) -> None:
+@dataclass(frozen=True)
+class Criteria:
+    """How variants are judged.
+
+    Attributes:
+        baseline: Label of the variant to compare with; ``None`` for the unsubstituted backbone.
+        population: What statements are about; ``None`` for what is known best: ``both``, or else
+            ``seeds``, or with one seed ``images``.
+        margin: A loss in points that does not matter; 0 for none.
+        looks: At which numbers of seeds the study is judged, and has been.
+    """
+
+    baseline: str | None = None
+    population: Population | None = None
+    margin: float = 0.0
+    looks: Looks = field(default_factory=Looks)
+
+    @property
+    def confidence(self) -> float:
+        """Of the intervals: the level is spent over the looks that were declared."""
+        declared = self.looks.declared
+        return 1 - level_of_each(declared, 1 - CONFIDENCE) if declared else CONFIDENCE
+
+
+@dataclass(frozen=True)
+class JudgedFamily:
+    """Variants of one backbone, data and recipe, compared with one of them.
+
+    Attributes:
+        control: Identity of what they are compared with.
+        has_control: Whether that is the baseline; or else it only is the first of them.
+        hashes: Identities of the others, in the order of the estimate.
+        estimate: The differences.
+        has_lost: Whether runs of each have failed, the control's first.
+    """
+
+    control: str
+    has_control: bool
+    hashes: tuple[str, ...]
+    estimate: Estimate
+    has_lost: tuple[bool, ...]
+
+    @property
+    def number(self) -> int:
+        """Variants that are compared at once."""
+        return len(self.hashes)
+
+
+class Correct:
+    """Reads which test images runs have right, each once."""
+
+    def __init__(self) -> None:
+        self._read: dict[str | None, np.ndarray | None] = {}
+
+    def __call__(self, record: Mapping[str, Any]) -> np.ndarray | None:
+        """Read which test images a run has right: ``(N,)``; ``None`` if that was not kept."""
+        directory = record.get("directory")
+        if directory not in self._read:
+            self._read[directory] = read_correct(record)
+        return self._read[directory]
+
+
+def judge(
+    frame: pd.DataFrame,
+    by_variant: ByVariant,
+    criteria: Criteria,
+    num_failed: Mapping[str, int],
+    correct: Correct,
+) -> list[JudgedFamily]:
     """Compare every variant with the baseline of its family: same backbone, data, recipe.
 
-    Sets ``is_control``, ``difference_points``, ``difference_low``, ``difference_high``,
-    ``p_value``, ``test`` and ``verdict``.
+    Sets ``is_control``, ``num_failed_seeds``, ``difference_points``, ``difference_low``,
+    ``difference_high``, ``p_value``, ``population`` and ``verdict``.
+
+    Args:
+        frame: A row for every variant.
+        by_variant: Their records.
+        criteria: How they are judged.
+        num_failed: Number of runs of a variant that failed, by its identity.
+        correct: Reads which test images runs have right.
 
     Raises:
-        PfstudyError: No variant has the label of ``baseline``.
+        PfstudyError: No variant has the label of the baseline, or nothing is known of the
+            population that was asked for.
     """
-    chosen = frame["is_baseline"] if baseline is None else frame["label"] == baseline
-    if baseline is not None and not chosen.any():
-        raise unknown_name("baseline", baseline, frame["label"])
-    compared: dict[str, Comparison] = {}
-    found_controls: set[str] = set()
-    for _, family in frame.groupby("family", sort=False)["hash"]:
-        controls = family[chosen[family.index]]
-        if controls.empty:
+    named = criteria.baseline
+    chosen = frame["is_baseline"] if named is None else frame["label"] == named
+    if named is not None and not chosen.any():
+        raise unknown_name("baseline", named, frame["label"])
+    frame["num_failed_seeds"] = [num_failed.get(name, 0) for name in frame["hash"]]
+    families = []
+    for _, family in frame.groupby("family", sort=False):
+        controls = family.loc[chosen[family.index], "hash"]
+        control = family["hash"].iloc[0] if controls.empty else controls.iloc[0]
+        made = _estimate(control, family, by_variant, criteria.population, correct)
+        hashes = tuple(name for name in family["hash"] if name != control)
+        lost = tuple(name in num_failed for name in (control, *hashes))
+        families.append(JudgedFamily(control, not controls.empty, hashes, made, lost))
+    _refuse_population(families, criteria.population)
+    _write(frame, families, criteria)
+    return families
+
+
+def _write(frame: pd.DataFrame, families: Sequence[JudgedFamily], criteria: Criteria) -> None:
+    keys = ("difference_points", "difference_low", "difference_high", "p_value")
+    found: dict[str, tuple[Any, ...]] = {}
+    controls = set()
+    for family in families:
+        if not family.has_control:
             continue
-        control = controls.iloc[0]
-        found_controls.add(control)
-        compared[control] = Comparison(0.0)
-        compared |= _compare_with(control, frame.loc[family.index], by_variant)
-    frame["is_control"] = frame["hash"].isin(found_controls)
-    nothing = dict.fromkeys(_COMPARED)
-    found = [vars(compared[h]) if h in compared else nothing for h in frame["hash"]]
-    for key, column in _COMPARED.items():
-        kind = object if key in ("test", "verdict") else float
-        frame[column] = pd.Series([each[key] for each in found], frame.index, kind)
+        controls.add(family.control)
+        found[family.control] = (0.0, None, None, None, None, None)
+        if not family.hashes:
+            continue
+        made, number = family.estimate, family.number
+        low_V, high_V = made.ends(number, criteria.confidence)
+        columns = (made.differences_V, low_V, high_V, made.p_values(number))
+        lists = [values.tolist() for values in columns]
+        for name, lost, *values in zip(family.hashes, family.has_lost[1:], *lists, strict=True):
+            verdict = decide(values[1], values[2], criteria.margin)
+            verdict = withhold(verdict, lost=lost, baseline_lost=family.has_lost[0])
+            of = None if verdict is None else made.population
+            found[name] = (*values, of, verdict)
+    nothing = (None,) * (len(keys) + 2)
+    written = [found.get(name, nothing) for name in frame["hash"]]
+    frame["is_control"] = frame["hash"].isin(controls)
+    for index, key in enumerate((*keys, "population", "verdict")):
+        kind = float if index < len(keys) else object
+        frame[key] = pd.Series([each[index] for each in written], frame.index, kind)
 
 
-def find_front(frame: pd.DataFrame, by_variant: ByVariant) -> str | None:
+def _estimate(
+    control: str,
+    family: pd.DataFrame,
+    by_variant: ByVariant,
+    asked: Population | None,
+    correct: Correct,
+) -> Estimate:
+    """Estimate differences to a variant, for the population asked for or the best known one."""
+    others = [name for name in family["hash"] if name != control]
+    resolution = float(np.nan_to_num(family["resolution_points"].max()))
+    columns = [_by_seed(by_variant[name]) for name in (control, *others)]
+    aligned = [_align(columns[0], column) for column in columns]
+    accuracies_GS = np.array(
+        [[math.nan if r is None else r["metrics"][ACCURACY] for r in runs] for runs in aligned]
+    )
+    if asked == "seeds":
+        return estimate(accuracies_GS, None, "seeds", resolution)
+    right = [[None if r is None else correct(r) for r in runs] for runs in aligned]
+    if asked is not None:
+        return estimate(accuracies_GS, right, asked, resolution)
+    is_single = bool((np.isfinite(accuracies_GS[1:] - accuracies_GS[:1]).sum(axis=1) < 2).all())
+    made = estimate(accuracies_GS, right, "images" if is_single else "both", resolution)
+    if not is_single and not (made.df_V > 0).all():
+        return estimate(accuracies_GS, None, "seeds", resolution)
+    return made
+
+
+def _by_seed(records: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+    return {record["seed"]: record for record in sorted(records, key=lambda r: r["seed"])}
+
+
+def _align(
+    of_control: Mapping[int, Mapping[str, Any]], own: Mapping[int, Mapping[str, Any]]
+) -> Iterator[Mapping[str, Any] | None]:
+    """Runs in the order of the control's seeds; one after the other where no seed is shared.
+
+    Runs that share nothing are paired at random then, which takes nothing from the statement.
+    """
+    if own.keys() & of_control.keys():
+        return (own.get(seed) for seed in of_control)
+    runs = list(own.values())[: len(of_control)]
+    return iter([*runs, *[None] * (len(of_control) - len(runs))])
+
+
+def _refuse_population(families: Sequence[JudgedFamily], asked: Population | None) -> None:
+    """Refuse a population of which nothing is known.
+
+    Raises:
+        PfstudyError: So it is.
+    """
+    compared = [family for family in families if family.has_control and family.hashes]
+    if asked is None or not compared:
+        return
+    if any((family.estimate.df_V > 0).any() for family in compared):
+        return
+    most = max(int(family.estimate.num_seeds_V.max()) for family in compared)
+    if most < 2 and asked != "images":
+        raise PfstudyError(
+            f"--population {asked} is about {POPULATIONS[asked]}, but there is one seed, and "
+            "nothing tells how trainings vary; train more with seeds=3, or use --population "
+            "images."
+        )
+    raise PfstudyError(
+        f"--population {asked} is about {POPULATIONS[asked]}, but it is not known which test "
+        "images the runs have right (predictions.npz, which W&B does not have); use --population "
+        "seeds with several seeds."
+    )
+
+
+def effects_family(frame: pd.DataFrame, family: JudgedFamily) -> Family:
+    """A judged family, for additive models."""
+    rows = frame.set_index("hash")
+    names = [family.control, *family.hashes]
+    return Family(
+        rows.loc[names, "operations"].tolist(),
+        float(rows[ACCURACY][family.control]),
+        family.estimate,
+        family.has_lost,
+    )
+
+
+def find_front(
+    frame: pd.DataFrame, families: Sequence[JudgedFamily], by_variant: ByVariant, correct: Correct
+) -> str | None:
     """Find who is on the front of accuracy over latency, or else over MACs, of one dataset.
 
-    Sets ``front_probability``, ``front``, and ``equal_latency_points``: the accuracy above the
-    line through the unsubstituted backbones of the same recipe at the same latency. Where nothing
-    tells how sure accuracies are, there is no front.
+    Sets ``front_probability``, ``front``, ``equal_latency_points`` and the ends of its 95 %
+    interval: the accuracy above the line through the unsubstituted backbones of the same recipe at
+    the same latency. Where nothing tells how sure accuracies are, there is no front. A variant
+    that has lost runs is not surely on it.
 
     Returns:
         Key of the cost; ``None`` if there is nobody to compare with.
     """
-    probability = pd.Series(np.nan, frame.index)
-    above = pd.Series(np.nan, frame.index)
+    columns = ("front_probability", "equal_latency_points", "equal_latency_low")
+    for key in (*columns, "equal_latency_high"):
+        frame[key] = math.nan
     cost = "latency_ms" if frame["latency_ms"].notna().sum() > 1 else "macs"
     has_front = False
     for _, shown in frame[frame[cost].notna()].groupby("test_set"):
-        errors, df = _accuracy_errors(shown)
-        if len(shown) < 2 or np.isnan(errors).any():
+        accuracies_DV = _draw_accuracies(shown, families, by_variant, correct)
+        if accuracies_DV is None:
             continue
-        has_front = True
-        costs, accuracies = shown[cost].to_numpy(float), shown[ACCURACY].to_numpy(float)
-        probability[shown.index] = front_probability(
-            costs, _cost_errors(shown, cost), accuracies, errors, df
-        )
-    for _, shown in frame[frame["latency_ms"].notna()].groupby("all_but_network"):
-        bases = shown[shown["is_baseline"]]
-        if bases["model"].nunique() > 1:
-            line = (bases["latency_ms"].to_numpy(float), bases[ACCURACY].to_numpy(float))
-            points = zip(shown["latency_ms"], shown[ACCURACY], strict=True)
-            over = [at_equal_cost(*point, *line) for point in points]
-            above[shown.index] = pd.Series(over, shown.index, float)
-    frame["front_probability"], frame["equal_latency_points"] = probability, above
+        numbers = pd.factorize(shown["family"])[0]
+        nothing = np.zeros(len(shown))
+        own, common = latency_errors(shown) if cost == "latency_ms" else (nothing, nothing)
+        costs_DV = draw_costs(shown[cost].to_numpy(float), own, common, numbers)
+        if len(shown) > 1:
+            has_front = True
+            found = front_probability(costs_DV, accuracies_DV)
+            frame.loc[shown.index, "front_probability"] = found
+        if cost == "latency_ms":
+            _find_equal_latency(frame, shown, costs_DV, accuracies_DV)
     frame["front"] = [
-        None if math.isnan(p) else "yes" if p >= SURE else "perhaps" if p >= 1 - SURE else "no"
-        for p in probability.tolist()
+        None if math.isnan(p) else _on_front(p, lost)
+        for p, lost in zip(frame["front_probability"], frame["num_failed_seeds"] > 0, strict=True)
     ]
     return cost if has_front else None
 
 
-def find_best(frame: pd.DataFrame, by_variant: ByVariant) -> None:
-    """Find who is better than all others, and really so.
-
-    Sets ``is_most_accurate``: every other variant is worse by the test that compares all of them
-    with this one; and ``is_fastest``: its interval lies below all others', and no figure is
-    marked. Of one test set, and for speed of one backbone, or it is nobody.
-    """
-    most_accurate, fastest = np.zeros(len(frame), bool), np.zeros(len(frame), bool)
-    if len(frame) > 1 and frame["test_set"].nunique() == 1:
-        best = int(frame[ACCURACY].to_numpy(float).argmax())
-        compared = _compare_with(frame["hash"].iloc[best], frame, by_variant)
-        most_accurate[best] = all(each.verdict == "worse" for each in compared.values())
-    ratios = frame["relative_latency"].to_numpy(float)
-    is_whole = not np.isnan(ratios).any() and not any(frame["speed_mark"])
-    if len(frame) > 1 and frame["family"].nunique() == 1 and is_whole:
-        best = int(ratios.argmin())
-        others = np.delete(frame["relative_latency_low"].to_numpy(float), best)
-        fastest[best] = frame["relative_latency_high"].iloc[best] < others.min()
-    frame["is_most_accurate"], frame["is_fastest"] = most_accurate, fastest
+def _on_front(probability: float, lost: bool) -> str:
+    if probability >= SURE:
+        return "perhaps" if lost else "yes"
+    return "perhaps" if probability >= 1 - SURE else "no"
 
 
-def _compare_with(
-    control: str, frame: pd.DataFrame, by_variant: ByVariant
-) -> dict[str, Comparison]:
-    return compare_family(
-        {name: _accuracies(by_variant[name]) for name in frame["hash"]},
-        control,
-        lambda name: read_correct(by_variant[name][0]),
-        float(np.nan_to_num(frame["resolution_points"].max())),
-    )
+def _find_equal_latency(
+    frame: pd.DataFrame, shown: pd.DataFrame, costs_DV: np.ndarray, accuracies_DV: np.ndarray
+) -> None:
+    positions = pd.Series(range(len(shown)), shown.index)
+    for _, alike in shown.groupby("all_but_network"):
+        is_base = alike["is_baseline"].to_numpy(bool)
+        if alike.loc[is_base, "model"].nunique() < 2:
+            continue
+        at = positions[alike.index].to_numpy()
+        points = (alike["latency_ms"].to_numpy(float), alike[ACCURACY].to_numpy(float), is_base)
+        above = at_equal_cost(*points)
+        drawn = (costs_DV[:, at], accuracies_DV[:, at], is_base)
+        low, high = intervals_at_equal_cost(*drawn, CONFIDENCE)
+        has = np.isfinite(above) & ~is_base
+        frame.loc[alike.index, "equal_latency_points"] = above
+        frame.loc[alike.index[has], "equal_latency_low"] = low[has]
+        frame.loc[alike.index[has], "equal_latency_high"] = high[has]
 
 
-def pooled(frame: pd.DataFrame) -> tuple[float, int]:
-    """Standard deviation between seeds in points, pooled over variants, and its degrees of freedom.
-
-    None is below what accuracies can show: that of rounding to the step between them.
+def _draw_accuracies(
+    shown: pd.DataFrame,
+    families: Sequence[JudgedFamily],
+    by_variant: ByVariant,
+    correct: Correct,
+) -> np.ndarray | None:
+    """Draw accuracies of variants on the same test images; ``None`` if nothing tells their errors.
 
     Returns:
-        0 and 0 if no variant has two seeds.
+        ``(draws, V)`` in the order of the rows.
     """
-    degrees = frame["num_seeds"].to_numpy(float) - 1
-    least = np.nan_to_num(frame["resolution_points"].to_numpy(float)) ** 2 / 12
-    variances = np.maximum(np.nan_to_num(frame[f"{ACCURACY}_std"].to_numpy(float)) ** 2, least)
-    df = int(degrees.sum())
-    return (float(np.sqrt(variances @ degrees / df)), df) if df else (0.0, 0)
+    known = shown.set_index("hash")
+    uncertain, names = [], []
+    for family in families:
+        members = [name for name in (family.control, *family.hashes) if name in known.index]
+        if not members:
+            continue
+        made = _uncertain(family, known, by_variant, correct)
+        if made is None:
+            return None
+        uncertain.append(made)
+        names += [family.control, *family.hashes]
+    drawn_DV = draw_accuracies(uncertain)
+    column = {name: index for index, name in enumerate(names)}
+    return drawn_DV[:, [column[name] for name in shown["hash"]]]
+
+
+def _uncertain(
+    family: JudgedFamily, known: pd.DataFrame, by_variant: ByVariant, correct: Correct
+) -> Uncertain | None:
+    names = (family.control, *family.hashes)
+    accuracies_G = np.array(
+        [math.fsum(_accuracies(by_variant[name])) / len(by_variant[name]) for name in names]
+    )
+    made = family.estimate
+    has_errors = bool(family.hashes) and bool((made.df_V > 0).all())
+    seeds = _accuracies(by_variant[family.control])
+    common = float(np.std(seeds, ddof=1)) / len(seeds) ** 0.5 if len(seeds) > 1 else 0.0
+    images_GN = None
+    if made.population != "seeds":
+        images_GN = _shares(names, by_variant, correct)
+    if has_errors:
+        own = float(np.mean(made.seed_errors_V**2)) / 2
+        common = math.sqrt(max(common**2 - own, 0.0))  # what differences do not have
+        return Uncertain(accuracies_G, made, images_GN, None, common)
+    if not family.hashes and (images_GN is not None or common):
+        nothing = np.zeros(0)
+        alone = Estimate(*(nothing,) * 5, made.population)
+        return Uncertain(accuracies_G, alone, images_GN, None, common)
+    steps = known["resolution_points"].reindex(names).to_numpy(float)
+    shares = accuracies_G / 100
+    # a standard error is 100 sqrt(p (1 - p) / N), and the step between accuracies 100 / N
+    errors_G = np.sqrt(100 * shares * (1 - shares) * steps)
+    if np.isnan(errors_G).any():
+        return None
+    return Uncertain(accuracies_G, made, None, errors_G)
+
+
+def _shares(names: Sequence[str], by_variant: ByVariant, correct: Correct) -> np.ndarray | None:
+    """Share of the seeds that have an image right: ``(V, N)``; ``None`` if it is not known."""
+    found: list[np.ndarray] = []
+    for name in names:
+        right = [correct(record) for record in by_variant[name]]
+        known = [each for each in right if each is not None]
+        if len(known) < len(right) or len({len(each) for each in known}) > 1:
+            return None
+        found.append(np.asarray(np.mean(known, axis=0, dtype=np.float32)))
+    return np.array(found) if len({len(each) for each in found}) == 1 else None
+
+
+def find_best(
+    frame: pd.DataFrame,
+    families: Sequence[JudgedFamily],
+    by_variant: ByVariant,
+    criteria: Criteria,
+    correct: Correct,
+) -> None:
+    """Find who is better than all others, and really so.
+
+    Sets ``is_most_accurate``: every other variant is worse where all of them are compared with
+    this one, and none of its runs has failed; and ``is_fastest``. Of one test set, or it is nobody.
+    """
+    most_accurate = np.zeros(len(frame), bool)
+    if len(frame) > 1 and frame["test_set"].nunique() == 1:
+        best = int(frame[ACCURACY].to_numpy(float).argmax())
+        name = frame["hash"].iloc[best]
+        same = [f for f in families if f.control == name and len(families) == 1]
+        made = (
+            same[0].estimate
+            if same
+            else _estimate(name, frame, by_variant, criteria.population, correct)
+        )
+        _, high_V = made.ends(len(frame) - 1, criteria.confidence)
+        lost = bool(frame["num_failed_seeds"].iloc[best])
+        most_accurate[best] = bool((high_V < 0).all()) and not lost
+    frame["is_most_accurate"], frame["is_fastest"] = most_accurate, find_fastest(frame)
 
 
 def _accuracies(seeds: Sequence[Mapping[str, Any]]) -> list[float]:
     return [record["metrics"][ACCURACY] for record in seeds]
 
 
-def _accuracy_errors(shown: pd.DataFrame) -> tuple[np.ndarray, int]:
-    """Standard errors of mean accuracies in points: between seeds, or else between test images.
-
-    Returns:
-        ``(V,)``, NaN if the number of test images is not known; and the degrees of freedom.
-    """
-    deviation, df = pooled(shown)
-    if df:
-        return deviation / np.sqrt(shown["num_seeds"].to_numpy(float)), df
-    shares = shown[ACCURACY].to_numpy(float) / 100
-    # a standard error is 100 sqrt(p (1 - p) / N), and the step between accuracies 100 / N
-    return np.sqrt(100 * shares * (1 - shares) * shown["resolution_points"].to_numpy(float)), 0
-
-
-def _cost_errors(shown: pd.DataFrame, cost: str) -> np.ndarray:
-    if cost != "latency_ms":
-        return np.zeros(len(shown))
-    ends = [shown[f"relative_latency_{end}"].to_numpy(float) for end in ("low", "high")]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        errors: np.ndarray = (np.log(ends[1]) - np.log(ends[0])) / _WIDTH_IN_ERRORS
-    finite: np.ndarray = np.nan_to_num(errors, nan=0.0, posinf=0.0)
-    return finite
-
-
-def resolution_of(record: Mapping[str, Any]) -> float:
+def resolution_of(record: Mapping[str, Any], correct: Correct) -> float:
     """Step between accuracies in points, 100 over the number of test images; NaN if not known."""
     number = record["identity"]["canonical"].get("data", {}).get("num_test")
     if not number:  # all images of a folder
-        correct = read_correct(record)
-        number = 0 if correct is None else len(correct)
+        found = correct(record)
+        number = 0 if found is None else len(found)
     return 100 / number if number else math.nan
 
 
