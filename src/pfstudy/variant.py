@@ -167,7 +167,7 @@ def make_variant(config: Config, data_fingerprint: str) -> Variant:
 
 def architecture_of(canonical: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a canonical form that says how fast a network is, whatever it is trained on."""
-    data = {key: canonical["data"][key] for key in _INPUT_KEYS}
+    data = {key: canonical.get("data", {}).get(key) for key in _INPUT_KEYS}
     parts = {key: canonical.get(key) for key in ("schema", "backbone", "sites")}
     return {**parts, "data": data}
 

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 from rich.console import Console
@@ -92,6 +93,148 @@ class Outcome:
 
 def several(*operations: str) -> list[Variant]:
     return [variant_of(f"block.spatial={operation}") for operation in operations]
+
+
+class Backbones(FakePool):
+    """Stands for fresh processes, in which some backbones cannot be measured.
+
+    Args:
+        bad: Their names.
+        most: Most networks that fit into a process.
+    """
+
+    def __init__(self, *bad: str, most: int = 99) -> None:
+        super().__init__()
+        self.backbones = frozenset(bad)
+        self.most = most
+        self.thorough: list[bool] = []
+
+    def call(self, function: str, networks: Sequence[Variant], *others: Any, **options: Any) -> Any:
+        names = [f"{n.config.model.name.partition('_')[0]} {n.label}" for n in networks]
+        timings = super().call(function, networks, *others, **options)
+        self.calls[-1] = names
+        self.thorough.append(others[3])
+        if any(n.config.model.name in self.backbones for n in networks) or len(names) > self.most:
+            raise ChildFailedError("original: its process was killed by SIGKILL")
+        return timings
+
+    @property
+    def portions(self) -> list[list[str]]:
+        """What was timed together, in however many processes."""
+        return [names for names, _ in itertools.groupby(self.calls)]
+
+
+class TestBackbones:
+    NAMES = ("resnet_digits", "mobilenet_digits", "vit_digits")
+    SHORT = ("resnet", "mobilenet", "vit")
+    TOGETHER: ClassVar[list[str]] = [f"{name} original" for name in SHORT]
+    FAMILIES: ClassVar[list[list[str]]] = [[f"{n} original", f"{n} maxpool"] for n in SHORT]
+
+    def measured(
+        self, pool: Backbones, names: Sequence[str] = NAMES, known: Sequence[str] = ()
+    ) -> tuple[dict[str, Any], dict[str, str], str]:
+        """What is kept for each backbone's networks, the problems, and what was said."""
+        variants = [variant_of(f"model={name}", "block.spatial=maxpool") for name in names]
+        kept: dict[str, Any] = {}
+        said = io.StringIO()
+        problems = measure_speed(
+            cast(Pool, pool),
+            Display(Console(file=said, width=300)),
+            CPU,
+            [v for v in variants if v.config.model.name not in known],
+            lambda v, m: kept.setdefault(v.config.model.name, []).append(m),
+            variants,
+        )
+        return kept, problems, said.getvalue()
+
+    def identity(self, name: str) -> str:
+        return variant_of(f"model={name}").architecture_hash
+
+    def references(self, kept: Mapping[str, Any]) -> dict[str, Any]:
+        """The one reference of each backbone's measurements."""
+        found = {}
+        for name, measured in kept.items():
+            (found[name],) = {m.get("beside", {}).get("architecture") for m in measured}
+        return found
+
+    def test_baselines_are_timed_side_by_side_first(self) -> None:
+        pool = Backbones()
+        kept, problems, said = self.measured(pool)
+        assert pool.portions == [self.TOGETHER, *self.FAMILIES]
+        assert problems == {}
+        reference = self.identity("resnet_digits")
+        assert self.references(kept) == {
+            "resnet_digits": None,
+            "mobilenet_digits": reference,
+            "vit_digits": reference,
+        }
+        assert kept["vit_digits"][0]["beside"]["relative_latency"] == 1
+        assert "speed  3 backbones side by side, 1 thread, batch 1, contiguous" in said
+
+    def test_memory_and_energy_are_not_found_out_twice(self) -> None:
+        pool = Backbones()
+        self.measured(pool)
+        assert pool.thorough == [False] * 5 + 3 * [True, *[False] * 4]
+
+    def test_one_baseline_is_timed_with_its_variants_alone(self) -> None:
+        pool = Backbones()
+        kept, _, _ = self.measured(pool, self.NAMES[:1])
+        assert pool.portions == self.FAMILIES[:1]
+        assert "beside" not in kept["resnet_digits"][0]
+
+    def test_a_new_backbone_of_a_sweep_is_timed_next_to_the_same_reference(self) -> None:
+        pool = Backbones()
+        kept, _, _ = self.measured(pool, known=self.NAMES[:2])
+        assert pool.portions == [[self.TOGETHER[0], self.TOGETHER[2]], self.FAMILIES[2]]
+        assert self.references(kept) == {"vit_digits": self.identity("resnet_digits")}
+
+    def test_those_that_do_not_fit_together_are_timed_in_pairs(self) -> None:
+        pool = Backbones(most=2)
+        kept, problems, said = self.measured(pool)
+        first, *others = self.TOGETHER
+        assert pool.portions[:3] == [self.TOGETHER, *([first, other] for other in others)]
+        reference = self.identity("resnet_digits")
+        assert list(self.references(kept).values()) == [None, reference, reference]
+        assert problems == {}
+        assert (
+            "resnet_digits and mobilenet_digits and vit_digits could not be timed side by side: "
+            "original: its process was killed by SIGKILL" in said
+        )
+
+    @pytest.mark.parametrize(
+        ("bad", "expected"),
+        [
+            pytest.param(
+                "resnet_digits",
+                {"mobilenet_digits": None, "vit_digits": "mobilenet_digits"},
+                id="reference",
+            ),
+            pytest.param(
+                "vit_digits",
+                {"resnet_digits": None, "mobilenet_digits": "resnet_digits"},
+                id="another one",
+            ),
+        ],
+    )
+    def test_a_backbone_that_fails_stops_no_other(
+        self, bad: str, expected: Mapping[str, str | None]
+    ) -> None:
+        kept, problems, _ = self.measured(Backbones(bad))
+        assert self.references(kept) == {
+            name: reference and self.identity(reference) for name, reference in expected.items()
+        }
+        assert list(problems) == ["maxpool"]
+
+    def test_two_that_fail_together_are_timed_apart(self) -> None:
+        class Alone(Backbones):
+            def call(self, function: str, networks: Sequence[Variant], *o: Any, **k: Any) -> Any:
+                if len({n.config.model.name for n in networks}) > 1:
+                    raise ChildFailedError("no.")
+                return super().call(function, networks, *o, **k)
+
+        kept, problems, _ = self.measured(Alone())
+        assert problems == {}
+        assert self.references(kept) == dict.fromkeys(self.NAMES)
 
 
 def test_networks_are_measured_together_beside_the_baseline() -> None:

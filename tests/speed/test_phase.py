@@ -117,6 +117,86 @@ def test_many_variants_are_measured_in_portions_with_the_baseline_in_each(
     assert labels == [variant.label for variant in variants]
 
 
+def models(portion: Sequence[Sequence[Variant]]) -> list[str]:
+    """The backbones of a portion; their baselines are its networks."""
+    assert all(shared[0].is_baseline for shared in portion)
+    return [shared[0].config.model.name for shared in portion]
+
+
+class TestBaselines:
+    DIGITS = ("resnet_digits", "mobilenet_digits", "vit_digits")
+
+    def variants(self, *settings: str) -> list[Variant]:
+        return [variant_of(f"model={model}", MAXPOOL, *settings) for model in self.DIGITS]
+
+    def test_several_are_timed_side_by_side(self) -> None:
+        (portion,) = phase.group_baselines([*self.variants(), variant_of(MAXPOOL)])
+        assert models(portion) == [*self.DIGITS]
+
+    def test_one_is_not(self) -> None:
+        assert phase.group_baselines([variant_of(MAXPOOL), variant_of("recipe.lr=0.3")]) == []
+        assert phase.group_baselines([]) == []
+
+    def test_each_setting_has_its_own(self) -> None:
+        variants = [*self.variants()[:2], *self.variants("speed.batch_size=8")[1:]]
+        portions = phase.group_baselines(variants)
+        assert [models(portion) for portion in portions] == [
+            ["resnet_digits", "mobilenet_digits"],
+            ["mobilenet_digits", "vit_digits"],
+        ]
+        batches = [{n[0].config.speed.batch_size for n in portion} for portion in portions]
+        assert batches == [{1}, {8}]
+
+    def test_those_of_other_images_are_not_compared(self) -> None:
+        other = variant_of("model=resnet18", "data=synthetic", MAXPOOL)
+        assert phase.group_baselines([variant_of(MAXPOOL), other]) == []
+
+    def test_many_share_the_reference(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(phase, "MOST_TOGETHER", 1)
+        portions = phase.group_baselines(self.variants())
+        assert [models(portion) for portion in portions] == [
+            ["resnet_digits", "mobilenet_digits"],
+            ["resnet_digits", "vit_digits"],
+        ]
+
+    @pytest.mark.parametrize(
+        ("measured", "expected"),
+        [
+            pytest.param(0, [["resnet_digits", "mobilenet_digits", "vit_digits"]], id="none"),
+            pytest.param(1, [["resnet_digits", "mobilenet_digits", "vit_digits"]], id="reference"),
+            pytest.param(2, [["resnet_digits", "vit_digits"]], id="all but the last"),
+            pytest.param(3, [], id="all"),
+        ],
+    )
+    def test_a_resumed_sweep_has_the_same_reference(
+        self, measured: int, expected: list[list[str]]
+    ) -> None:
+        variants = self.variants()
+        portions = phase.group_baselines(variants[measured:], among=variants)
+        assert [models(portion) for portion in portions] == expected
+
+    def test_the_reference_alone_is_not_timed_again(self) -> None:
+        variants = self.variants()
+        assert phase.group_baselines(variants[:1], among=variants) == []
+
+    def test_their_times_relative_to_the_reference(self) -> None:
+        (portion,) = phase.group_baselines(self.variants())
+        fake = FakeMeasure([1.0, 0.5, 2.0], loads=[0.2])
+        results = phase.measure_portion(portion, fake, lambda number, width: None, PLACE)
+        reference, *others = (shared[0].architecture_hash for shared in portion)
+        common = {"architecture": reference, "num_processes": 5, "others_load": 0.2}
+        assert phase.describe_beside(portion, results) == {
+            other: {
+                **common,
+                "max_load": 0.1,
+                **dict.fromkeys(
+                    ("relative_latency", "relative_latency_low", "relative_latency_high"), ratio
+                ),
+            }
+            for other, ratio in zip(others, (0.5, 2.0), strict=True)
+        }
+
+
 def test_the_result_is_relative_to_the_baseline() -> None:
     fake = FakeMeasure([1.0, 0.75])
     baseline, maxpool = measure(fake, "speed.batch_size=4")

@@ -24,6 +24,7 @@ from pfstudy.tables.speed import (
 
 BASELINE, MAXPOOL = variant_of(), variant_of("block.spatial=maxpool")
 AVGPOOL = variant_of("block.spatial=avgpool")
+ALONE = "Intervals of relative time are for each network alone."
 
 
 def cells(table: Table) -> dict[str, list[str]]:
@@ -66,7 +67,7 @@ def test_figures_of_every_network() -> None:
 def test_the_caption_names_the_setting_and_the_figures() -> None:
     assert one_table(measurement()).caption == (
         f"{NAMED}. Median over 5 fresh processes; time relative to the unsubstituted backbone, "
-        "paired within rounds, with its 95 % interval."
+        f"paired within rounds, with its 95 % interval. {ALONE}"
     )
 
 
@@ -91,7 +92,7 @@ def test_figures_that_are_not_what_they_seem_are_marked(
     table = one_table(measurement(), measurement(**change))
     assert cells(table)["latency (ms)"] == ["2.00", f"2.00{mark}"]
     if meaning is None:
-        assert str(table.caption).endswith("95 % interval.")
+        assert str(table.caption).endswith(ALONE)
     else:
         assert meaning in str(table.caption)
 
@@ -130,6 +131,32 @@ def test_networks_of_several_models_are_named_with_them() -> None:
     other = variant_of("model=vit_digits")
     (table,) = speed_tables([network_of(v, measurement()) for v in (BASELINE, other)])
     assert cells(table)["network"] == ["resnet_digits original", "vit_digits original"]
+
+
+class TestBackbones:
+    OTHER = variant_of("model=vit_digits")
+
+    def caption(self, **beside: Any) -> str:
+        """The caption of a table of two backbones, of which the second takes 3 times as long."""
+        first = network_of(BASELINE, measurement())
+        measured = measurement(latency_ms=6.0, baseline_latency_ms=6.0)
+        if beside:
+            reference = {"architecture": BASELINE.architecture_hash, "num_processes": 5}
+            measured["beside"] = {**reference, **beside}
+        (table,) = speed_tables([first, network_of(self.OTHER, measured)])
+        return str(table.caption)
+
+    def test_their_times_relative_to_each_other_are_named(self) -> None:
+        ends = {"relative_latency_low": 2.9, "relative_latency_high": 3.1}
+        caption = self.caption(relative_latency=3.0, **ends)
+        assert caption.endswith(
+            f"{ALONE} Timed side by side, vit_digits takes 3.000 (2.900-3.100) times as long as "
+            "resnet_digits."
+        )
+
+    def test_those_that_were_timed_apart_are_uncertain(self) -> None:
+        caption = self.caption()
+        assert "Backbones were timed apart, so the time of each is uncertain by 5 %" in caption
 
 
 def test_energy_is_a_column_where_it_is_known() -> None:
@@ -201,8 +228,9 @@ class TestComparison:
         )
         assert comparison_table(compare_results(first, second)).caption == (
             f"A: {NAMED}, torch 2.9.0; B: Some GPU, 1 thread, batch 8, contiguous, float32, eager, "
-            "torch 2.7.0. B/A: of the times relative to the baseline. Only in A: resnet_digits "
-            "maxpool. Only in B: resnet_digits avgpool."
+            "torch 2.7.0. B/A: of the times relative to the baseline. Intervals are for each "
+            "network alone; agree: they overlap when widened to hold for all networks at once. "
+            "Only in A: resnet_digits maxpool. Only in B: resnet_digits avgpool."
         )
 
     def test_the_caption_speaks_of_one_setting_and_the_order(self) -> None:
@@ -210,6 +238,23 @@ class TestComparison:
         caption = str(comparison_table(compare_results(results, results)).caption)
         assert "Both are of one machine and setting." in caption
         assert "Kendall's tau of the relative times: 1.00." in caption
+
+    @pytest.mark.parametrize(
+        ("others", "expected"),
+        [
+            pytest.param({}, "differ", id="one network"),
+            pytest.param({"original": 1.0, "avgpool": 0.9}, "agree", id="three networks"),
+        ],
+    )
+    def test_intervals_hold_for_all_networks_at_once(
+        self, others: dict[str, float], expected: str
+    ) -> None:
+        """They are 0.792 to 0.808 and 0.811 to 0.827 for the network alone."""
+        results = [self.results(maxpool=time, **others) for time in (0.8, 0.819)]
+        compared = compare_results(*results)
+        (agreement,) = (list(column.cells) for column in comparison_table(compared).columns[-1:])
+        assert agreement[0] == expected
+        assert comparison_data(compared)["networks"][0]["agree"] is (expected == "agree")
 
     def test_data_have_both_measurements(self) -> None:
         results = self.results(original=1.0, maxpool=0.8)

@@ -36,8 +36,12 @@ def measure_speed(
     device: Device,
     variants: Sequence[Variant],
     keep: Keep,
+    among: Sequence[Variant] = (),
 ) -> dict[str, str]:
     """Measure variants beside their baselines; those that cannot be measured stop no other.
+
+    Several baselines of one setting are timed side by side first. The measurements of a backbone's
+    networks then say in ``beside`` how long the backbone takes relative to the reference.
 
     Args:
         pool: Where the processes come from.
@@ -46,6 +50,7 @@ def measure_speed(
         variants: What to measure.
         keep: Called with every variant, baselines that were not asked for included, and its
             measurement, as soon as that is known.
+        among: All variants of the command, as `pfstudy.speed.phase.group_baselines` takes them.
 
     Returns:
         Why not, by label, for those that cannot be measured.
@@ -69,6 +74,7 @@ def measure_speed(
     portions = phase.group_for_measuring(variants)
     announced = None
     with hold(display, device):
+        beside = _time_baselines(pool, display, device, place, variants, among)
         while portions:
             portion = portions.pop(0)
             first, *others = portion
@@ -85,10 +91,52 @@ def measure_speed(
                     continue
                 fail([failed for failed, *_ in others or [first]], error)
                 continue
+            found = beside.get((first[0].architecture_hash, settings))
             for shared, result in zip(portion, results, strict=True):
                 for variant in shared:
-                    keep(variant, result)
+                    keep(variant, result | ({"beside": found} if found else {}))
     return problems
+
+
+def _time_baselines(
+    pool: Pool,
+    display: Display,
+    device: Device,
+    place: Mapping[str, Any],
+    variants: Sequence[Variant],
+    among: Sequence[Variant],
+) -> dict[tuple[str, Speed], dict[str, Any]]:
+    """Time the baselines of each setting side by side.
+
+    Baselines that fail together are timed in pairs with the reference. If all pairs fail, the
+    reference is left out.
+
+    Returns:
+        Content of the key ``beside``, by the baseline's identity and the setting.
+    """
+    found: dict[tuple[str, Speed], dict[str, Any]] = {}
+
+    def time_together(portion: Sequence[Sequence[Variant]]) -> bool:
+        try:
+            results = _measure_portion(pool, display, device, place, portion, thorough=False)
+        except PfstudyError as error:
+            names = " and ".join(shared[0].config.model.name for shared in portion)
+            display.note(f"{names} could not be timed side by side: {error}")
+            return False
+        for identity, timed in phase.describe_beside(portion, results).items():
+            found[identity, portion[0][0].config.speed] = timed
+        return True
+
+    for portion in phase.group_baselines(variants, among):
+        setting = describe_setting(setting_of(portion[0][0].config.speed))
+        display.phase("speed", f"{counted(len(portion), 'backbone')} side by side, {setting}")
+        while not time_together(portion) and len(portion) > 2:
+            reference, *others = portion
+            in_pairs = [time_together([reference, other]) for other in others]
+            if any(in_pairs):
+                break
+            portion = others
+    return found
 
 
 def hold(display: Display, device: Device) -> AbstractContextManager[None]:
@@ -171,14 +219,17 @@ def _measure_portion(
     device: Device,
     place: Mapping[str, Any],
     portion: Sequence[Sequence[Variant]],
+    *,
+    thorough: bool = True,
 ) -> list[dict[str, Any]]:
     settings = portion[0][0].config.speed
     on_gpu = device.kind == "gpu"
 
-    def measure(networks: Sequence[Variant], thorough: bool, seconds: float) -> Timings:
+    def measure(networks: Sequence[Variant], is_first: bool, seconds: float) -> Timings:
         function = "pfstudy.speed.measure:measure_in_process"
-        arguments = (list(networks), settings, on_gpu, available_cores(), thorough, seconds)
-        timings: Timings = call_pinned(pool, device, settings.num_threads, function, *arguments)
+        cores = available_cores()
+        asked = (list(networks), settings, on_gpu, cores, thorough and is_first, seconds)
+        timings: Timings = call_pinned(pool, device, settings.num_threads, function, *asked)
         return timings
 
     def progress(number: int, widest: float) -> None:

@@ -92,7 +92,7 @@ def measure_networks(configs: Sequence[Config], *, again: bool = False) -> Measu
             if len(todo) < len(here):
                 display.note(f"{len(here) - len(todo)} measured before; --again measures anew")
             if todo:
-                problems |= measure_speed(pool, display, device, todo, keep)
+                problems |= measure_speed(pool, display, device, todo, keep, here)
     asked = [found[_key(variant)] for variant in variants if _key(variant) in found]
     taken = results.take_results(new, root, replace=True)
     beside = {path.parent for written in taken.written.values() for path in written}

@@ -213,10 +213,13 @@ class _Sweep:
         if num_same:
             self.display.note(f"{counted(num_same, 'variant')} coincide with others")
 
+    def timed(self) -> list[Variant]:
+        """The variants whose speed is asked for."""
+        return [variant for variant in self.variants if variant.config.speed.enabled]
+
     def unmeasured(self) -> list[Variant]:
         """The variants whose speed is asked for and not known at the place."""
-        wanted = [variant for variant in self.variants if variant.config.speed.enabled]
-        return [v for v in wanted if phase.find_measured(v, self.place) is None]
+        return [v for v in self.timed() if phase.find_measured(v, self.place) is None]
 
     def run_phases(self, *, train: bool, patient: bool) -> None:
         """Check, measure and train what is not done."""
@@ -253,7 +256,7 @@ class _Sweep:
                     if variant.hash in wanted:
                         phase.save(variant, result)
 
-                measure_speed(pool, self.display, device, unmeasured, keep)
+                measure_speed(pool, self.display, device, unmeasured, keep, self.timed())
             if not train:
                 return
             if mode != "disabled" and self.todo:

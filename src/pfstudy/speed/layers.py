@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,13 @@ from typing import Any
 import numpy as np
 
 from pfstudy.speed.blocktable import what_stands
-from pfstudy.speed.summary import Ceilings, SegmentTimings, mean_load, over_processes
+from pfstudy.speed.summary import (
+    Ceilings,
+    SegmentTimings,
+    joint_quantile,
+    mean_load,
+    over_processes,
+)
 from pfstudy.variant import Variant
 
 REST = "rest"
@@ -69,6 +76,10 @@ class Place:
     def half_interval(self) -> float:
         """Half the width of the ratio's 95 % interval."""
         return _NORMAL_QUANTILE * self.ratio_error
+
+    def joint_half_interval(self, number: int) -> float:
+        """The same of an interval that holds at once for a number of ratios (Bonferroni)."""
+        return float(joint_quantile(math.nan, number)) * self.ratio_error
 
 
 @dataclass(frozen=True)

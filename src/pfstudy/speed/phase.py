@@ -12,10 +12,15 @@ from pfstudy import files, store
 from pfstudy.schema.config import Speed
 from pfstudy.speed.setting import complete_setting, setting_of
 from pfstudy.speed.summary import Ratio, Timings, paired_ratio, percentiles_ms
-from pfstudy.variant import SCHEMA_VERSION, Variant
+from pfstudy.variant import SCHEMA_VERSION, Variant, architecture_of
 
 MOST_TOGETHER = 8
-"""Most variants that are timed beside the baseline in one process."""
+"""Most networks that are timed next to the first one in one process."""
+
+_BESIDE = (
+    *("relative_latency", "relative_latency_low", "relative_latency_high", "num_processes"),
+    *("others_load", "max_load"),
+)
 
 Measure = Callable[[Sequence[Variant], bool, float], Timings]
 
@@ -62,6 +67,67 @@ def group_for_measuring(variants: Sequence[Variant]) -> list[list[list[Variant]]
     return portions
 
 
+def group_baselines(
+    variants: Sequence[Variant], among: Sequence[Variant] = ()
+) -> list[list[list[Variant]]]:
+    """Group the baselines of variants that share a setting and the size of images.
+
+    Only the baselines of ``variants`` are timed relative to the reference. Backbones that were
+    measured elsewhere, such as by another sweep, are not timed again to link them to these.
+
+    Args:
+        variants: The variants to measure.
+        among: All variants of the command, measured before or not. The baseline of the first of
+            them in a setting is the reference, so that a resumed sweep has the same one.
+
+    Returns:
+        Portions as `measure_portion` takes them, a network for each baseline, the reference first;
+        none where there is one baseline.
+    """
+
+    def key_of(baseline: Variant) -> str:
+        images = architecture_of(baseline.canonical)["data"]
+        return repr((baseline.config.speed, images))
+
+    references: dict[str, Variant] = {}
+    for baseline in map(Variant.baseline, (*among, *variants)):
+        references.setdefault(key_of(baseline), baseline)
+    others: dict[str, dict[str, Variant]] = {}
+    for baseline in map(Variant.baseline, variants):
+        key = key_of(baseline)
+        if baseline.architecture_hash != references[key].architecture_hash:
+            others.setdefault(key, {}).setdefault(baseline.architecture_hash, baseline)
+    portions = []
+    for key, found in others.items():
+        networks = [[baseline] for baseline in found.values()]
+        for start in range(0, len(networks), MOST_TOGETHER):
+            portions.append([[references[key]], *networks[start : start + MOST_TOGETHER]])
+    return portions
+
+
+def describe_beside(
+    portion: Sequence[Sequence[Variant]], results: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """What measurements say of baselines that were timed side by side.
+
+    Args:
+        portion: Of `group_baselines`.
+        results: Of `measure_portion`.
+
+    Returns:
+        The content of the key ``beside`` by the identity of each baseline but the first: the
+        identity of the reference, and the time relative to it with its interval.
+    """
+    reference = portion[0][0].architecture_hash
+    return {
+        shared[0].architecture_hash: {
+            "architecture": reference,
+            **{key: result[key] for key in _BESIDE},
+        }
+        for shared, result in zip(portion[1:], results[1:], strict=True)
+    }
+
+
 def measure_portion(
     portion: Sequence[Sequence[Variant]],
     measure: Measure,
@@ -71,7 +137,7 @@ def measure_portion(
     """Measure networks in fresh processes until every ratio is known well enough.
 
     Args:
-        portion: As `group_for_measuring` makes it.
+        portion: As `group_for_measuring` or `group_baselines` makes it.
         measure: Times networks side by side in one fresh process; told whether to find out memory
             and energy, too, and for how many seconds at most.
         progress: Told the number of processes so far, and the relative width of the widest

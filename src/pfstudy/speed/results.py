@@ -15,6 +15,7 @@ from pfstudy.canonical import digest
 from pfstudy.errors import PfstudyError
 from pfstudy.speed.phase import measurement_path, name_setting
 from pfstudy.speed.setting import complete_setting, describe_setting
+from pfstudy.speed.summary import joint_interval
 from pfstudy.variant import SCHEMA_VERSION, Variant, architecture_of
 
 DIRECTORY = "speed"
@@ -251,10 +252,18 @@ def compare_results(first: Results, second: Results) -> Comparison:
     )
 
 
-def agree(pair: tuple[Network, Network]) -> bool:
-    """Whether the intervals of a network's relative time overlap."""
-    one, other = (network.measured for network in pair)
-    return bool(
-        one["relative_latency_low"] <= other["relative_latency_high"]
-        and other["relative_latency_low"] <= one["relative_latency_high"]
-    )
+def agree(pair: tuple[Network, Network], num_networks: int = 1) -> bool:
+    """Whether the intervals of a network's relative time overlap.
+
+    Args:
+        pair: The network in two results files.
+        num_networks: Number of networks that are compared; the intervals hold for all at once.
+    """
+    one, other = (_joint_ends(network.measured, num_networks) for network in pair)
+    return one[0] <= other[1] and other[0] <= one[1]
+
+
+def _joint_ends(measured: Mapping[str, Any], num_networks: int) -> tuple[float, float]:
+    ratio, *ends = (measured[f"relative_latency{end}"] for end in ("", "_low", "_high"))
+    low, high = joint_interval(ratio, ends[0], ends[1], measured["num_processes"], num_networks)
+    return float(low), float(high)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
+from scipy.special import ndtr, ndtri, stdtrit
 
 _NUM_DRAWS = 10_000
 _TRIMMED = 0.2
 _CONFIDENCE = 0.95
+
+BETWEEN_PROCESSES = 0.05
+"""Standard deviation of the logarithm of a network's time between fresh processes.
+
+That is what was seen on an idle machine. It stands for what a measurement does not tell.
+"""
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,65 @@ def paired_ratio(
     error = float(np.log(ratios_P).std(ddof=1)) / number**0.5  # a ratio is never below 0
     half = np.exp(float(stdtrit(number - 1, (1 + _CONFIDENCE) / 2)) * error)
     return Ratio(value, min(float(low), value / half), max(float(high), value * half))
+
+
+def log_error(low: Any, high: Any, num_processes: Any) -> np.ndarray:
+    """Standard error of the logarithm of a ratio, from its 95 % interval.
+
+    Half the interval's width over Student's quantile of P - 1 degrees of freedom. Where there is
+    no interval, as for one process, it is `BETWEEN_PROCESSES`.
+
+    Args:
+        low: Lower ends, in any shape.
+        high: Upper ends, of the same shape.
+        num_processes: Numbers of processes P, of the same shape; NaN where they are not known.
+    """
+    ends = np.asarray(low, float), np.asarray(high, float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        half = (np.log(ends[1]) - np.log(ends[0])) / 2
+        errors = half / joint_quantile(num_processes, 1)
+    return np.where(np.isfinite(errors), errors, BETWEEN_PROCESSES)
+
+
+def joint_interval(
+    ratio: Any, low: Any, high: Any, num_processes: Any, num_networks: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Widen 95 % intervals of ratios so that those of several networks hold at once.
+
+    Bonferroni's correction: the interval of each network holds at 1 - 0.05 / V, by the ratio of
+    Student's quantiles on the logarithmic scale.
+
+    Args:
+        ratio: Ratios, in any shape.
+        low: Lower ends of each network's own interval, of the same shape.
+        high: Upper ends, of the same shape.
+        num_processes: Numbers of processes, of the same shape; NaN where they are not known.
+        num_networks: Number of networks V that are compared.
+
+    Returns:
+        Lower and upper ends. An interval of one process is not bounded.
+    """
+    values = np.asarray(ratio, float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor = joint_quantile(num_processes, num_networks) / joint_quantile(num_processes, 1)
+        factor = np.where(np.isnan(factor), 1.0, factor)
+        below, above = (np.log(values / np.asarray(end, float)) for end in (low, high))
+        return values * np.exp(-factor * below), values * np.exp(-factor * above)
+
+
+def joint_quantile(num_processes: Any, num_networks: int) -> np.ndarray:
+    """Half width of intervals of several networks that hold at once, in standard errors.
+
+    Args:
+        num_processes: Numbers of processes, in any shape; Student's quantile of one degree of
+            freedom less. NaN where they are not known; the normal quantile.
+        num_networks: Number of networks.
+    """
+    number = np.asarray(num_processes, float)
+    degrees = np.where(np.isnan(number), np.inf, number - 1)
+    tail = (1 - _CONFIDENCE) / 2 / num_networks
+    quantiles: np.ndarray = np.where(np.isinf(degrees), -ndtri(tail), -stdtrit(degrees, tail))
+    return quantiles
 
 
 def trimmed_mean(values: np.ndarray) -> np.ndarray:

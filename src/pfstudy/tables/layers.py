@@ -249,7 +249,7 @@ def _caption(layers: Layers) -> str:
     is_fused = compiles(layers.variant.config.speed)
     parts = [
         f"{describe_setting(complete_setting(layers.setting))}. {_cut(layers.places[0].address)} "
-        "Ratios are of the times in the same round, ±: half the 95 % interval.",
+        "Ratios are of the times in the same round, ±: half the 95 % interval of each alone.",
         f"Peaks measured here: {ceilings.macs_per_s / 1e9:.0f} GMAC/s in a matrix product, "
         f"{ceilings.bytes_per_s / 1e9:.1f} GB/s in a copy;",
         "bytes are those of the operators one by one, and above 100 % a compiler that fuses them "
@@ -260,14 +260,15 @@ def _caption(layers: Layers) -> str:
         f"{whole.ratio:.2f}x.",
     ]
     blocks = [place for place in layers.places if place.address != REST]
-    slow = [p for p in blocks if p.after.macs < p.before.macs and _is_not_faster(p)]
+    slow = [p for p in blocks if p.after.macs < p.before.macs and _is_not_faster(p, len(blocks))]
     if slow:
         parts.append(f"Fewer MACs, but not faster: {_name_places(slow)}.")
     return " ".join([*parts, *explain_marks([vars(layers)])])
 
 
-def _is_not_faster(place: Place) -> bool:
-    return place.ratio - place.half_interval > _FASTER
+def _is_not_faster(place: Place, number: int) -> bool:
+    """Whether that holds at once for a number of blocks, by Bonferroni's correction."""
+    return place.ratio - place.joint_half_interval(number) > _FASTER
 
 
 def _times(place: Place, key: str) -> str:

@@ -28,6 +28,7 @@ from pfstudy.tables.statistics import (
     judge,
     resolution_of,
 )
+from pfstudy.tables.timing import TIMING_FLOATS, reconcile_latencies, timing_columns
 from pfstudy.variant import flatten, varying_settings
 
 SEVERAL = "several"
@@ -55,7 +56,10 @@ _TUNED = {
     "trial_epochs": "epochs",
     "num_failed_trials": "failed",
 }
-_FLOATS = (*_TUNED, *_METRICS, f"{ACCURACY}_std", *_SPEED, "relative_speed", "training_seconds")
+_FLOATS = (
+    *(*_TUNED, *_METRICS, f"{ACCURACY}_std", *_SPEED, *TIMING_FLOATS),
+    *("relative_speed", "training_seconds"),
+)
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ def make_rows(
     ]
     frame = pd.DataFrame({key: _column([row[key] for row in rows]) for key in rows[0]})
     frame = frame.astype(dict.fromkeys(_FLOATS, float))  # and nothing is NaN, not None
-    _reconcile_latencies(frame)
+    reconcile_latencies(frame)
     failed = Counter(run.key[0] for run in incomplete if run.has_failed)
     families = judge(frame, by_variant, criteria, failed, correct)
     front_cost = find_front(frame, families, by_variant, correct)
@@ -185,6 +189,7 @@ def _row(
         **{key: measured.get(key) for key in _SPEED},
         "relative_speed": 1 / measured["relative_latency"] if measured else None,
         "speed_mark": speed_mark(measured),
+        **timing_columns(canonical, measured),
         **{key: _mean([each.get(key) for each in metrics]) for key in _METRICS},
         f"{ACCURACY}_std": _deviation(accuracies),
         **published_of(first),
@@ -211,23 +216,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
     """The mean, where every seed has a value."""
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(values) else None
-
-
-def _reconcile_latencies(frame: pd.DataFrame) -> None:
-    """Refer all latencies of a family to one measurement of its baseline.
-
-    Networks are timed beside the baseline, but not all of them in the same processes, and between
-    processes and days times differ by more than ratios do.
-    """
-    measured = frame[frame["latency_ms"].notna()]
-    first = measured.sort_values("is_baseline", ascending=False, kind="stable")
-    reference = first.drop_duplicates("family").set_index("family")["baseline_latency_ms"]
-    scale = frame["family"].map(reference) / frame["baseline_latency_ms"]
-    reconciled = frame["family"].map(reference) / frame["relative_speed"]
-    frame["latency_ms"] = reconciled
-    frame["throughput_images_per_s"] = frame["throughput_images_per_s"] / scale
-    for key in ("latency_p10_ms", "latency_p90_ms"):
-        frame[key] = frame[key] * scale
 
 
 def _name(record: Mapping[str, Any]) -> str:

@@ -14,9 +14,11 @@ from pfstudy.speed.phase import was_busy
 from pfstudy.speed.results import Comparison, Network, agree
 from pfstudy.speed.setting import ALL_KEYS, KEYS, VERSION, complete_setting, describe_setting
 from pfstudy.tables.marks import explain_marks, speed_mark
+from pfstudy.tables.timing import frame_of_networks, timing_sentences
 from pfstudy.variant import Variant
 
 _MEBI = 2**20
+_MOST_BACKBONES = 4
 _HEADERS = {"batch_size": "batch", "num_threads": "threads", "cuda_graph": "graph"}
 
 
@@ -91,7 +93,24 @@ def _caption(networks: Sequence[Network], varying: Sequence[str]) -> str:
     ended = {m["stopped_by"] for m in measured} - {"interval_width"}
     if ended:
         parts.append(f"Ended by {' and '.join(sorted(ended))} before the interval was narrow.")
-    return " ".join([*parts, *explain_marks(measured)])
+    parts += timing_sentences(frame_of_networks(networks), shows_intervals=True)
+    return " ".join([*parts, *_side_by_side(networks), *explain_marks(measured)])
+
+
+def _side_by_side(networks: Sequence[Network]) -> list[str]:
+    """How long backbones take relative to those they were timed next to."""
+    names = {network.baseline_hash: network.model for network in networks}
+    found = []
+    for network in networks:
+        beside = network.measured.get("beside")
+        if beside and beside["architecture"] in names:
+            times = f"{beside['relative_latency']:.3f} ({interval(beside)}) times"
+            other = names[beside["architecture"]]
+            found.append(f"{network.model} takes {times} as long as {other}")
+    texts = list(dict.fromkeys(found))
+    if len(texts) > _MOST_BACKBONES:  # in several settings
+        return ["Backbones were timed side by side; --json has their relative times."]
+    return [f"Timed side by side, {'; '.join(texts)}."] if texts else []
 
 
 def _scaled(value: float | None, unit: float) -> str:
@@ -122,7 +141,7 @@ def comparison_table(compared: Comparison) -> Table:
             cells.append(milliseconds(m["latency_ms"]) + speed_mark(m))
             cells += [f"{m['relative_latency']:.3f}", interval(m)]
         cells.append(f"{_quotient(pair):.3f}")
-        cells.append("agree" if agree(pair) else "differ")
+        cells.append("agree" if agree(pair, len(compared.pairs)) else "differ")
         table.add_row(*map(escape, cells))
     return table
 
@@ -139,7 +158,7 @@ def comparison_data(compared: Comparison) -> dict[str, Any]:
                 "architecture_hash": pair[0].architecture_hash,
                 "first": dict(pair[0].measured),
                 "second": dict(pair[1].measured),
-                "agree": agree(pair),
+                "agree": agree(pair, len(compared.pairs)),
             }
             for pair in compared.pairs
         ],
@@ -210,7 +229,11 @@ def _comparison_caption(compared: Comparison, differ: Sequence[str]) -> str:
         for found in (compared.first, compared.second)
     ]
     named = [f"{text}, torch {version}" for text, version in zip(named, versions, strict=True)]
-    parts = [f"{'; '.join(named)}.", "B/A: of the times relative to the baseline."]
+    parts = [
+        f"{'; '.join(named)}.",
+        "B/A: of the times relative to the baseline. Intervals are for each network alone; agree: "
+        "they overlap when widened to hold for all networks at once.",
+    ]
     if not differ:
         parts.append("Both are of one machine and setting.")
     if compared.rank_correlation is not None:

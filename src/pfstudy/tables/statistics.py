@@ -283,7 +283,7 @@ def find_front(
         accuracies_DV = _draw_accuracies(shown, families, by_variant, correct)
         if accuracies_DV is None:
             continue
-        numbers = pd.factorize(shown["family"])[0]
+        numbers = pd.factorize(shown["backbone"])[0]
         nothing = np.zeros(len(shown))
         own, common = latency_errors(shown) if cost == "latency_ms" else (nothing, nothing)
         costs_DV = draw_costs(shown[cost].to_numpy(float), own, common, numbers)
