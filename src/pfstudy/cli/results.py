@@ -52,10 +52,9 @@ def _criteria(judging: Judging, sources: Sequence[str | Path], study: str | None
     population, margin = judging.population, judging.margin
     if margin is not None and not 0 < margin <= 100:
         raise PfstudyError(f"--margin is a loss in points, between 0 and 100, but got {margin:g}.")
-    known = {name: name for name in POPULATIONS}
-    if population is not None and population not in known:
+    chosen = next((name for name in POPULATIONS if name == population), None)
+    if population is not None and chosen is None:
         raise unknown_name("population", population, POPULATIONS)
-    chosen = known[population] if population in known else None  # type: ignore[index]
     return Criteria(judging.baseline, chosen, margin or 0.0, _looks(sources, study))
 
 
@@ -371,7 +370,9 @@ def power(
     if difference is not None and margin is not None:
         raise PfstudyError("--margin and --difference are two questions; ask one of them.")
     judging = Judging(baseline, population, margin)
-    made = make_power(make_table(sources, study, judging=judging)[1].rows, chance, margin, difference)
+    made = make_power(
+        make_table(sources, study, judging=judging)[1].rows, chance, margin, difference
+    )
     if as_json:
         print(json.dumps(power_data(made), indent=1))
     else:

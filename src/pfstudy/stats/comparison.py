@@ -10,7 +10,7 @@ over the family, and test images are a second source of error.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -40,28 +40,39 @@ class Estimate:
 
     Attributes:
         differences_V: Mean over the seeds that a variant shares with the baseline, in points.
-        seed_errors_V: Standard error that comes from the seeds; 0 where they are no source.
-        image_errors_V: Standard error that comes from the test images alone; likewise.
-        df_V: Degrees of freedom of the error; 0 where nothing tells it.
-        num_seeds_V: Seeds that a variant shares with the baseline.
+        num_seeds_V: How many these are.
         population: What the errors are about.
+        seed_errors_V: Standard error that comes from the seeds, NaN where nothing tells it; 0 if
+            they are no source.
+        seed_df_V: Degrees of freedom of that; 0 where nothing tells it.
+        image_errors_V: Standard error that comes from the test images and is not in that of the
+            seeds; likewise.
         noise: What the images contribute where a single seed of each is compared; intervals are
             score intervals then.
     """
 
     differences_V: np.ndarray
-    seed_errors_V: np.ndarray
-    image_errors_V: np.ndarray
-    df_V: np.ndarray
     num_seeds_V: np.ndarray
     population: Population
+    seed_errors_V: np.ndarray
+    seed_df_V: np.ndarray
+    image_errors_V: np.ndarray
     noise: ImageNoise | None = None
 
     @property
     def errors(self) -> np.ndarray:
         """Standard errors of the differences; NaN where nothing tells them."""
-        errors = np.sqrt(self.seed_errors_V**2 + self.image_errors_V**2)
-        return np.asarray(np.where(self.df_V > 0, errors, np.nan))
+        return np.asarray(np.sqrt(self.seed_errors_V**2 + self.image_errors_V**2))
+
+    @property
+    def df(self) -> np.ndarray:
+        """Degrees of freedom of the errors (Satterthwaite 1946); 0 where nothing tells them."""
+        is_known_V = np.isfinite(self.errors)
+        if self.population == "images":
+            return np.where(is_known_V, np.inf, 0.0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            df_V = self.seed_df_V * (self.errors / self.seed_errors_V) ** 4
+        return np.where(is_known_V, df_V, 0.0)
 
     @property
     def shared(self) -> np.ndarray:
@@ -70,41 +81,59 @@ class Estimate:
         Half of what comes from seeds; how far images are shared depends on which ones are lost.
         """
         with np.errstate(invalid="ignore", divide="ignore"):
-            share = _SHARED * self.seed_errors_V**2 / self.errors**2
+            share = _SHARED * (self.seed_errors_V / self.errors) ** 2
         return np.asarray(np.nan_to_num(share))
 
     def ends(self, number: int, confidence: float = CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
         """Both ends of the intervals that hold for so many variants at once.
 
-        NaN where nothing tells how accurate a difference is.
+        Those for new trainings on new images are no narrower than those for new trainings alone,
+        although larger errors are known with more degrees of freedom.
+
+        Returns:
+            NaN where nothing tells how accurate a difference is.
         """
         if self.noise is not None:
             quantile = -float(ndtri((1 - confidence ** (1 / number)) / 2))  # Sidak 1967
-            counts = (self.noise.gained_V, self.noise.lost_V, self.noise.num_images)
-            low_V, high_V = score_interval(*counts, quantile)
-            return np.where(self.df_V > 0, low_V, np.nan), np.where(self.df_V > 0, high_V, np.nan)
-        halves_V = self.half_widths(number, confidence)
+            low_V, high_V = score_interval(*self._counts, quantile)
+            is_known_V = self.df > 0
+            return np.where(is_known_V, low_V, np.nan), np.where(is_known_V, high_V, np.nan)
+        halves_V = critical_values(number, self.df, self.shared, confidence) * self.errors
+        if self.population == "both":
+            critical_V = critical_values(number, self.seed_df_V, self._all_shared, confidence)
+            halves_V = np.maximum(halves_V, critical_V * self.seed_errors_V)
         return self.differences_V - halves_V, self.differences_V + halves_V
 
-    def half_widths(self, number: int, confidence: float = CONFIDENCE) -> np.ndarray:
-        """Half of each interval, where they are symmetric."""
-        critical_V = critical_values(number, self.df_V, self.shared, confidence)
-        return np.asarray(critical_V * self.errors)
-
     def p_values(self, number: int) -> np.ndarray:
-        """Of no difference, adjusted for so many variants."""
+        """Of no difference, adjusted for so many variants; NaN where nothing tells it."""
+        found_V = np.full(self.differences_V.shape, np.nan)
+        known_V = self.df > 0
         if self.noise is not None:
             score_V = np.abs(score_statistic(self.noise.gained_V, self.noise.lost_V))
-            alone_V = 2 * ndtr(-score_V)
-            adjusted_V = -np.expm1(number * np.log1p(-np.minimum(alone_V, 1 - 1e-16)))
-            return np.where(self.df_V > 0, adjusted_V, np.nan)
-        known_V = self.df_V > 0
-        found_V = np.full(self.differences_V.shape, np.nan)
-        statistics = self.differences_V[known_V] / self.errors[known_V]
+            alone_V = np.minimum(2 * ndtr(-score_V), 1 - 1e-16)
+            return np.where(known_V, -np.expm1(number * np.log1p(-alone_V)), np.nan)
+        difference_V = self.differences_V[known_V]
         found_V[known_V] = adjusted_p_values(
-            statistics, number, self.df_V[known_V], self.shared[known_V]
+            difference_V / self.errors[known_V], number, self.df[known_V], self.shared[known_V]
         )
+        if self.population == "both":
+            alone_V = adjusted_p_values(
+                difference_V / self.seed_errors_V[known_V],
+                number,
+                self.seed_df_V[known_V],
+                self._all_shared[known_V],
+            )
+            found_V[known_V] = np.maximum(found_V[known_V], alone_V)
         return found_V
+
+    @property
+    def _counts(self) -> tuple[np.ndarray, np.ndarray, int]:
+        assert self.noise is not None
+        return self.noise.gained_V, self.noise.lost_V, self.noise.num_images
+
+    @property
+    def _all_shared(self) -> np.ndarray:
+        return np.full(self.differences_V.shape, _SHARED)
 
 
 def critical_values(
@@ -179,27 +208,22 @@ def estimate(
     paired_VS = accuracies_GS[..., 1:, :] - accuracies_GS[..., :1, :]
     num_seeds_V = np.isfinite(paired_VS).sum(axis=-1)
     differences_V, own_V = _moments(paired_VS, num_seeds_V)
-    variances_V, df_V = moderate(own_V, num_seeds_V - 1, resolution)
+    variances_V, seed_df_V = moderate(own_V, num_seeds_V - 1, resolution)
     with np.errstate(invalid="ignore", divide="ignore"):
-        seed_V = variances_V / num_seeds_V
+        seed_V = np.where(seed_df_V > 0, variances_V / num_seeds_V, np.nan)
     nothing_V = np.zeros_like(differences_V)
-    is_single = bool((num_seeds_V <= 1).all())
+    found = (differences_V, num_seeds_V, population)
     if population == "seeds":
-        errors = (np.sqrt(seed_V), nothing_V)
-        return Estimate(differences_V, *errors, df_V, num_seeds_V, population)
+        return Estimate(*found, np.sqrt(seed_V), seed_df_V, nothing_V)
     noise = _image_noise(correct, np.isfinite(paired_VS), differences_V.shape)
     if population == "images":
-        df_V = np.where(np.isfinite(noise.total_V), np.inf, 0.0)
-        errors = (nothing_V, np.sqrt(np.nan_to_num(noise.total_V)))
-        made = Estimate(differences_V, *errors, df_V, num_seeds_V, population)
-        return replace(made, noise=noise) if is_single else made
-    image_V = noise.own
-    with np.errstate(invalid="ignore", divide="ignore"):
-        # Satterthwaite 1946; images are many
-        df_V = np.where(df_V > 0, df_V * ((seed_V + image_V) / seed_V) ** 2, 0)
-    df_V = np.where(np.isfinite(image_V), df_V, 0)
-    errors = (np.sqrt(seed_V), np.sqrt(np.nan_to_num(image_V)))
-    return Estimate(differences_V, *errors, df_V, num_seeds_V, population)
+        is_single = bool((num_seeds_V <= 1).all())
+        errors_V = np.sqrt(noise.total_V)
+        return Estimate(*found, nothing_V, nothing_V, errors_V, noise if is_single else None)
+    # no more is taken off than the seeds have of it, so that new images alone are within
+    image_V = noise.total_V - np.minimum(np.nan_to_num(noise.residual_V), seed_V)
+    image_V = np.maximum(image_V, 0)
+    return Estimate(*found, np.sqrt(seed_V), seed_df_V, np.sqrt(image_V))
 
 
 def deviation_of(made: Estimate) -> tuple[float, float]:
@@ -212,7 +236,7 @@ def deviation_of(made: Estimate) -> tuple[float, float]:
     Returns:
         0 and 0 if nothing tells it.
     """
-    has_V = (made.num_seeds_V > 1) & (made.seed_errors_V > 0)
+    has_V = (made.num_seeds_V > 1) & (np.nan_to_num(made.seed_errors_V) > 0)
     number = int(has_V.sum())
     if not number:
         return 0.0, 0.0

@@ -171,15 +171,15 @@ def _ends(
         return low_V[only_F], high_V[only_F]
     noise, noise_df = deviation_of(made)
     misfit_df = len(fit.values_V) - len(fit.found_F)
-    of_images_F = _variances(weights_FV, made.image_errors_V)
+    of_images_F = _variances(weights_FV, np.nan_to_num(made.image_errors_V))
     with np.errstate(invalid="ignore", divide="ignore"):
         if noise_df or not misfit_df:
             scale = fit.variance / noise**2 if fit.variance and noise else 1.0
             of_seeds_F = scale * _variances(weights_FV, np.nan_to_num(made.seed_errors_V))
             total_F = of_seeds_F + of_images_F
             shares_FV = np.abs(weights_FV) / np.abs(weights_FV).sum(axis=1, keepdims=True)
-            is_known_F = ((shares_FV < _CONFOUNDED) | (made.df_V > 0)).all(axis=1)
-            df_F = np.where(is_known_F, shares_FV @ np.minimum(made.df_V, _MANY) + misfit_df, 0)
+            is_known_F = ((shares_FV < _CONFOUNDED) | (made.df > 0)).all(axis=1)
+            df_F = np.where(is_known_F, shares_FV @ np.minimum(made.df, _MANY) + misfit_df, 0)
         else:  # what is left unexplained has the noise of single seeds in it
             of_seeds_F = (fit.variance or 0.0) * np.sum(fit.inverse_FV[1:] ** 2, axis=1)
             total_F = of_seeds_F + of_images_F

@@ -65,7 +65,7 @@ def _draw(family: Uncertain, images_DN: np.ndarray, generator: np.random.Generat
         return drawn_DG + family.errors_G * normal_DG
     seeds_V = np.nan_to_num(made.seed_errors_V)
     own_G = np.concatenate([[_usual(seeds_V)], seeds_V]) / np.sqrt(2)
-    df = made.df_V[(made.df_V > 0) & np.isfinite(made.df_V)]
+    df = made.seed_df_V[made.seed_df_V > 0]
     if len(df):  # the spread is off by the same factor for all
         typical = float(np.median(df))
         normal_DG /= np.sqrt(generator.chisquare(typical, (len(normal_DG), 1)) / typical)

@@ -31,12 +31,6 @@ class ImageNoise:
     lost_V: np.ndarray
     num_images: int
 
-    @property
-    def own(self) -> np.ndarray:
-        """What images contribute beyond the spread between seeds."""
-        own: np.ndarray = np.maximum(self.total_V - np.nan_to_num(self.residual_V), 0)
-        return own
-
 
 def image_noise(correct_VSN: np.ndarray, baseline_VSN: np.ndarray) -> ImageNoise:
     """Split what variants gain and lose at each image into images, seeds and the rest.

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import chdtri, ndtr
+from scipy.special import chdtri, ndtr, ndtri
 
 from pfstudy.stats.comparison import CONFIDENCE, moderated_df
 from pfstudy.stats.max_t import deviation_nodes, max_t_quantile
 
 MOST_SEEDS = 1000
 _LIKELY = 0.8
+_MANY = 1e6
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,10 @@ def seeds_needed(distance: float, spread: Spread, power: float = 0.8) -> int | N
     return low
 
 
-def is_limited_by_images(distance: float, spread: Spread, power: float = 0.8) -> bool:
-    """Whether no number of seeds is enough, as the test images are too few."""
-    return power_of(MOST_SEEDS * MOST_SEEDS, distance, spread) < power
+def least_distance(spread: Spread, power: float = 0.8) -> float:
+    """The distance in points that any number of seeds decides about: what test images leave."""
+    critical = float(max_t_quantile(spread.confidence, spread.num_variants, np.inf, 0.0))
+    return (critical + float(ndtri(power))) * spread.images
 
 
 def power_of(num_seeds: int, distance: float, spread: Spread) -> float:
@@ -75,14 +77,32 @@ def power_of(num_seeds: int, distance: float, spread: Spread) -> float:
     if not error:
         return 1.0
     share = of_seeds / error**2
-    df = moderated_df(num_seeds - 1, spread.num_variants) / max(share, 1e-6) ** 2
-    df = float(f"{df:.3g}")  # so that critical values are computed once for many variants
-    share = round(share, 2)
+    own_df = float(moderated_df(num_seeds - 1, spread.num_variants))
+    # no narrower than for new trainings alone; see `Estimate.ends`
+    chances = [_chance(distance, error, of_seeds**0.5, own_df, 1.0, spread)]
+    if of_images:
+        chances.append(_chance(distance, error, error, own_df / share**2, share, spread))
+    return min(chances)
+
+
+def _chance(
+    distance: float, error: float, estimated: float, df: float, share: float, spread: Spread
+) -> float:
+    """Noncentral t, integrated over the estimated deviation.
+
+    Args:
+        distance: In points.
+        error: Standard error of the difference.
+        estimated: The part of it that the interval is made of.
+        df: Degrees of freedom that this is known with.
+        share: What part of its variance comes from seeds.
+        spread: What the error comes from.
+    """
+    df, share = float(f"{min(df, _MANY):.3g}"), round(share, 2)  # one critical value for many
     critical = float(max_t_quantile(spread.confidence, spread.num_variants, df, share / 2))
-    # noncentral t, integrated over the estimated deviation
     spread_1S, weights_1S = deviation_nodes(df)
-    found: float = (ndtr(abs(distance) / error - critical * spread_1S) * weights_1S).sum()
-    return found
+    found = ndtr((abs(distance) - critical * estimated * spread_1S) / error) * weights_1S
+    return float(found.sum())
 
 
 def upper_deviation(deviation: float, df: float) -> float:

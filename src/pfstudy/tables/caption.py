@@ -10,20 +10,13 @@ import pandas as pd
 from pfstudy.speed.setting import describe_setting
 from pfstudy.stats.front import SURE
 from pfstudy.tables.audit import in_short
-from pfstudy.tables.columns import ACCURACY, Column
+from pfstudy.tables.columns import Column
 from pfstudy.tables.rows import PROJECTED, Rows
+from pfstudy.tables.statistics import POPULATIONS
+from pfstudy.tables.timing import timing_sentences
 from pfstudy.words import counted
 
 _MOST_NAMES = 4
-_MUCH = 3
-_TESTS = {
-    "dunnett": "Dunnett's test, with the variance pooled over the variants",
-    "welch": "Welch's test, as the variances differ, with Bonferroni's correction",
-    "mcnemar": (
-        "McNemar's exact test with Bonferroni's correction; with one seed, that is a statement "
-        "about these trained networks on these test images alone"
-    ),
-}
 _COSTS = {"latency_ms": "latency", "macs": "MACs"}
 
 
@@ -32,24 +25,24 @@ def write_caption(rows: Rows, columns: Sequence[Column]) -> str:
     shown = {column.key for column in columns}
     parts = [_seeds(rows), *_tuning(rows)]
     if shown & {"difference_points", "difference_low", "verdict", "p_value"}:
-        parts += _tests(rows)
+        parts += [*_differences(rows), *_looks(rows), *_lost(rows)]
     if rows.speed and any(column.is_speed for column in columns):
         parts.append(
             "Latency and speed relative to the unsubstituted backbone: "
             f"{describe_setting(rows.speed)}."
         )
         parts += rows.speed_remarks
+        shows_intervals = "relative_latency_low" in shown
+        parts += timing_sentences(rows.frame, shows_intervals=shows_intervals)
     if shown & {"front", "front_probability"} and rows.front_cost:
-        of = "seeds" if rows.frame["num_seeds"].max() > 1 else "test images alone"
         parts.append(
             f"On the front of accuracy over {_COSTS[rows.front_cost]}: yes, in at least "
-            f"{100 * SURE:g} % of bootstrap draws (of {of}); no, in fewer than "
-            f"{100 - 100 * SURE:g} %."
+            f"{100 * SURE:g} % of bootstrap draws; no, in fewer than {100 - 100 * SURE:g} %."
         )
-    if "equal_latency_points" in shown:
+    if shown & {"equal_latency_points", "equal_latency_low"}:
         parts.append(
             "At equal latency: accuracy above the line through the unsubstituted backbones of the "
-            "same recipe."
+            "same recipe; intervals are at 95 % for each alone."
         )
     if any(key.startswith("published") for key in shown):
         parts.append(
@@ -104,26 +97,75 @@ def _listed(numbers: pd.Series, noun: str) -> str:
     return " or ".join([*map(str, others), counted(last, noun)])
 
 
-def _tests(rows: Rows) -> list[str]:
-    used = [test for test in _TESTS if (rows.frame["test"] == test).any()]
-    frame = rows.frame
+def _differences(rows: Rows) -> list[str]:
+    """What intervals are about, and what is judged by them."""
+    frame, criteria = rows.frame, rows.criteria
     labels = frame.loc[frame["is_control"] & ~frame["is_baseline"], "label"]
     to = ", ".join(dict.fromkeys(labels)) or "the baseline"
-    sentences = [
-        f"Differences to {to} with intervals that hold at once for all variants compared with the "
-        f"same baseline, at 95 %, by {'; or by '.join(_TESTS[test] for test in used)}."
-    ] if used else []  # fmt: skip
-    spreads = frame.loc[frame["num_seeds"] > 1, f"{ACCURACY}_std"]
-    if "dunnett" in used and spreads.max() > _MUCH * spreads.min() > 0:
+    tested = frame[frame["population"].notna()]
+    sentences = []
+    if not tested.empty:
         sentences.append(
-            f"The standard deviations range from {spreads.min():.2f} to {spreads.max():.2f}; the "
-            "pooled one understates the largest."
+            f"Differences to {to} with intervals that hold at {100 * criteria.confidence:.3g} % "
+            "for all variants compared with the same baseline at once."
         )
-    untested = frame["difference_points"].notna() & frame["test"].isna() & ~frame["is_control"]
-    number = int(untested.sum())
-    if number:
-        sentences.append(f"{counted(number, 'difference')} could not be tested.")
+    several = tested["population"].nunique() > 1
+    for population, about in POPULATIONS.items():
+        of = tested[tested["population"] == population]
+        if not of.empty:
+            models = f" of {', '.join(dict.fromkeys(of['model']))}" if several else ""
+            sentences.append(f"Intervals{models} are for {about}.")
+    if criteria.margin and not tested.empty:
+        sentences.append(
+            f"Not worse: by the interval, it loses no more than {criteria.margin:g} points."
+        )
+    untested = frame["difference_points"].notna() & frame["verdict"].isna() & ~frame["is_control"]
+    if untested.any():
+        sentences.append(f"{counted(int(untested.sum()), 'difference')} could not be tested.")
     return sentences
+
+
+def _looks(rows: Rows) -> list[str]:
+    """When the study is and was judged, if that matters to the level."""
+    looks = rows.criteria.looks
+    if not looks.declared and len(looks.taken) < 2:
+        return []
+    sentences = []
+    if looks.declared:
+        sentences.append(
+            f"The study is judged at {_numbers(looks.declared)} seeds, and its level of 5 % spent "
+            "over these looks."
+        )
+    if looks.undeclared:
+        number = len(looks.undeclared)
+        which = "a look that was" if number == 1 else f"{number} looks that were"
+        sentences.append(
+            f"{'Also judged' if looks.declared else 'Judged'} at {_numbers(looks.undeclared)} "
+            f"seeds, {which} not declared (study.looks): the level holds for each look alone."
+        )
+    return sentences
+
+
+def _numbers(values: Sequence[int]) -> str:
+    *others, last = map(str, values)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _lost(rows: Rows) -> list[str]:
+    """Which variants have lost runs, and what follows from that."""
+    lost = rows.frame[rows.frame["num_failed_seeds"] > 0]
+    if lost.empty:
+        return []
+    names = [
+        f"{variant} ({counted(int(number), 'run')})"
+        for variant, number in zip(lost["variant"], lost["num_failed_seeds"], strict=True)
+    ]
+    listed = ", ".join(names[:_MOST_NAMES])
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return [
+        f"Failed runs are an outcome: {listed}{more} lost some, so no verdict is in favour of "
+        f"{'it' if len(names) == 1 else 'them'}."
+    ]
 
 
 def _incomplete(rows: Rows) -> list[str]:

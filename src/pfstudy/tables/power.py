@@ -15,7 +15,7 @@ from pfstudy.stats.comparison import moderated_df
 from pfstudy.stats.power import (
     MOST_SEEDS,
     Spread,
-    is_limited_by_images,
+    least_distance,
     seeds_needed,
     upper_deviation,
 )
@@ -42,7 +42,9 @@ class Need:
         seeds_now: Seeds there are.
         num_seeds: Seeds per variant, if the deviation is what it seems; ``None`` if too many.
         num_seeds_safe: If it is larger, as it is with a probability of 20 %.
-        is_limited_by_images: Whether no number of seeds is enough, as the test images are too few.
+        least_distance: Points that many seeds would decide about with these test images.
+        is_limited_by_images: Whether that is more than was asked for, so that no number of seeds is
+            enough.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Need:
     seeds_now: int
     num_seeds: int | None
     num_seeds_safe: int | None
+    least_distance: float
     is_limited_by_images: bool
 
 
@@ -119,16 +122,19 @@ def _needs(
     rows: Rows, family: JudgedFamily, distance: float, confidence: float, power: float
 ) -> Iterator[Need]:
     made, number = family.estimate, family.number
-    known = rows.frame.set_index("hash")
+    known = {row["hash"]: row for row in rows.frame.to_dict("records")}
+    if made.population == "images":
+        return
     for index, name in enumerate(family.hashes):
         seeds = int(made.num_seeds_V[index])
-        if not made.seed_errors_V[index] > 0 or seeds < 2:
+        if seeds < 2 or not made.df[index]:
             continue
         deviation = float(made.seed_errors_V[index]) * seeds**0.5
         image_error = float(made.image_errors_V[index])
         spread = Spread(deviation, image_error, number, confidence)
         larger = upper_deviation(deviation, float(moderated_df(seeds - 1, number)))
-        row = known.loc[name]
+        least = least_distance(spread, power)
+        row = known[name]
         yield Need(
             row["variant"],
             float(row["difference_points"]),
@@ -140,7 +146,8 @@ def _needs(
             seeds,
             seeds_needed(distance, spread, power),
             seeds_needed(distance, replace(spread, seeds=larger), power),
-            is_limited_by_images(distance, spread, power),
+            least,
+            least > distance,
         )
 
 
@@ -157,10 +164,11 @@ def power_table(power: Power) -> Table:
         "difference between seeds. To be safe: if that is larger than it seems, as it is in one of "
         "five cases."
     )
-    if any(need.is_limited_by_images for need in power.needs):
+    least = [need.least_distance for need in power.needs if need.is_limited_by_images]
+    if least:
         caption += (
-            " More images: no number of seeds is enough, as the test images alone leave the "
-            "difference uncertain."
+            " More images: no number of seeds is enough, as these test images alone decide about "
+            f"no less than {min(least):.2f} points."
         )
     table = Table(box=box.SIMPLE_HEAD, caption=escape(caption), caption_justify="left")
     table.add_column("variant", overflow="fold")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,7 @@ def _estimate(
         return estimate(accuracies_GS, right, asked, resolution)
     is_single = bool((np.isfinite(accuracies_GS[1:] - accuracies_GS[:1]).sum(axis=1) < 2).all())
     made = estimate(accuracies_GS, right, "images" if is_single else "both", resolution)
-    if not is_single and not (made.df_V > 0).all():
+    if not is_single and not (made.df > 0).all():
         return estimate(accuracies_GS, None, "seeds", resolution)
     return made
 
@@ -213,15 +213,15 @@ def _by_seed(records: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any
 
 def _align(
     of_control: Mapping[int, Mapping[str, Any]], own: Mapping[int, Mapping[str, Any]]
-) -> Iterator[Mapping[str, Any] | None]:
+) -> list[Mapping[str, Any] | None]:
     """Runs in the order of the control's seeds; one after the other where no seed is shared.
 
     Runs that share nothing are paired at random then, which takes nothing from the statement.
     """
     if own.keys() & of_control.keys():
-        return (own.get(seed) for seed in of_control)
+        return [own.get(seed) for seed in of_control]
     runs = list(own.values())[: len(of_control)]
-    return iter([*runs, *[None] * (len(of_control) - len(runs))])
+    return [*runs, *[None] * (len(of_control) - len(runs))]
 
 
 def _refuse_population(families: Sequence[JudgedFamily], asked: Population | None) -> None:
@@ -233,7 +233,7 @@ def _refuse_population(families: Sequence[JudgedFamily], asked: Population | Non
     compared = [family for family in families if family.has_control and family.hashes]
     if asked is None or not compared:
         return
-    if any((family.estimate.df_V > 0).any() for family in compared):
+    if any((family.estimate.df > 0).any() for family in compared):
         return
     most = max(int(family.estimate.num_seeds_V.max()) for family in compared)
     if most < 2 and asked != "images":
@@ -360,7 +360,7 @@ def _uncertain(
         [math.fsum(_accuracies(by_variant[name])) / len(by_variant[name]) for name in names]
     )
     made = family.estimate
-    has_errors = bool(family.hashes) and bool((made.df_V > 0).all())
+    has_errors = bool(family.hashes) and bool((made.df > 0).all())
     seeds = _accuracies(by_variant[family.control])
     common = float(np.std(seeds, ddof=1)) / len(seeds) ** 0.5 if len(seeds) > 1 else 0.0
     images_GN = None
@@ -371,9 +371,7 @@ def _uncertain(
         common = math.sqrt(max(common**2 - own, 0.0))  # what differences do not have
         return Uncertain(accuracies_G, made, images_GN, None, common)
     if not family.hashes and (images_GN is not None or common):
-        nothing = np.zeros(0)
-        alone = Estimate(*(nothing,) * 5, made.population)
-        return Uncertain(accuracies_G, alone, images_GN, None, common)
+        return Uncertain(accuracies_G, made, images_GN, None, common)
     steps = known["resolution_points"].reindex(names).to_numpy(float)
     shares = accuracies_G / 100
     # a standard error is 100 sqrt(p (1 - p) / N), and the step between accuracies 100 / N
