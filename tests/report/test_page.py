@@ -21,6 +21,7 @@ from pfstudy.tables.audit import audit_records
 from pfstudy.tables.content import make_content
 from pfstudy.tables.effects import describe_model
 from pfstudy.tables.rows import make_rows
+from pfstudy.tables.statistics import Criteria
 
 NONE = pd.DataFrame(columns=["hash", "seed", "epoch", "val_top1_percent"])
 ODD = "</script><img src=x onerror=alert(1)>"
@@ -174,7 +175,7 @@ def test_another_baseline_is_what_variants_differ_from(
     record: Callable[..., Any], tmp_path: Path
 ) -> None:
     records = [record(), record("maxpool", 96.0), record("avgpool", 95.0)]
-    content = make_content(make_rows(records, "maxpool"))
+    content = make_content(make_rows(records, Criteria(baseline="maxpool")))
     path = tmp_path / "page.html"
     write_page(
         path,
@@ -183,7 +184,6 @@ def test_another_baseline_is_what_variants_differ_from(
         audit_records(records),
         records=records,
         curves=NONE,
-        baseline="maxpool",
     )
     data = data_of(Page(path.read_text()))
     found = dict(zip(data["name"], data["differences"], strict=True))
@@ -193,12 +193,15 @@ def test_another_baseline_is_what_variants_differ_from(
 
 
 def test_effects_are_a_table(write: Callable[..., Page], tmp_path: Path) -> None:
-    effects = (Effect("stage1", "maxpool", -0.5, 0.2), Effect("stage2", "maxpool", 0.1, 0.3))
+    effects = (
+        Effect("stage1", "maxpool", -0.5, -0.7, -0.3, "worse"),
+        Effect("stage2", "maxpool", 0.1, -0.2, 0.4, "undecided"),
+    )
     model = Additive("stage", effects, False, 0.9, 4, 0.8, 0.1)
     write(model)
     text = (tmp_path / "report.html").read_text()
-    assert '<td class="loss-4"><strong>-0.50</strong> <small>± 0.20</small></td>' in text
-    assert '<td class="gain-1">+0.10 <small>± 0.30</small></td>' in text
+    assert '<td class="loss-4"><strong>-0.50</strong> <small>-0.70 to -0.30</small></td>' in text
+    assert '<td class="gain-1">+0.10 <small>-0.20 to +0.40</small></td>' in text
     assert describe_model(model) in text
     assert describe_model(model) == (
         "Additive model with an effect of every stage: explains 90 % of the variance between "

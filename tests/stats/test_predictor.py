@@ -109,7 +109,7 @@ def test_the_variance_is_that_of_effects_and_noise() -> None:
     expected = stats.t.ppf(0.975, 128) * 0.3 * np.sqrt(6 * 4 / 192 + 1 / 3)
     assert half[0] == pytest.approx(expected)
     _, single = predictor.effect(ADDRESSES[0], "maxpool")
-    assert single == pytest.approx(stats.t.ppf(0.975, 128) * 0.3 * np.sqrt(4 / 192))
+    assert single == pytest.approx(stats.t.ppf(0.975, 128 + 57) * 0.3 * np.sqrt(4 / 192))
 
 
 def test_nothing_tells_how_sure_a_saturated_model_of_one_seed_is() -> None:

@@ -11,6 +11,7 @@ from pfstudy.tables.columns import COLUMNS
 from pfstudy.tables.marks import explain_marks, speed_mark
 from pfstudy.tables.rows import Rows, make_rows
 from pfstudy.tables.speeds import choose_speed
+from pfstudy.tables.statistics import Criteria
 
 
 def by_variant(rows: Rows, key: str) -> dict[str, Any]:
@@ -87,14 +88,14 @@ def test_several_models_become_one_column(record: Any) -> None:
 
 def test_another_variant_can_be_the_baseline(record: Any) -> None:
     records = [record("original", 97.0), record("maxpool", 95.0), record("dwconv", 96.5)]
-    rows = make_rows(records, baseline="maxpool")
+    rows = make_rows(records, Criteria(baseline="maxpool"))
     expected = {"original (conv)": 2, "maxpool": 0, "dwconv": 1.5}
     assert by_variant(rows, "difference_points") == pytest.approx(expected)
 
 
 def test_a_baseline_that_is_not_there_lists_the_choices(record: Any) -> None:
     with pytest.raises(PfstudyError) as caught:
-        make_rows([record(), record("maxpool")], baseline="maxpol")
+        make_rows([record(), record("maxpool")], Criteria(baseline="maxpol"))
     assert str(caught.value) == (
         "baseline 'maxpol' does not exist; choose from: original, maxpool. Did you mean 'maxpool'?"
     )

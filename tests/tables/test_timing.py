@@ -13,7 +13,7 @@ from scipy import stats
 from configs import variant_of
 from measurements import measurement
 from pfstudy.speed.results import network_of
-from pfstudy.stats.front import front_probability
+from pfstudy.stats.front import draw_costs, front_probability
 from pfstudy.tables.rows import make_rows
 from pfstudy.tables.timing import (
     are_timed_apart,
@@ -223,9 +223,8 @@ class TestDriftIsNoFinding:
         """Share of draws with each backbone on the front, as far as times alone decide."""
         frame = frame_of(*records)
         own, common = latency_errors(frame)
-        probability = front_probability(
-            frame["latency_ms"].to_numpy(float), np.hypot(own, common), np.zeros(2), np.zeros(2), 0
-        )
+        costs = draw_costs(frame["latency_ms"].to_numpy(float), own, common, np.arange(2))
+        probability = front_probability(costs, np.zeros_like(costs))
         return dict(zip(frame["model"], probability, strict=True))
 
     def test_timed_apart_it_is_uncertain(self) -> None:

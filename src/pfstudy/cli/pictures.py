@@ -35,7 +35,10 @@ def figure(
     population: OfPopulation = None,
     margin: Margin = None,
     kinds: Annotated[
-        str, typer.Option("--kind", help="latency, macs, params, effects, replaced, curves.")
+        str,
+        typer.Option(
+            "--kind", help="latency, macs, params, differences, effects, replaced, curves."
+        ),
     ] = "",
     formats: Annotated[str, typer.Option("--format", help="svg, pdf, png.")] = "svg,pdf,png",
     output: Annotated[
@@ -110,7 +113,6 @@ def report(
         curves=read_curves(found.records),
         models=fit_levels(content.rows),
         sources=list(map(str, sources)),
-        baseline=baseline,
     )
     say_written(make_console(), [path])
 

@@ -10,6 +10,7 @@ from typing import Any
 from pfstudy.errors import PfstudyError
 from pfstudy.figures import charts
 from pfstudy.figures.curves import read_curves
+from pfstudy.figures.differences import difference_intervals
 from pfstudy.figures.style import save
 from pfstudy.tables.effects import fit_effects
 from pfstudy.tables.rows import Rows
@@ -62,6 +63,11 @@ def _against(cost: str, rows: Rows, records: Records) -> Any:
     return charts.accuracy_against(rows, cost)
 
 
+def _differences(rows: Rows, records: Records) -> Any:
+    del records
+    return difference_intervals(rows)
+
+
 def _effects(rows: Rows, records: Records) -> Any:
     del records
     for level in ("block", "stage"):
@@ -89,6 +95,7 @@ KINDS: dict[str, Callable[[Rows, Records], Any]] = {
     "latency": partial(_against, "latency_ms"),
     "macs": partial(_against, "macs"),
     "params": partial(_against, "params"),
+    "differences": _differences,
     "effects": _effects,
     "replaced": _replaced,
     "curves": _curves,

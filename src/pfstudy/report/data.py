@@ -24,15 +24,12 @@ _MOST_COLOURS = 9
 _PREFERRED_COSTS = ("latency_ms", "macs", "params")
 
 
-def page_data(
-    content: Content, records: Sequence[Mapping[str, Any]], baseline: str | None = None
-) -> dict[str, Any]:
+def page_data(content: Content, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Collect the data of a page, apart from the curves.
 
     Args:
         content: The table; every list here is in the order of its lines.
         records: Those that the table was made of.
-        baseline: Label of the variant that others are compared with, unless the backbone.
     """
     frame = content.ordered.reset_index(drop=True)
     several = frame["model"].nunique() > 1
@@ -40,7 +37,7 @@ def page_data(
         f"{model}: {variant}" if several else variant
         for model, variant in zip(frame["model"], frame["variant"], strict=True)
     ]
-    controls = _controls(frame, baseline)
+    controls = _controls(frame)
     first = {record["identity"]["hash"]: record for record in reversed(records)}
     described = [first[name] for name in frame["hash"]]
     return {
@@ -85,12 +82,9 @@ def page_curves(content: Content, curves: pd.DataFrame) -> list[list[list[Any]]]
     return found
 
 
-def _controls(frame: pd.DataFrame, baseline: str | None) -> list[int | None]:
+def _controls(frame: pd.DataFrame) -> list[int | None]:
     """Of every line, that of the variant which it is compared with."""
-    chosen = frame["is_baseline"] if baseline is None else frame["label"] == baseline
-    found: dict[str, int] = {}
-    for row in np.flatnonzero(chosen):
-        found.setdefault(frame["family"][row], int(row))
+    found = {frame["family"][row]: int(row) for row in np.flatnonzero(frame["is_control"])}
     return [found.get(family) for family in frame["family"]]
 
 

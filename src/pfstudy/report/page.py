@@ -46,7 +46,6 @@ def write_page(
     curves: pd.DataFrame,
     models: Sequence[Additive] = (),
     sources: Sequence[str] = (),
-    baseline: str | None = None,
 ) -> None:
     """Write the page.
 
@@ -59,7 +58,6 @@ def write_page(
         curves: As `pfstudy.figures.curves.read_curves` gives them; may be empty.
         models: Additive models whose effects are shown.
         sources: Where the records come from.
-        baseline: Label of the variant that others are compared with, unless the backbone.
 
     Raises:
         PfstudyError: It cannot be written.
@@ -73,7 +71,7 @@ def write_page(
         "title": escape(title),
         "question": escape(_question(content, records)),
         "summary": _summary(content),
-        "asked": facts(_asked(records, sources, baseline)),
+        "asked": facts(_asked(content, records, sources)),
         "table": results_table(content, f"Results of {counted(len(content.lines), 'variant')}"),
         "notes": escape(content.caption),
         "effects": effects_part(models, content.rows.frame["family"].nunique()),
@@ -83,7 +81,7 @@ def write_page(
         "style": style,
         "script": script,
         "library": library(),
-        "data": _as_script(page_data(content, records, baseline)),
+        "data": _as_script(page_data(content, records)),
         "curves": _as_script(page_curves(content, curves)),
     }
     template = (_HERE / "page.html").read_text()
@@ -141,8 +139,9 @@ def _summary(content: Content) -> str:
 
 
 def _asked(
-    records: Sequence[Mapping[str, Any]], sources: Sequence[str], baseline: str | None
+    content: Content, records: Sequence[Mapping[str, Any]], sources: Sequence[str]
 ) -> dict[str, str]:
+    criteria = content.rows.criteria
     recipes: dict[str, list[Any]] = {}
     for record in records:
         for key, value in flatten(record["identity"]["canonical"].get("recipe", {})).items():
@@ -151,7 +150,8 @@ def _asked(
     return {
         "backbones": _listed(r["variant"]["model"] for r in records),
         "operations": ", ".join(_operations(records)),
-        "compared with": baseline or "the unsubstituted backbone",
+        "compared with": criteria.baseline or "the unsubstituted backbone",
+        "margin": f"{criteria.margin:g} points" if criteria.margin else "",
         "data": _listed(r["data"] for r in records),
         "recipe": f"{_listed(r['recipe'] for r in records)} ({settings})",
         "seeds": _listed(sorted({r["seed"] for r in records})),

@@ -93,7 +93,7 @@ class Predictor:
         total_V = of_effects_V + own_V + noise_V
         # Welch and Satterthwaite's degrees of freedom of a sum of variances
         parts = [(of_effects_V, self.fit.df), (own_V, self.beyond_df), (noise_V, self.noise_df)]
-        if self.fit.variance == self.noise:  # both are known by the seeds
+        if np.isclose(self.fit.variance, self.noise):  # both are known by the seeds
             parts = [(of_effects_V + noise_V, self.noise_df), (own_V, self.beyond_df)]
         squares_V = np.sum([part**2 / max(df, 1) for part, df in parts], axis=0)
         df_V = np.where(squares_V > 0, total_V**2 / np.where(squares_V > 0, squares_V, 1), 1)

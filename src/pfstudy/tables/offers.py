@@ -19,6 +19,7 @@ from pfstudy.schema.config import Config, SiteSetting, parse_config
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.sources import WANDB, Gathered, gather
 from pfstudy.speed.blocktable import what_stands
+from pfstudy.stats.comparison import deviation_of, estimate
 from pfstudy.stats.effects import find_estimable
 from pfstudy.stats.predictor import Predictor, fit_predictor
 from pfstudy.variant import Variant, make_variant
@@ -110,11 +111,11 @@ class _Trained:
     """A variant of a family, with the validation accuracy of each seed."""
 
     variant: Variant
-    accuracies: tuple[float, ...]
+    accuracies: Mapping[int, float]
 
     @property
     def mean(self) -> float:
-        return math.fsum(self.accuracies) / len(self.accuracies)
+        return math.fsum(self.accuracies.values()) / len(self.accuracies)
 
 
 def offers_of_runs(sources: Sequence[str | Path], study: str | None = None) -> Offers:
@@ -145,7 +146,7 @@ def offers_of_runs(sources: Sequence[str | Path], study: str | None = None) -> O
         [each.mean for each in used],
         numbers,
         ORIGINAL,
-        *_pooled(used),
+        *_deviation(used),
     )
     if predictor is None:
         raise PfstudyError(
@@ -202,9 +203,9 @@ def _trained(seeds: Sequence[Mapping[str, Any]]) -> _Trained:
         PfstudyError: A run has no validation accuracy, or its operations have changed.
     """
     path = Path(seeds[0]["directory"]) / store.CONFIG
-    accuracies = [record["metrics"].get(VALIDATION) for record in seeds]
-    known = tuple(float(value) for value in accuracies if value is not None)
-    if len(known) < len(seeds) or not all(map(math.isfinite, known)):
+    accuracies = {record["seed"]: record["metrics"].get(VALIDATION) for record in seeds}
+    known = {seed: float(value) for seed, value in accuracies.items() if value is not None}
+    if len(known) < len(seeds) or not all(map(math.isfinite, known.values())):
         raise PfstudyError(
             f"{path.parent} has no validation accuracy, and nothing is chosen by test accuracy."
         )
@@ -224,19 +225,14 @@ def _trained(seeds: Sequence[Mapping[str, Any]]) -> _Trained:
     return _Trained(replace(variant, config=parse_config(config)), known)
 
 
-def _pooled(trained: Sequence[_Trained]) -> tuple[float, int]:
-    """Standard deviation between seeds, and its degrees of freedom; at least that of rounding."""
-    several = [each for each in trained if len(each.accuracies) > 1]
-    degrees = sum(len(each.accuracies) - 1 for each in several)
-    if not degrees:
-        return 0.0, 0
-    number = trained[0].variant.config.data.num_validation
-    least = (100 / number) ** 2 / 12 if number else 0.0
-    squares = (
-        (len(each.accuracies) - 1) * max(float(np.var(each.accuracies, ddof=1)), least)
-        for each in several
+def _deviation(trained: Sequence[_Trained]) -> tuple[float, float]:
+    """Standard deviation between seeds of a variant in points, and its degrees of freedom."""
+    seeds = sorted({seed for each in trained for seed in each.accuracies})
+    accuracies_GS = np.array(
+        [[each.accuracies.get(seed, math.nan) for seed in seeds] for each in trained]
     )
-    return math.sqrt(math.fsum(squares) / degrees), degrees
+    number = trained[0].variant.config.data.num_validation
+    return deviation_of(estimate(accuracies_GS, None, "seeds", 100 / number if number else 0.0))
 
 
 def _options(trained: Sequence[_Trained]) -> dict[str, tuple[Option, ...]]:
