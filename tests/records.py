@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pfstudy.files import write_json
 
@@ -104,3 +107,45 @@ def leave_records(directory: str | Path, *records: Record) -> list[str]:
             write_json(variant / "speed" / f"{number}.json", measured)
         members.append(str(run.relative_to(directory)))
     return members
+
+
+def leave_predictions(run: str | Path, right: np.ndarray) -> None:
+    """Leave which of two classes a run said of test images, ``right`` of which were."""
+    logits = np.column_stack([right, ~right]).astype(np.float32)
+    np.savez(Path(run) / "predictions.npz", labels=np.zeros(len(right), int), logits=logits)
+
+
+def leave_study(
+    directory: str | Path, rights: Mapping[str, np.ndarray], **settings: Any
+) -> list[str]:
+    """Leave a study of which test images each variant has right, ``(S, N)``, ``original`` first.
+
+    Each variant replaces the layer of a place of its own, so that effects are differences.
+    """
+    places = [f"stage1.block{number}" for number in range(1, len(rights))]
+    members = []
+    for index, (label, right_SN) in enumerate(rights.items()):
+        stands = {place: label if n == index - 1 else "original" for n, place in enumerate(places)}
+        for seed, right_N in enumerate(right_SN):
+            record = make_record(label, 100 * float(right_N.mean()), seed=seed, **settings)
+            record["variant"]["operations"] = stands
+            record["identity"]["canonical"]["data"]["num_test"] = len(right_N)
+            (member,) = leave_records(directory, record)
+            leave_predictions(Path(directory, member), right_N)
+            members.append(member)
+    return members
+
+
+def draw_study(
+    seed: int = 0, *, num_seeds: int = 3, num_images: int = 400, **losses: float
+) -> dict[str, np.ndarray]:
+    """Draw which images variants have right, each with a share that it loses of the original's."""
+    generator = np.random.default_rng(seed)
+    hard_N = generator.random(num_images) < 0.1
+    found = {}
+    for label, loss in {"original": 0.0, **losses}.items():
+        lost_SN = (generator.random(num_images) < loss) ^ (
+            generator.random((num_seeds, num_images)) < 0.01
+        )
+        found[label] = ~(hard_N | lost_SN)
+    return found

@@ -61,10 +61,13 @@ def test_intervals_come_from_the_seeds_where_the_model_fits_anyhow(record: Any) 
     single = [(), *((address,) for address in ADDRESSES)]
     model = fit_all(rows_of(record, *single))[0]
     assert model.is_saturated
-    assert all(effect.half_width is not None and effect.half_width > 0 for effect in model.effects)
+    for effect in model.effects:
+        assert effect.low is not None
+        assert effect.high is not None
+        assert effect.low < effect.points < effect.high
     assert "as many as there are variants" in " ".join(text_of(effects_table(model)).split())
     (alone, *_) = fit_all(rows_of(record, *single, num_seeds=1))
-    assert all(effect.half_width is None for effect in alone.effects)
+    assert all(effect.low is None for effect in alone.effects)
 
 
 def test_what_cannot_be_told_apart_is_said(record: Any) -> None:

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from pfstudy.errors import PfstudyError
+from pfstudy.sources import Incomplete, gather
+from pfstudy.store import Looks
 from pfstudy.tables.caption import write_caption
 from pfstudy.tables.columns import BY_KEY
 from pfstudy.tables.content import make_content
 from pfstudy.tables.latex import latex
 from pfstudy.tables.power import make_power
 from pfstudy.tables.rows import Rows, make_rows
-from pfstudy.tables.statistics import Criteria
+from pfstudy.tables.statistics import POPULATIONS, Criteria
+from records import draw_study, leave_study
 
 TIMED = {"relative_latency_low": 0.99, "relative_latency_high": 1.01}
 
@@ -122,3 +125,169 @@ def test_datasets_are_named_and_digests_short(record: Any) -> None:
     other["data"] = "digits"
     rows = make_rows([digits, other])
     assert column(rows, "data.fingerprint")[1] == "f" * 10
+
+
+def several(record: Any, num_seeds: int = 3, **offsets: float) -> list[Any]:
+    """Records of seeds that share most of their noise."""
+    noise = np.random.default_rng(0).normal(0, 0.3, (len(offsets) + 1, num_seeds))
+    return [
+        record(label, 97.0 + offset + noise[0, seed] + 0.3 * noise[index, seed], seed=seed)
+        for index, (label, offset) in enumerate({"original": 0.0, **offsets}.items())
+        for seed in range(num_seeds)
+    ]
+
+
+def failed(label: str, seed: int, state: str = "failed") -> Incomplete:
+    return Incomplete(f"{label} seed{seed}", state, (f"base-{label}", seed), "diverged")
+
+
+class TestFailedRuns:
+    @pytest.mark.parametrize("state", ["failed", "crashed"])
+    def test_they_flatter_no_variant(self, record: Any, state: str) -> None:
+        records = several(record, better=3.0, worse=-3.0)
+        before = make_rows(records)
+        rows = make_rows(
+            records, incomplete=[failed("better", 3, state), failed("worse", 3, state)]
+        )
+        assert column(before, "verdict") == [None, "better", "worse"]
+        assert column(rows, "verdict") == [None, "undecided", "worse"]
+        assert column(rows, "num_failed_seeds") == [0, 1, 1]
+        assert column(rows, "difference_low") == pytest.approx(
+            column(before, "difference_low"), nan_ok=True
+        )
+        assert column(before, "is_most_accurate") == [False, True, False]
+        assert not any(column(rows, "is_most_accurate"))
+        assert (column(before, "front")[1], column(rows, "front")[1]) == ("yes", "perhaps")
+
+    def test_they_stand_in_the_caption(self, record: Any) -> None:
+        incomplete = [failed("maxpool", 3), failed("maxpool", 4)]
+        caption = make_content(
+            make_rows(several(record, maxpool=-1), incomplete=incomplete)
+        ).caption
+        assert "maxpool (2 runs) lost some, so no verdict is in favour of it." in caption
+        assert "2 failed" in caption
+
+    @pytest.mark.parametrize("state", ["running", "pending", "interrupted"])
+    def test_runs_that_have_not_ended_are_no_outcome(self, record: Any, state: str) -> None:
+        records = several(record, better=3.0)
+        rows = make_rows(records, incomplete=[failed("better", 3, state)])
+        assert column(rows, "verdict") == [None, "better"]
+
+    def test_a_baseline_that_lost_runs_is_not_flattered(self, record: Any) -> None:
+        incomplete = [Incomplete("original seed3", "failed", ("base", 3), "diverged")]
+        rows = make_rows(several(record, worse=-3.0), incomplete=incomplete)
+        assert column(rows, "verdict") == [None, "undecided"]
+
+
+class TestSeeds:
+    def test_differences_are_of_the_seeds_that_both_have(self, record: Any) -> None:
+        records = several(record, 5, maxpool=-1.0)
+        kept = [r for r in records if r["variant"]["is_baseline"] or r["seed"] < 3]
+        paired = make_rows([r for r in kept if r["seed"] < 3])
+        rows = make_rows(kept)
+        for key in ("difference_points", "difference_low", "difference_high"):
+            assert column(rows, key)[1] == pytest.approx(column(paired, key)[1])
+
+    def test_runs_that_share_no_seed_are_compared_all_the_same(self, record: Any) -> None:
+        records = several(record, maxpool=-3.0)
+        for made in records:
+            made["seed"] += 0 if made["variant"]["is_baseline"] else 10
+        assert column(make_rows(records), "verdict") == [None, "worse"]
+
+    def test_a_variant_of_one_seed_is_judged_by_the_spread_of_the_others(self, record: Any) -> None:
+        records = several(record, a=-1, b=-1, c=-1, single=-30)
+        kept = [r for r in records if r["variant"]["label"] != "single" or r["seed"] == 0]
+        rows = make_rows(kept)
+        widths = rows.frame["difference_high"] - rows.frame["difference_low"]
+        assert widths[4] > widths[1]
+        assert column(rows, "verdict")[4] is not None
+
+
+class TestPopulation:
+    @pytest.mark.parametrize(
+        ("num_seeds", "has_predictions", "expected"),
+        [
+            pytest.param(3, True, "both", id="several seeds"),
+            pytest.param(3, False, "seeds", id="several seeds without predictions"),
+            pytest.param(1, True, "images", id="one seed"),
+            pytest.param(1, False, None, id="one seed without predictions"),
+        ],
+    )
+    def test_it_is_the_widest_that_is_known(
+        self, tmp_path: Path, num_seeds: int, has_predictions: bool, expected: str | None
+    ) -> None:
+        leave_study(tmp_path, draw_study(num_seeds=num_seeds, maxpool=0.05))
+        if not has_predictions:
+            for path in tmp_path.rglob("predictions.npz"):
+                path.unlink()
+        rows = make_rows(gather([tmp_path]).records)
+        assert column(rows, "population") == [None, expected]
+        caption = make_content(rows).caption
+        for name, about in POPULATIONS.items():
+            assert (f"are for {about}." in caption) is (name == expected)
+
+    def test_of_several_the_caption_says_which_is_whose(self, record: Any, tmp_path: Path) -> None:
+        leave_study(tmp_path, draw_study(maxpool=0.05))
+        others = several(record, maxpool=-1.0)
+        for made in others:
+            made["variant"]["model"] = "other"
+            for key in ("hash", "baseline"):
+                made["identity"][key] = made["identity"][key].replace("base", "other")
+        caption = make_content(make_rows([*gather([tmp_path]).records, *others])).caption
+        assert f"Intervals of resnet_digits are for {POPULATIONS['both']}." in caption
+        assert f"Intervals of other are for {POPULATIONS['seeds']}." in caption
+
+
+class TestLooks:
+    def caption(self, record: Any, looks: Looks) -> str:
+        rows = make_rows(several(record, maxpool=-1.0), Criteria(looks=looks))
+        return make_content(rows).caption
+
+    def test_the_level_is_spent_over_those_declared(self, record: Any) -> None:
+        records = several(record, maxpool=-1.0)
+        usual = make_rows(records)
+        looks = make_rows(records, Criteria(looks=Looks((3, 5, 10), (3,))))
+        assert looks.criteria.confidence == pytest.approx(0.9785, abs=1e-4)
+        assert column(looks, "difference_low")[1] < column(usual, "difference_low")[1]
+        caption = self.caption(record, Looks((3, 5, 10), (3,)))
+        assert "hold at 97.9 %" in caption
+        assert "judged at 3, 5 and 10 seeds, and its level of 5 % spent over these looks" in caption
+        assert "not declared" not in caption
+
+    def test_those_that_were_not_declared_are_counted(self, record: Any) -> None:
+        caption = self.caption(record, Looks((), (3, 5)))
+        assert "Judged at 3 and 5 seeds, 2 looks that were not declared" in caption
+        caption = self.caption(record, Looks((3, 5), (3, 4)))
+        assert "Also judged at 4 seeds, a look that was not declared" in caption
+
+    def test_the_first_look_is_no_news(self, record: Any) -> None:
+        caption = self.caption(record, Looks((), (3,)))
+        assert "not declared" not in caption
+        assert "level" not in caption
+
+
+def test_what_is_gained_at_equal_latency_has_an_interval(record: Any) -> None:
+    """With the errors of both ends of the line, and of times that were measured apart."""
+    records = [
+        record(label, accuracy + 0.1 * seed, seed=seed, family=model, model=model, **timed)
+        for model, label, accuracy, timed in (
+            ("small", "original", 96.0, {"speed": (2.0, 1.0), **TIMED}),
+            ("big", "original", 98.0, {"speed": (4.0, 1.0), **TIMED}),
+            ("big", "dwconv", 97.5, {"speed": (3.0, 0.75), **TIMED}),
+        )
+        for seed in range(3)
+    ]
+    frame = make_rows(records).frame.set_index(["model", "label"])
+    row = frame.loc[("big", "dwconv")]
+    assert row["equal_latency_low"] < row["equal_latency_points"] < row["equal_latency_high"]
+    assert math.isnan(frame.loc[("big", "original")]["equal_latency_low"])
+
+
+def test_the_front_of_one_seed_is_paired_over_images(tmp_path: Path) -> None:
+    """A variant that loses 25 images, and never wins one, was perhaps as accurate."""
+    right = draw_study(num_seeds=1, num_images=500)["original"]
+    worse = right.copy()
+    worse[0, np.flatnonzero(right[0])[:12]] = False
+    leave_study(tmp_path, {"original": right, "dwconv": worse}, macs=1)
+    rows = make_rows(gather([tmp_path]).records)
+    assert column(rows, "front") == ["yes", "no"]

@@ -58,9 +58,9 @@ def draw_accuracies(families: Sequence[Uncertain], seed: int = 0) -> np.ndarray:
 
 def _draw(family: Uncertain, images_DN: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     made, number = family.estimate, len(family.accuracies_G)
-    normal_DG = generator.standard_normal((len(images_DN), number))
-    drawn_DG = np.tile(family.accuracies_G, (len(images_DN), 1)).astype(float)
-    drawn_DG += family.common_error * generator.standard_normal((len(images_DN), 1))
+    normal_DG = generator.standard_normal((len(images_DN), number), dtype=np.float32)
+    common_D1 = generator.standard_normal((len(images_DN), 1))
+    drawn_DG = family.accuracies_G + family.common_error * common_D1
     if family.errors_G is not None:
         return drawn_DG + family.errors_G * normal_DG
     seeds_V = np.nan_to_num(made.seed_errors_V)
@@ -107,18 +107,31 @@ def draw_costs(
         ``(draws, V)``.
     """
     generator = np.random.default_rng(seed)
-    own_DV = generator.standard_normal((NUM_DRAWS, len(costs_V)))
-    of_families_DF = generator.standard_normal((NUM_DRAWS, int(families_V.max(initial=0)) + 1))
-    logs_DV = own_errors_V * own_DV + family_errors_V * of_families_DF[:, families_V]
-    return np.asarray(costs_V * np.exp(logs_DV))
+    if not (own_errors_V.any() or family_errors_V.any()):
+        return np.tile(costs_V.astype(float), (NUM_DRAWS, 1))
+    own_DV = generator.standard_normal((NUM_DRAWS, len(costs_V)), dtype=np.float32)
+    own_DV *= own_errors_V.astype(np.float32)
+    if family_errors_V.any():
+        of_families_DF = generator.standard_normal((NUM_DRAWS, int(families_V.max()) + 1))
+        own_DV += family_errors_V * of_families_DF[:, families_V]
+    return np.asarray(costs_V * np.exp(own_DV))
 
 
 def front_probability(costs_DV: np.ndarray, accuracies_DV: np.ndarray) -> np.ndarray:
     """Share of draws in which each point is on the front: ``(V,)``."""
     num_on_V = np.zeros(costs_DV.shape[1])
+    is_same = len(costs_DV) > 1 and bool((costs_DV == costs_DV[0]).all())
+    order_DV = np.argsort(costs_DV[:1] if is_same else costs_DV, axis=-1)
+    steps = np.diff(np.take_along_axis(costs_DV[: len(order_DV)], order_DV, axis=-1), axis=-1)
+    has_ties = not steps.all()
     for start in range(0, len(costs_DV), _PART):
         part = slice(start, start + _PART)
-        num_on_V += on_front(costs_DV[part], accuracies_DV[part]).sum(axis=0)
+        if has_ties:
+            found = on_front(costs_DV[part], accuracies_DV[part])
+        else:
+            order = np.broadcast_to(order_DV, costs_DV.shape)[part]
+            found = _first_of_order(order, accuracies_DV[part])
+        num_on_V += found.sum(axis=0)
     return num_on_V / len(costs_DV)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -190,25 +191,36 @@ def _estimate(
     """Estimate differences to a variant, for the population asked for or the best known one."""
     others = [name for name in family["hash"] if name != control]
     resolution = float(np.nan_to_num(family["resolution_points"].max()))
-    columns = [_by_seed(by_variant[name]) for name in (control, *others)]
-    aligned = [_align(columns[0], column) for column in columns]
+    of_control = _by_seed(by_variant[control])
+    runs_GS: list[list[Mapping[str, Any] | None]] = [list(of_control.values())]
+    runs_GS += [_align(of_control, _by_seed(by_variant[name])) for name in others]
     accuracies_GS = np.array(
-        [[math.nan if r is None else r["metrics"][ACCURACY] for r in runs] for runs in aligned]
+        [[math.nan if r is None else r["metrics"][ACCURACY] for r in runs] for runs in runs_GS]
     )
-    if asked == "seeds":
-        return estimate(accuracies_GS, None, "seeds", resolution)
-    right = [[None if r is None else correct(r) for r in runs] for runs in aligned]
-    if asked is not None:
-        return estimate(accuracies_GS, right, asked, resolution)
     is_single = bool((np.isfinite(accuracies_GS[1:] - accuracies_GS[:1]).sum(axis=1) < 2).all())
-    made = estimate(accuracies_GS, right, "images" if is_single else "both", resolution)
-    if not is_single and not (made.df > 0).all():
+    population = asked or ("images" if is_single else "both")
+    if population == "seeds":
+        return estimate(accuracies_GS, None, population, resolution)
+    right = [[None if r is None else correct(r) for r in runs] for runs in runs_GS]
+    if asked is None and not is_single and not _are_known(right, accuracies_GS):
         return estimate(accuracies_GS, None, "seeds", resolution)
-    return made
+    return estimate(accuracies_GS, right, population, resolution)
+
+
+def _are_known(right: Sequence[Sequence[np.ndarray | None]], accuracies_GS: np.ndarray) -> bool:
+    """Whether it is known of every run which test images it has right, and all are on the same."""
+    has = zip(right, np.isfinite(accuracies_GS).tolist(), strict=True)
+    sizes = {
+        -1 if each is None else len(each)
+        for runs, has_S in has
+        for each, is_there in zip(runs, has_S, strict=True)
+        if is_there
+    }
+    return len(sizes) == 1 and -1 not in sizes
 
 
 def _by_seed(records: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
-    return {record["seed"]: record for record in sorted(records, key=lambda r: r["seed"])}
+    return {record["seed"]: record for record in sorted(records, key=itemgetter("seed"))}
 
 
 def _align(
