@@ -15,7 +15,7 @@ from scipy.special import gammaln, ndtr, stdtr, stdtrit
 
 _NUM_NODES, _NUM_COARSE = 64, 40  # the latter is exact to about 1e-3
 _NUM_GRID = 128
-_LEAST_P = 1e-15
+_LEAST_P = 1e-14
 _FAR = 7.0
 _NUM_STEPS = 40
 _NUM_DF, _NUM_SHARED = 12, 5  # nodes where many arguments are interpolated
@@ -82,13 +82,15 @@ def adjusted_p_values(
     sizes, df, shared = np.broadcast_arrays(
         np.abs(statistics), np.asarray(df, float), np.asarray(shared, float)
     )
-    is_alike = sizes.size > _NUM_GRID and not (np.ptp(df) or np.ptp(shared))
-    values = np.linspace(0, sizes.max(), _NUM_GRID) if is_alike else sizes
-    df, shared = (each.flat[0] if is_alike else each for each in (df, shared))
-    found = 1 - max_t_cdf(values, number, df, shared, _NUM_COARSE)
-    if not is_alike:
-        return np.asarray(found)
-    return np.asarray(np.exp(np.interp(sizes, values, np.log(np.maximum(found, _LEAST_P)))))
+    if sizes.size <= _NUM_GRID or np.ptp(df) or np.ptp(shared):
+        return np.asarray(1 - max_t_cdf(sizes, number, df, shared, _NUM_COARSE))
+    # interpolated over what each would have alone, which is as fine where it matters at any df
+    one_df, one_share = float(df.flat[0]), float(shared.flat[0])
+    alone = np.exp(np.linspace(np.log(_LEAST_P), 0, _NUM_GRID))
+    inside = max_t_cdf(-stdtrit(one_df, alone / 2), number, one_df, one_share, _NUM_COARSE)
+    own = np.maximum(2 * stdtr(one_df, -sizes), _LEAST_P)
+    logs = np.interp(np.log(own), np.log(alone), np.log(np.maximum(1 - inside, _LEAST_P)))
+    return np.asarray(np.exp(logs))
 
 
 def max_t_quantile(
