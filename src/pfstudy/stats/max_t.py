@@ -14,7 +14,8 @@ import numpy as np
 from scipy.special import gammaln, ndtr, stdtr, stdtrit
 
 _NUM_NODES, _NUM_COARSE = 64, 40  # the latter is exact to about 1e-3
-_NUM_GRID = 128
+_NUM_GRID = 40
+_LEVEL = 0.05
 _LEAST_P = 1e-14
 _FAR = 7.0
 _NUM_STEPS = 40
@@ -84,13 +85,16 @@ def adjusted_p_values(
     )
     if sizes.size <= _NUM_GRID or np.ptp(df) or np.ptp(shared):
         return np.asarray(1 - max_t_cdf(sizes, number, df, shared, _NUM_COARSE))
-    # interpolated over what each would have alone, which is as fine where it matters at any df
+    # interpolated: the largest are exact, and so is where an interval begins to leave out 0
     one_df, one_share = float(df.flat[0]), float(shared.flat[0])
-    alone = np.exp(np.linspace(np.log(_LEAST_P), 0, _NUM_GRID))
-    inside = max_t_cdf(-stdtrit(one_df, alone / 2), number, one_df, one_share, _NUM_COARSE)
-    own = np.maximum(2 * stdtr(one_df, -sizes), _LEAST_P)
-    logs = np.interp(np.log(own), np.log(alone), np.log(np.maximum(1 - inside, _LEAST_P)))
-    return np.asarray(np.exp(logs))
+    critical = float(max_t_quantile(1 - _LEVEL, number, one_df, one_share))
+    ranks = np.linspace(0, sizes.size - 1, _NUM_GRID).astype(int)
+    ordered = np.sort(sizes, axis=None)
+    nodes = np.unique([*ordered[ranks], *ordered[-_NUM_GRID:]])
+    p_values = 1 - max_t_cdf(nodes, number, one_df, one_share, _NUM_COARSE)
+    below = np.searchsorted(nodes, critical)
+    logs = np.insert(np.log(np.maximum(p_values, _LEAST_P)), below, np.log(_LEVEL))
+    return np.asarray(np.exp(np.interp(sizes, np.insert(nodes, below, critical), logs)))
 
 
 def max_t_quantile(
