@@ -121,19 +121,24 @@ def check_networks(
 def check_search(space: Space, report: Callable[[str, Mapping[str, Any]], None]) -> Device:
     """Check that every operation of a search can stand at every site, and its data be read.
 
+    Args:
+        space: What is searched.
+        report: Told what to know about images and initial weights (``"note"``).
+
     Returns:
         The device to search on.
 
     Raises:
         PfstudyError: Something does not fit.
     """
-    del report
     config, search = space.config, space.search
     device = _devices("trainer.accelerator", config.trainer.accelerator)[0]
     import_modules(config.imports)
     backbones: dict[str, Backbone] = {}
     for variant in space.uniform:
         _check_network(variant, backbones)
+    for note in (*describe_pixels(config.data), *describe_initial_weights(config)):
+        report("note", {"text": note})
     _check_training(config, 1, device)
     number = count_training_images(config.data)
     if isinstance(search, Differentiable):
