@@ -66,6 +66,8 @@ def test_packs_a_folder(call_here: Call) -> None:
                      "train/CLASS/ and val/CLASS/, or CLASS/ alone.", id="no classes"),
         pytest.param(("photos", "packed", "--quality", "50"), "--quality is for images that are "
                      "shrunk; give --side, too.", id="quality alone"),
+        pytest.param(("photos", "packed", "--bit-depth", "12"), "--bit-depth is for images that "
+                     "are shrunk; give --side, too.", id="bit depth alone"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_packed(call_here: Call, arguments: tuple[str, ...], sentence: str) -> None:

@@ -272,6 +272,34 @@ class TestImageFolder:
         loss = functional.cross_entropy(logits, labels_N[is_read_N]).item()
         assert figures["loss"] == pytest.approx(loss, rel=1e-5)
 
+    def test_weights_for_other_images_are_refused(
+        self, folder: tuple[Config, torch.Tensor, torch.Tensor]
+    ) -> None:
+        settings = folder[0]
+        config = compose("model=vit_ti", f"data.path={settings.data.path}", "data=imagefolder",
+                         "data.num_classes=3", "data.image_size=32", "pretrained=true")  # fmt: skip
+        with pytest.raises(PfstudyError, match=r"data\.crop_fraction=0\.9, or, to keep the data"):
+            evaluate(config, ignore)
+
+    def test_what_is_unusual_is_said(
+        self, folder: tuple[Config, torch.Tensor, torch.Tensor], tmp_path: Path
+    ) -> None:
+        config = folder[0]
+        state = build_network(config, seed=1).state_dict()
+        torch.save({"model": state, "model_ema": state}, tmp_path / "weights.pth")
+        Image.new("LA", (8, 8)).save(tmp_path / "images" / "val" / "ape" / "1.png")
+        told: list[str] = []
+
+        def hear(kind: str, details: Mapping[str, Any]) -> None:
+            if kind == "note":
+                told.append(details["text"])
+
+        evaluate(replace(config, init_from=str(tmp_path / "weights.pth")), hear)
+        assert told[0].endswith("(model) are taken, init_weights=averaged takes model_ema")
+        assert told[1] == (
+            "1 of 12 images is transparent in part, and shown on white (data.background)"
+        )
+
     def test_a_number_of_classes_that_is_not_the_folders_is_refused(
         self, folder: tuple[Config, torch.Tensor, torch.Tensor], tmp_path: Path
     ) -> None:

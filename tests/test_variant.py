@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from configs import compose, tiny_vit, variant_of
 from pfstudy.canonical import digest, file_digest
 from pfstudy.data import fingerprint
 from pfstudy.errors import PfstudyError
+from pfstudy.schema.config import Config
 from pfstudy.variant import Variant, flatten, make_variant, varying_settings
 
 MAXPOOL = "block.spatial=maxpool"
@@ -209,6 +212,32 @@ def test_a_checkpoint_is_identified_by_its_content(tmp_path: Path) -> None:
     before = identity(one)
     one.write_bytes(b"trained further")
     assert identity(one) != before
+
+
+def test_the_choice_of_weights_counts_where_it_chooses_others(tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").write_bytes(b"weights")
+    started = replace(compose(), init_from=str(tmp_path / "weights.pt"))
+
+    def canonical(config: Config) -> Mapping[str, Any]:
+        return make_variant(config, "content").canonical
+
+    assert "init_weights" not in canonical(started)
+    averaged = canonical(replace(started, init_weights="averaged"))
+    assert averaged == {**canonical(started), "init_weights": "averaged"}
+    assert canonical(replace(compose(), init_weights="averaged")) == canonical(compose())
+
+
+def test_how_unusual_pixels_are_read_counts_where_it_is_not_the_default() -> None:
+    folder = compose("data=imagefolder", "data.path=x", "data.num_classes=4", "data.image_size=8")
+    assert (folder.data.background, folder.data.bit_depth) == ("white", None)
+    usual = make_variant(folder, "content").canonical["data"]
+    assert not {"background", "bit_depth"} & usual.keys()
+    for changes in ({"background": "black"}, {"bit_depth": 12}):
+        data = replace(folder.data, **changes)
+        found = make_variant(replace(folder, data=data), "content").canonical["data"]
+        assert found == {**usual, **changes}
+    old = replace(folder.data, background=None, bit_depth=16)
+    assert make_variant(replace(folder, data=old), "content").canonical["data"] == usual
 
 
 def test_a_missing_checkpoint_is_named() -> None:

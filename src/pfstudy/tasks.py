@@ -76,12 +76,14 @@ class Checked:
         speed_device: Where speed is measured.
         projected: Number of sites that need a 1x1 convolution, by label of the variant.
         dropped: The constraint that a variant does not satisfy, by its identity.
+        notes: What to know about images and initial weights.
     """
 
     devices: tuple[Device, ...]
     speed_device: Device
     projected: Mapping[str, int]
     dropped: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,7 @@ def make_variant(config: Config, data_fingerprint: str) -> Variant:
     check_initial_weights(config)
     model = config.model
     substitutions = list_substitutions(config)
+    takes_averaged = config.init_from and config.init_weights == "averaged"
     canonical = compact(
         {
             "schema": SCHEMA_VERSION,
@@ -154,11 +155,14 @@ def make_variant(config: Config, data_fingerprint: str) -> Variant:
                 "interpolation": config.data.interpolation,
                 "mean": config.data.mean,
                 "std": config.data.std,
+                "background": config.data.background if config.data.background != "white" else None,
+                "bit_depth": config.data.bit_depth if config.data.bit_depth != 16 else None,
             },
             "recipe": recipe_form(config.recipe),
             "tune": asdict(config.tune) if config.tune.trials else None,
             "precision": config.trainer.precision,
             "init": file_digest(config.init_from, "init_from") if config.init_from else None,
+            "init_weights": "averaged" if takes_averaged else None,
             "pretrained": config.pretrained or None,
         }
     )

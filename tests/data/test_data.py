@@ -152,6 +152,13 @@ def test_npz_is_identified_by_content(npz: WriteNpz) -> None:
         assert fingerprint(data) != before
 
 
+def with_value(value: complex) -> np.ndarray:
+    """Images of which number 33 has one other value."""
+    images = np.zeros((40, 6, 6), dtype=type(value) if isinstance(value, complex) else float)
+    images[33, 2, 3] = value
+    return images
+
+
 @pytest.mark.parametrize(
     ("written", "sentence"),
     [
@@ -172,6 +179,20 @@ def test_npz_is_identified_by_content(npz: WriteNpz) -> None:
         pytest.param({"images": np.zeros((0, 6, 6))}, "data", id="no images"),
         pytest.param({"labels": np.array(["cat", "dog"] * 20)}, "labels", id="labels are words"),
         pytest.param({"labels": np.arange(40) % 2 + 0.5}, "labels", id="labels are fractions"),
+        pytest.param({"images": with_value(np.nan)}, "image 33 (counted from 0) has a value that "
+                     "is NaN; correct or remove it.", id="NaN"),
+        pytest.param({"images": with_value(-np.inf)}, "image 33 (counted from 0) has a value that "
+                     "is infinite in float32; correct or remove it.", id="infinite"),
+        pytest.param({"images": with_value(1e300)}, "image 33 (counted from 0) has a value that "
+                     "is infinite in float32", id="too large for float32"),
+        pytest.param({"images": with_value(2j)}, "images are complex (complex128, image 33 with an "
+                     "imaginary part); save", id="complex"),
+        pytest.param({"images": np.zeros((40, 6, 6), complex)}, "images are complex (complex128); "
+                     "save", id="complex type of real numbers"),
+        pytest.param({"images": np.full((40, 6, 6), "a")}, "images must be numbers, but are <U1.",
+                     id="images of words"),
+        pytest.param({"labels": np.arange(40) // 39}, "data npz: class 1 has 1 image, too few for "
+                     "a split into train, validation and test", id="class of one image"),
     ],
 )  # fmt: skip
 def test_arrays_that_are_not_what_the_config_says_are_refused(

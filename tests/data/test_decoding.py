@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,72 @@ class TestDecodeImage:
         expected = noise(5, 7, 3) @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
         np.testing.assert_allclose(read(tmp_path / "image.png", 1), expected, atol=1)
 
-    def test_alpha_is_dropped(self, tmp_path: Path) -> None:
-        Image.fromarray(noise(5, 7, 4)).save(tmp_path / "image.png")
-        np.testing.assert_array_equal(read(tmp_path / "image.png", 3), noise(5, 7, 4)[..., :3])
+    def test_opaque_alpha_changes_nothing(self, tmp_path: Path) -> None:
+        pixels = np.dstack([noise(5, 7, 3), np.full((5, 7), 255, dtype=np.uint8)])
+        Image.fromarray(pixels).save(tmp_path / "image.png")
+        np.testing.assert_array_equal(read(tmp_path / "image.png", 3), pixels[..., :3])
+
+    @pytest.mark.parametrize(("background", "value"), [("white", 255), ("black", 0)])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_transparency_shows_the_background(
+        self, tmp_path: Path, background: str, value: int, channels: int
+    ) -> None:
+        grey, alpha = noise(5, 7), noise(2, 5, 7)[1]
+        Image.fromarray(np.dstack([grey, grey, grey, alpha])).save(tmp_path / "image.png")
+        content = (tmp_path / "image.png").read_bytes()
+        image = np.asarray(decode_image(content, "image.png", channels, background))
+        expected = (grey * (alpha / 255) + value * (1 - alpha / 255)).reshape(5, 7, 1)
+        np.testing.assert_allclose(
+            image.reshape(5, 7, channels), expected.repeat(channels, axis=2), atol=1
+        )
+
+    def test_clear_colours_show_the_background(self, tmp_path: Path) -> None:
+        palette = Image.fromarray(noise(5, 7) % 4).convert("P")
+        palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120])
+        palette.save(tmp_path / "palette.png", transparency=2)
+        image = np.asarray(read(tmp_path / "palette.png", 3))
+        np.testing.assert_array_equal((image == 255).all(axis=2), noise(5, 7) % 4 == 2)
+
+        deep = (noise(5, 7) % 4).astype(np.uint16) * 16000
+        Image.fromarray(deep).save(tmp_path / "deep.png", transparency=16000)
+        expected = np.where(deep == 16000, 255, deep // 256)
+        np.testing.assert_array_equal(read(tmp_path / "deep.png", 1), expected)
+
+    @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+    @pytest.mark.parametrize(
+        ("orientation", "store"),
+        [  # what is stored of an upright picture (EXIF 2.3, 4.6.4A: where row and column 0 lie)
+            pytest.param(1, lambda upright: upright, id="1"),
+            pytest.param(2, lambda upright: upright[:, ::-1], id="2"),
+            pytest.param(3, lambda upright: upright[::-1, ::-1], id="3"),
+            pytest.param(4, lambda upright: upright[::-1], id="4"),
+            pytest.param(5, lambda upright: upright.swapaxes(0, 1), id="5"),
+            pytest.param(6, lambda upright: upright.swapaxes(0, 1)[::-1], id="6"),
+            pytest.param(7, lambda upright: upright[::-1, ::-1].swapaxes(0, 1), id="7"),
+            pytest.param(8, lambda upright: upright[::-1].swapaxes(0, 1), id="8"),
+        ],
+    )
+    def test_exif_orientation_is_respected(
+        self,
+        tmp_path: Path,
+        kind: str,
+        orientation: int,
+        store: Callable[[np.ndarray], np.ndarray],
+    ) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stored = np.ascontiguousarray(store(noise(5, 7, 3)))
+        options = {"lossless": True} if kind == "WEBP" else {}
+        Image.fromarray(stored).save(tmp_path / "image", kind, exif=exif, **options)
+        np.testing.assert_array_equal(read(tmp_path / "image", 3), noise(5, 7, 3))
+
+    @pytest.mark.parametrize("bit_depth", [8, 10, 12, 16])
+    def test_fewer_than_16_bits_use_the_whole_range(self, tmp_path: Path, bit_depth: int) -> None:
+        pixels = np.random.default_rng(0).integers(0, 2**bit_depth, (5, 7), dtype=np.uint16)
+        Image.fromarray(pixels).save(tmp_path / "image.png")
+        content = (tmp_path / "image.png").read_bytes()
+        image = np.asarray(decode_image(content, "image.png", 1, bit_depth=bit_depth))
+        np.testing.assert_array_equal(image, pixels // 2 ** (bit_depth - 8))
 
     def test_palette_is_looked_up(self, tmp_path: Path) -> None:
         image = Image.fromarray(noise(5, 7) % 4, mode=None).convert("P")

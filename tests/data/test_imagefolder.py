@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from pfstudy.data import fingerprint
-from pfstudy.data.imagefolder import Images, list_splits, list_test
+from pfstudy.data.imagefolder import Images, list_splits, list_test, name_lacking
+from pfstudy.data.packing import pack
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
 
@@ -168,6 +169,33 @@ def move_to_another_part(root: Path) -> None:
     (root / "train" / "ape" / "007.png").rename(root / "val" / "ape" / "003.png")
 
 
+class TestClassWithoutTestImages:
+    """It keeps its number, in the folder and packed."""
+
+    @pytest.fixture(params=["no folder", "empty folder"])
+    def data(self, request: pytest.FixtureRequest, describe_folder: DescribeFolder) -> Data:
+        empty = {"val/bee": 0} if request.param == "empty folder" else {}
+        counts = {name: number for name, number in TRAIN_VAL.items() if name != "val/bee"}
+        return describe_folder(counts | empty, num_validation=6)
+
+    def test_labels_stay(self, data: Data) -> None:
+        for images in (list_splits(data)["test"], list_test(data)):
+            assert images.classes == ("ape", "bee", "cat")
+            assert images.labels_N.tolist() == [0] * 3 + [2] * 4
+            assert files_of(images) == files_below(data, "val/*/*")
+            assert name_lacking(images) == "'bee'"
+        assert name_lacking(list_splits(data)["train"]) is None
+
+    def test_packed_is_the_same(self, data: Data, tmp_path: Path) -> None:
+        pack(Path(str(data.path)), tmp_path / "packed")
+        copy = replace(data, path=str(tmp_path / "packed"))
+        assert fingerprint(copy) == fingerprint(data)
+        images = list_splits(copy)["test"]
+        assert images.classes == ("ape", "bee", "cat")
+        assert images.labels_N.tolist() == [0] * 3 + [2] * 4
+        assert [images.path(index).parent.name for index in (0, 6)] == ["ape", "cat"]
+
+
 class TestFingerprint:
     @pytest.mark.parametrize(
         "change",
@@ -214,7 +242,7 @@ class TestFingerprint:
 
 
 def empty_class(root: Path) -> None:
-    for path in (root / "val" / "bee").iterdir():
+    for path in (root / "train" / "bee").iterdir():
         path.unlink()
 
 
@@ -255,7 +283,8 @@ def flat_test_alone(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        pytest.param(empty_class, "{root}/val/bee has no images: fill or remove", id="empty class"),
+        pytest.param(empty_class, "{root}/train/bee has no images: fill or remove",
+                     id="empty class"),
         pytest.param(nested_folder, "{root}/train/cat/more is a folder: the images of a class lie",
                      id="folder in a class"),
         pytest.param(broken_link, "{root}/train/cat/zzz.png cannot be read: No such file",
@@ -283,7 +312,7 @@ def test_folders_that_cannot_be_identified(
     assert str(caught.value).count("\n") == 0
 
 
-MANY = {f"train/{n}": 1 for n in range(5)} | {"val/0": 1}
+MANY = {f"val/{n}": 1 for n in range(5)} | {"train/0": 1}
 
 
 @pytest.mark.parametrize(
@@ -292,13 +321,26 @@ MANY = {f"train/{n}": 1 for n in range(5)} | {"val/0": 1}
         pytest.param(WITH_TEST, {"path": None}, "data=imagefolder needs data.path=FOLDER.",
                      id="no path"),
         pytest.param({**WITH_TEST, "val/dog": 1, "val/cow": 1, "train/eel": 1, "test/eel": 1}, {},
-                     "data.path={root}: train and val must have the same class folders, but train "
-                     "alone has 'eel' and val alone has 'cow', 'dog'.", id="other classes in val"),
-        pytest.param({**WITH_TEST, "test/dog": 1}, {"num_classes": 3}, "data.path={root}: train "
-                     "and test must have the same class folders, but test alone has 'dog'.",
+                     "data.path={root}: val must have no other class folders than train, but val "
+                     "alone has 'cow', 'dog'.", id="other classes in val"),
+        pytest.param({**WITH_TEST, "test/dog": 1}, {"num_classes": 3}, "data.path={root}: test "
+                     "must have no other class folders than train, but test alone has 'dog'.",
                      id="another class in test"),
-        pytest.param(MANY, {}, "data.path={root}: train and val must have the same class folders, "
-                     "but train alone has '1', '2', '3' and 1 more.", id="many classes"),
+        pytest.param(MANY, {}, "data.path={root}: val must have no other class folders than train, "
+                     "but val alone has '1', '2', '3' and 1 more.", id="many classes"),
+        pytest.param({"train/ape": 2, "val/ape": 0}, {"num_validation": 1}, "{root}/val has no "
+                     "images: fill its class folders.", id="no images in val"),
+        pytest.param({**HEAP, "cow": 2}, {"num_validation": 6, "num_test": 20}, "data imagefolder: "
+                     "class 'cow' has 2 images, too few for a split into train, validation and "
+                     "test, each of which needs one or more: add images, or remove the class and "
+                     "set data.num_classes=3, or lay the images out as train/ and val/ and set "
+                     "data.num_test=null.", id="class of two images"),
+        pytest.param({**HEAP, "cow": 1}, {"num_validation": 6, "num_test": 20}, "data imagefolder: "
+                     "class 'cow' has 1 image, too few", id="class of one image"),
+        pytest.param({**TRAIN_VAL, "train/cow": 1, "val/cow": 1}, {"num_validation": 6},
+                     "data imagefolder: class 'cow' has 1 image, too few for a split into train "
+                     "and validation, each of which needs one or more: add images, or remove the "
+                     "class and set data.num_classes=3.", id="class of one training image"),
         pytest.param(WITH_TEST, {"num_classes": 4}, "data.num_classes is 4, but {root}/train has 3 "
                      "class folders; set the number, or copy what is missing.", id="num_classes"),
         pytest.param(HEAP, {"num_classes": 2}, "data.num_classes is 2, but {root} has 3 class "

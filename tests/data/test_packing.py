@@ -18,8 +18,9 @@ from PIL import Image
 from webdataset import WebDataset
 
 from pfstudy.data import fingerprint, packing
-from pfstudy.data.imagefolder import list_splits, list_test
+from pfstudy.data.imagefolder import inspect, list_splits, list_test
 from pfstudy.data.loading import count_training_images, make_loaders
+from pfstudy.data.packed import open_packed
 from pfstudy.data.packing import pack
 from pfstudy.errors import DiskError, PfstudyError
 from pfstudy.schema.config import Data
@@ -142,6 +143,42 @@ class TestShrinking:
         assert count_training_images(copy) == 20
         with tarfile.open(f"{copy.path}/test-000000.tar") as tar:
             assert tar.getnames()[0] == "test/ape/000.png.jpg"
+
+    def test_unusual_images_are_shrunk_as_they_are_read(
+        self, describe_folder: DescribeFolder, tmp_path: Path
+    ) -> None:
+        data = describe_folder(TRAIN_VAL, num_validation=6)
+        root, pixels = Path(str(data.path)), np.zeros((30, 40, 4), dtype=np.uint8)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.fromarray(pixels).save(root / "val" / "ape" / "000.png", exif=exif)
+        deep = np.full((30, 40), 4080, dtype=np.uint16)
+        Image.fromarray(deep).save(root / "val" / "ape" / "001.png")
+        notes: list[str] = []
+        pack(root, tmp_path / "packed", 12, bit_depth=12, background="black", note=notes.append)
+        assert notes == [
+            "1 of 27 images is turned upright, as their EXIF orientation says",
+            "1 of 27 images is transparent in part, and shown on black (--background)",
+        ]
+        images = list_test(replace(data, path=str(tmp_path / "packed")))
+        first, second = (Image.open(io.BytesIO(images.read(index))) for index in (0, 1))
+        assert (first.size, first.getpixel((0, 0))) == ((12, 16), (0, 0, 0))
+        assert (second.size, second.getpixel((0, 0))) == ((16, 12), 255)
+        packed = open_packed(tmp_path / "packed")
+        assert packed is not None
+        assert packed.treatment == "side 12 quality 90 upright on black 12 bits"
+
+    def test_bytes_that_stay_keep_orientation_and_identity(
+        self, describe_folder: DescribeFolder, tmp_path: Path
+    ) -> None:
+        data = describe_folder(TRAIN_VAL, num_validation=6)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        path = Path(str(data.path)) / "val" / "ape" / "000.png"
+        Image.new("RGB", (12, 9)).save(path, exif=exif)
+        copy = packed(data, tmp_path)
+        assert fingerprint(copy) == fingerprint(data)
+        assert inspect(copy).num_turned == 1
 
     def test_identity_says_that_images_may_have_been_shrunk(
         self, describe_folder: DescribeFolder, tmp_path: Path

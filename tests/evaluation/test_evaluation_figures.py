@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
+from pfstudy.evaluation.cases import CLEAN
 from pfstudy.evaluation.figures import CleanFigures, Top1, brier_score, count_per_class
+from pfstudy.tables.evaluated import Evaluated, per_class_table
 
 
 def test_calibration_is_that_of_a_computation_by_hand() -> None:
@@ -59,3 +65,16 @@ def test_classes_say_what_they_are_taken_for() -> None:
     }  # fmt: skip
     assert (bee["top1_percent"], bee["confused_with"], bee["num_confused"]) == (100.0, None, 0)
     assert (cat["num_images"], cat["top1_percent"]) == (0, None)
+
+
+@pytest.mark.parametrize("counts", [(2, 1), (3, 0)], ids=["all tested", "one not tested"])
+def test_the_table_says_which_classes_were_not_tested(counts: tuple[int, ...]) -> None:
+    labels_N = np.repeat(np.arange(2), counts)
+    rows = count_per_class(labels_N, np.zeros(3, dtype=int), ["ape", "bee"])
+    table = per_class_table(Evaluated("run", Path("run"), {CLEAN: {"per_class": rows}}))
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(table)
+    lines = console.export_text().splitlines()
+    (line,) = (line.split() for line in lines if line.split()[:1] == ["bee"])
+    assert line[:3] == ["bee", str(counts[1]), "0.00" if counts[1] else "-"]
+    assert any("no test images, so no accuracy" in line for line in lines) == (counts[1] == 0)

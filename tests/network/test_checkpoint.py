@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from configs import compose
 from pfstudy.errors import PfstudyError
-from pfstudy.network.checkpoint import load_checkpoint, read_state_dict
+from pfstudy.network.checkpoint import describe_weights, load_checkpoint, read_state_dict
 from pfstudy.network.surgery import build_network
 
 MAXPOOL = "block.spatial=maxpool"
@@ -97,6 +98,103 @@ def test_a_state_dict_is_found_where_others_put_it(
     torch.save(wrap(state), tmp_path / "weights.pt")
     load_checkpoint(network, tmp_path / "weights.pt")
     assert equal(network.state_dict(), state)
+
+
+def renamed(prefix: str) -> Callable[[State], State]:
+    return lambda state: {prefix + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        pytest.param(renamed(prefix), id=prefix)
+        for prefix in ("_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module.")
+    ]
+    + [
+        pytest.param(lambda state: torch.compile(loaded(state)).state_dict(), id="torch.compile"),
+        pytest.param(
+            lambda state: nn.DataParallel(torch.compile(loaded(state))).state_dict(),
+            id="DataParallel of torch.compile",
+        ),
+        pytest.param(lambda state: compiled_in_part(state).state_dict(), id="a compiled stage"),
+        pytest.param(lambda state: AveragedModel(loaded(state)).state_dict(), id="AveragedModel"),
+    ],
+)
+def test_names_of_wrapped_networks_are_unwrapped(
+    tmp_path: Path, wrap: Callable[[State], State]
+) -> None:
+    state, network = trained(), digits()
+    wrapped = wrap(state)
+    assert wrapped.keys() != state.keys()
+    torch.save(wrapped, tmp_path / "weights.pt")
+    load_checkpoint(network, tmp_path / "weights.pt")
+    assert equal(network.state_dict(), state)
+
+
+def loaded(state: State) -> nn.Module:
+    network = digits()
+    network.load_state_dict(state)
+    return network
+
+
+def compiled_in_part(state: State) -> nn.Module:
+    network = loaded(state)
+    network.layer1 = torch.compile(network.layer1)
+    return network
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel], ids=["compiled", "parallel"])
+def test_a_wrapped_network_is_loaded_into(
+    tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]
+) -> None:
+    state, network = trained(), digits()
+    torch.save(state, tmp_path / "weights.pt")
+    load_checkpoint(wrap(network), tmp_path / "weights.pt")
+    assert equal(network.state_dict(), state)
+
+
+class TestAveragedWeights:
+    RAW, AVERAGED = digits(1).state_dict(), digits(2).state_dict()
+
+    def save(self, path: Path, content: Mapping[str, Any]) -> Path:
+        torch.save({"epoch": 3, "arch": "x", **content}, path / "weights.pt")
+        return path / "weights.pt"
+
+    @pytest.mark.parametrize(
+        ("raw", "averaged"),
+        [("state_dict", "state_dict_ema"), ("model", "model_ema"), ("model", "ema_state_dict")],
+    )
+    def test_a_setting_chooses(self, tmp_path: Path, raw: str, averaged: str) -> None:
+        path = self.save(tmp_path, {averaged: prefixed(self.AVERAGED), raw: self.RAW})
+        config = replace(compose(), init_from=str(path))
+        assert equal(build_network(config).state_dict(), self.RAW)
+        config = replace(config, init_weights="averaged")
+        assert equal(build_network(config).state_dict(), self.AVERAGED)
+        assert describe_weights(path) == (
+            f"{path} has raw and averaged weights; the raw ones ({raw}) are taken, "
+            f"init_weights=averaged takes {averaged}"
+        )
+        assert describe_weights(path, "averaged") == (
+            f"{path} has raw and averaged weights; the averaged ones ({averaged}) are taken, "
+            f"init_weights=raw takes {raw}"
+        )
+
+    def test_averaged_ones_alone_are_taken(self, tmp_path: Path) -> None:
+        path, network = self.save(tmp_path, {"model_ema": self.AVERAGED}), digits()
+        load_checkpoint(network, path)
+        assert equal(network.state_dict(), self.AVERAGED)
+        sentence = f"{path} has averaged weights only (model_ema); these are taken"
+        assert describe_weights(path) == sentence
+
+    def test_a_file_without_them_is_refused(self, tmp_path: Path) -> None:
+        path = self.save(tmp_path, {"state_dict": self.RAW})
+        assert describe_weights(path) is None
+        with pytest.raises(PfstudyError) as caught:
+            load_checkpoint(digits(), path, "averaged")
+        assert str(caught.value) == (
+            f"init_weights=averaged: {path} has no averaged weights (state_dict_ema, model_ema, "
+            "ema_state_dict, ema); leave init_weights out."
+        )
 
 
 def test_a_prefix_that_only_some_names_have_stays(tmp_path: Path) -> None:

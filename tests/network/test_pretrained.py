@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from safetensors.torch import save_file
 from configs import compose
 from pfstudy.errors import PfstudyError
 from pfstudy.launch.check import check_variants
+from pfstudy.network.pretrained import describe_initial_weights
 from pfstudy.network.surgery import build_network
-from pfstudy.schema.config import Config
+from pfstudy.schema.config import Config, config_tree, parse_config
 from pfstudy.variant import make_variant
 
 State = dict[str, torch.Tensor]
@@ -213,3 +215,86 @@ def test_it_is_part_of_the_identity_but_not_of_the_architecture() -> None:
     assert drawn.baseline_hash != loaded.baseline_hash == loaded.baseline().hash
     assert drawn.architecture_hash == loaded.architecture_hash
     assert loaded.without_weights().config == config
+
+
+def overrides_in(sentence: str) -> list[str]:
+    return re.findall(r"data\.\w+=\S+(?<![;,.])", sentence)
+
+
+FOLDER = ("data=imagenet", "data.path=nowhere", "pretrained=true")
+
+
+class TestExpectedInput:
+    """What timm declares of weights, which needs no download."""
+
+    @pytest.mark.parametrize(
+        "model",
+        ["vit_ti", "vit_s", "vit_b", "vit_ti_gap", "vit_b_gap", "mixer_b16", "efficientnet_b1"],
+    )
+    def test_another_normalisation_is_refused_with_what_to_add(self, model: str) -> None:
+        asked = [f"model={model}", *FOLDER]
+        with pytest.raises(PfstudyError) as caught:
+            describe_initial_weights(compose(*asked))
+        named = overrides_in(str(caught.value))
+        assert named[:2] == ["data.mean=[0.5,0.5,0.5]", "data.std=[0.5,0.5,0.5]"]
+        assert "pretrained_normalisation=any" in str(caught.value)
+        assert describe_initial_weights(compose(*asked, *named)) == []
+        (note,) = describe_initial_weights(compose(*asked, "pretrained_normalisation=any"))
+        assert overrides_in(note)[:2] == named[:2]
+
+    @pytest.mark.parametrize(
+        ("model", "expected"),
+        [
+            pytest.param("resnet50", ["data.crop_fraction=0.95"], id="resnet50"),
+            pytest.param("deit_ti", ["data.crop_fraction=0.9"], id="deit_ti"),
+            pytest.param("mobilenetv2", [], id="mobilenetv2"),
+        ],
+    )
+    def test_another_crop_is_said(self, model: str, expected: list[str]) -> None:
+        asked = [f"model={model}", *FOLDER]
+        notes = describe_initial_weights(compose(*asked))
+        assert overrides_in(" ".join(notes)) == expected
+        assert describe_initial_weights(compose(*asked, *expected)) == []
+
+    @pytest.mark.parametrize(
+        ("overrides", "expected"),
+        [
+            pytest.param(["model.timm=resnet50.tv_in1k"], ["data.interpolation=bilinear"],
+                         id="tag in the name"),
+            pytest.param(["+model.args.pretrained_cfg=tv_in1k"], ["data.interpolation=bilinear"],
+                         id="tag as an argument"),
+            pytest.param(["+model.args.pretrained_cfg_overlay.crop_pct=0.8"],
+                         ["data.crop_fraction=0.8"], id="own declaration"),
+        ],
+    )  # fmt: skip
+    def test_the_tag_counts(self, overrides: list[str], expected: list[str]) -> None:
+        config = compose("model=resnet50", *FOLDER, *overrides)
+        assert overrides_in(" ".join(describe_initial_weights(config))) == expected
+
+    def test_the_tag_counts_for_the_normalisation(self) -> None:
+        tag = "model.timm=mixer_b16_224.miil_in21k_ft_in1k"
+        with pytest.raises(PfstudyError, match=r"data\.mean=\[0,0,0\] data\.std=\[1,1,1\] "):
+            describe_initial_weights(compose("model=mixer_b16", tag, *FOLDER))
+
+    def test_grey_images_have_the_mean_over_colours(self) -> None:
+        asked = ["model=resnet18", *FOLDER, "data.channels=1", "data.crop_fraction=0.95"]
+        usual = ["data.mean=[0.449]", "data.std=[0.226]"]
+        assert describe_initial_weights(compose(*asked, *usual)) == []
+        with pytest.raises(PfstudyError, match=r"add data\.mean=\[0\.449\] data\.std=\[0\.226\]"):
+            describe_initial_weights(compose(*asked, "data.mean=[0.5]", "data.std=[0.5]"))
+
+    def test_data_normalised_by_itself_is_said(self) -> None:
+        config = compose("model=vit_ti", "data=synthetic", "pretrained=true")
+        (note,) = describe_initial_weights(config)
+        assert note.endswith("data=synthetic are normalised by their own mean and deviation")
+
+    def test_other_weights_expect_nothing(self) -> None:
+        assert describe_initial_weights(compose("model=vit_ti", *FOLDER[:2])) == []
+        config = compose("model=resnet_digits", "data=synthetic", "pretrained=true")
+        assert describe_initial_weights(config) == []
+
+    def test_what_was_started_before_goes_on(self) -> None:
+        tree = config_tree(compose("model=vit_ti", *FOLDER))
+        assert tree.pop("pretrained_normalisation") == "match"
+        (note,) = describe_initial_weights(parse_config(tree))
+        assert note.endswith("these images differ")

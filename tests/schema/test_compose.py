@@ -167,7 +167,8 @@ REFUSED = [
     pytest.param(["block.spatial=[conv"], "the override 'block.spatial=[conv' cannot be read: no "
                  "viable alternative at input '[conv'.", id="syntax"),
     pytest.param(["recip.lr=1"], "the configuration: the key 'recip' does not exist; choose from: "
-                 "swap, seed, seeds, init_from, pretrained, imports, runs_dir, tune, launcher, "
+                 "swap, seed, seeds, init_from, init_weights, pretrained, "
+                 "pretrained_normalisation, imports, runs_dir, tune, launcher, "
                  "model, block, data, recipe, trainer, logger, speed, study. Did you mean "
                  "'recipe'?", id="root key"),
     pytest.param(["+recipe.lrr=1"], "recipe.lrr is no key of the configuration.", id="added key"),

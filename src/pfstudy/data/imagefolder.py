@@ -6,8 +6,10 @@ PATH/train/CLASS/*, PATH/val/CLASS/*   the test images are those of val/; valida
 PATH/CLASS/*                           one heap, which is split
 PATH/packed.npz, PATH/*.tar            what `pfstudy pack` made of one of these
 
-Classes are numbered by name. Every file of a class is an image, but for those whose name begins
-with a dot. A ``test`` without class folders has no labels, as ImageNet's own, and is not used.
+Classes are numbered by name; those of train/ are the classes of all parts. A class may have no
+images in val/ or test/, which leaves its accuracy unknown there. Every file of a class is an image,
+but for those whose name begins with a dot. A ``test`` without class folders has no labels, as
+ImageNet's own, and is not used.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,7 +29,13 @@ from pfstudy.data.splitting import hold_out, split_heap
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
 
+if TYPE_CHECKING:
+    from pfstudy.data.contents import Contents
+
 _PARTS = ("train", "val", "test")
+MAY_LACK = ("val", "test")
+"""Parts in which a class may have no images."""
+
 _HEAP = ""
 _NUM_NAMED = 3
 
@@ -95,22 +104,44 @@ def fingerprint(data: Data) -> str:
         if not size and data.on_error != "skip":
             raise empty_file(root / os.fsdecode(folder) / os.fsdecode(name))
         digest.update(b"%s/%s\0%d\n" % (folder, name, size))
+    digest.update(_reading(data))
     return digest.hexdigest()
+
+
+def inspect(data: Data) -> Contents:
+    """Find out what all images of a folder hold.
+
+    Raises:
+        PfstudyError: A folder cannot be read or is not laid out as expected.
+    """
+    from pfstudy.data.contents import inspect_images
+
+    root = _root(data)
+    packed = open_packed(root)
+    parts = find_classes(root, packed)
+    return inspect_images(_list_part(root, part, parts, packed) for part in sorted(parts))
+
+
+def _reading(data: Data) -> bytes:
+    """What a fingerprint ends with: nothing, unless images are read differently than once."""
+    reading = inspect(data).reading
+    return f"\0read {reading}".encode() if reading else b""
 
 
 def list_splits(data: Data) -> dict[str, Images]:
     """List the images of ``train``, ``validation`` and ``test``, the same way for every variant.
 
     Raises:
-        PfstudyError: A folder cannot be read or is not laid out as expected, the parts have
-            different classes, or there are too few images for the numbers of the config.
+        PfstudyError: A folder cannot be read or is not laid out as expected, a part has classes
+            that train does not have, or there are too few images for the numbers of the config.
     """
     root = _root(data)
     packed = open_packed(root)
     parts = find_classes(root, packed)
     if _HEAP in parts:
         images = _list_images(root, _HEAP, parts, packed, data)
-        return {name: images.select(m) for name, m in split_heap(images.labels_N, data).items()}
+        members = split_heap(images.labels_N, data, images.classes)
+        return {name: images.select(chosen) for name, chosen in members.items()}
     for part in ("train", "val"):
         if part not in parts:
             raise PfstudyError(
@@ -118,7 +149,7 @@ def list_splits(data: Data) -> dict[str, Images]:
                 "or CLASS/ alone."
             )
     for part in parts:
-        _check_same_classes(root, parts, part)
+        _check_classes(root, parts, part)
     listed = {part: _list_images(root, part, parts, packed, data) for part in parts}
     _refuse_number(data, "num_test", root / ("test" if "test" in parts else "val"))
     if "test" in parts:
@@ -126,7 +157,7 @@ def list_splits(data: Data) -> dict[str, Images]:
         return {"train": listed["train"], "validation": listed["val"], "test": listed["test"]}
     why = f"there is no {root / 'test'}, so {root / 'val'} is for the test"
     number = require_number(data, "num_validation", why)
-    rest, held_out = hold_out(listed["train"].labels_N, number, data)
+    rest, held_out = hold_out(listed["train"].labels_N, number, data, parts["train"])
     return {
         "train": listed["train"].select(rest),
         "validation": listed["train"].select(held_out),
@@ -148,6 +179,7 @@ def list_test(data: Data) -> Images:
     part = "test" if "test" in parts else "val"
     if part not in parts:
         raise PfstudyError(f"data.path={root} has neither 'test' nor 'val' with class folders.")
+    _check_classes(root, parts, part)
     return _list_images(root, part, parts, packed, data)
 
 
@@ -196,8 +228,13 @@ def find_classes(
     return parts
 
 
-def list_images(folder: Path, classes: Sequence[str]) -> Images:
+def list_images(folder: Path, classes: Sequence[str], *, may_lack: bool = False) -> Images:
     """List the images of one part.
+
+    Args:
+        folder: The part.
+        classes: Its class folders.
+        may_lack: Whether a class may have no images, or no folder.
 
     Raises:
         PfstudyError: A class folder cannot be read, has no images, or has folders.
@@ -205,16 +242,25 @@ def list_images(folder: Path, classes: Sequence[str]) -> Images:
     names: list[bytes] = []
     counts = []
     for name in classes:
-        found = [os.fsencode(entry.name) for entry in _list_files(folder / name)]
+        found = [os.fsencode(entry.name) for entry in _list_files(folder / name, may_lack)]
         names += found
         counts.append(len(found))
     labels_N = np.repeat(np.arange(len(classes)), counts)
-    return Images(folder, tuple(classes), np.array(names), labels_N)
+    return Images(folder, tuple(classes), np.array(names, dtype=np.bytes_), labels_N)
 
 
-def _list_files(folder: Path) -> list[os.DirEntry[str]]:
+def name_lacking(images: Images) -> str | None:
+    """Name the classes that have no images, if there are any."""
+    counts = np.bincount(images.labels_N, minlength=len(images.classes))
+    lacking = [images.classes[number] for number in np.flatnonzero(counts == 0)]
+    return _name_some(lacking) if lacking else None
+
+
+def _list_files(folder: Path, may_lack: bool = False) -> list[os.DirEntry[str]]:
+    if may_lack and not folder.exists():
+        return []
     entries = sorted(_scan(folder), key=lambda entry: entry.name)
-    if not entries:
+    if not entries and not may_lack:
         raise PfstudyError(f"{folder} has no images: fill or remove this class folder.")
     for entry in entries:
         if entry.is_dir():
@@ -228,22 +274,16 @@ def _entries(root: Path) -> Iterator[tuple[bytes, bytes, int]]:
     for part, classes in sorted(find_classes(root).items()):
         for name in classes:
             folder = os.fsencode(Path(part, name))
-            for entry in _list_files(root / part / name):
+            for entry in _list_files(root / part / name, part in MAY_LACK):
                 yield folder, os.fsencode(entry.name), _size(entry)
 
 
-def _check_same_classes(root: Path, parts: dict[str, list[str]], part: str) -> None:
-    missing = sorted(set(parts["train"]) - set(parts[part]))
-    surplus = sorted(set(parts[part]) - set(parts["train"]))
-    found = [
-        f"{name} alone has {_name_some(classes)}"
-        for name, classes in (("train", missing), (part, surplus))
-        if classes
-    ]
-    if found:
+def _check_classes(root: Path, parts: dict[str, list[str]], part: str) -> None:
+    surplus = sorted(set(parts[part]) - set(parts.get("train", parts[part])))
+    if surplus:
         raise PfstudyError(
-            f"data.path={root}: train and {part} must have the same class folders, but "
-            f"{' and '.join(found)}."
+            f"data.path={root}: {part} must have no other class folders than train, but {part} "
+            f"alone has {_name_some(surplus)}."
         )
 
 
@@ -264,18 +304,27 @@ def _refuse_number(data: Data, key: str, folder: Path) -> None:
 def _list_images(
     root: Path, part: str, parts: dict[str, list[str]], packed: Packed | None, data: Data
 ) -> Images:
-    folder, classes = root / part, parts[part]
-    if len(classes) != data.num_classes:
+    of_all = "train" if "train" in parts else part
+    if len(parts[of_all]) != data.num_classes:
         raise PfstudyError(
-            f"data.num_classes is {data.num_classes}, but {folder} has {len(classes)} class "
-            "folders; set the number, or copy what is missing."
+            f"data.num_classes is {data.num_classes}, but {root / of_all} has "
+            f"{len(parts[of_all])} class folders; set the number, or copy what is missing."
         )
-    if packed:
-        of = packed.parts[part]
-        return Images(
-            folder, of.classes, of.names_N, of.labels_N, packed.shards(part), of.places_N3
-        )
-    return list_images(folder, classes)
+    images = _list_part(root, part, parts, packed)
+    if not len(images):
+        raise PfstudyError(f"{root / part} has no images: fill its class folders.")
+    return images
+
+
+def _list_part(root: Path, part: str, parts: dict[str, list[str]], packed: Packed | None) -> Images:
+    """List the images of a part, numbered by the classes of train where there is one."""
+    classes = tuple(parts.get("train", parts[part]))
+    if packed is None:
+        return list_images(root / part, classes, may_lack=part in MAY_LACK)
+    of = packed.parts[part]
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels_N = np.array([numbers.get(name, -1) for name in of.classes])[of.labels_N]
+    return Images(root / part, classes, of.names_N, labels_N, packed.shards(part), of.places_N3)
 
 
 def _list_folders(folder: Path, prefix: str = "") -> list[str]:

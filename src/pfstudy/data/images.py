@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from pfstudy.data import count_readers
-from pfstudy.data.decoding import decode_image
+from pfstudy.data.decoding import MOST_BITS, decode_image
 from pfstudy.data.imagefolder import Images
 from pfstudy.data.order import UNREAD, Batch, BatchIndices, Resumable
 from pfstudy.data.transforms import Transform, make_transform, normalisation, seeded
@@ -199,7 +199,13 @@ class _Files(Dataset[Any]):
 
     def _decode(self, index: int) -> Image.Image:
         content = self.images.read(index)
-        return decode_image(content, self.images.path(index), self.data.channels)
+        return decode_image(
+            content,
+            self.images.path(index),
+            self.data.channels,
+            self.data.background or "white",
+            self.data.bit_depth or MOST_BITS,
+        )
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -155,6 +155,24 @@ def count_training_images(data: Data) -> int:
     return len(load_splits(data)["train"])
 
 
+def describe_pixels(data: Data) -> list[str]:
+    """Say how unusual images of a folder are read, and which classes cannot be tested.
+
+    Raises:
+        PfstudyError: The folder is not what the config says, or its images would be read as black.
+    """
+    if data.name not in FOLDERS:
+        return []
+    from pfstudy.data.contents import check_contents
+
+    notes = check_contents(imagefolder.inspect(data), data.bit_depth, data.background)
+    images = imagefolder.list_test(data)
+    lacking = imagefolder.name_lacking(images)
+    if lacking:
+        notes.append(f"{images.folder} has no images of {lacking}, whose accuracy stays unknown")
+    return notes
+
+
 def check_augmentation(data: Data, augmentation: Augmentation) -> None:
     """Check that what a recipe does at random to images can be done to such data.
 

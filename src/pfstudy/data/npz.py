@@ -12,6 +12,8 @@ from pfstudy.data import Arrays
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Data
 
+_CHUNK = 1024
+
 
 def fingerprint(data: Data) -> str:
     """Digest of the arrays, however the file packs them."""
@@ -27,7 +29,8 @@ def load(data: Data) -> Arrays:
     """Read ``images`` ``(N, H, W)`` or ``(N, C, H, W)`` and ``labels`` ``(N,)``.
 
     Raises:
-        PfstudyError: The file is no such archive, or the arrays do not fit together.
+        PfstudyError: The file is no such archive, the arrays do not fit together, or an image has
+            values that are no finite real numbers.
     """
     path = _path(data)
     try:
@@ -60,7 +63,40 @@ def load(data: Data) -> Arrays:
         raise PfstudyError(
             f"data.path={path}: labels must be whole numbers from 0, but are {labels.dtype}."
         )
+    _check_values(images, path)
     return Arrays(images, labels.astype(np.int64))
+
+
+def _check_values(images_NCHW: np.ndarray, path: str) -> None:
+    """Check that all values are real numbers that float32, in which networks compute, can hold.
+
+    Raises:
+        PfstudyError: They are not; names the first image that has others.
+    """
+    kind, dtype = images_NCHW.dtype.kind, images_NCHW.dtype
+    if kind == "c":
+        numbers = np.flatnonzero(images_NCHW.imag.any(axis=(1, 2, 3)))
+        which = f", image {numbers[0]} with an imaginary part" if len(numbers) else ""
+        raise PfstudyError(
+            f"data.path={path}: images are complex ({dtype}{which}); save their real part or "
+            "their magnitude, or real and imaginary part as two channels."
+        )
+    if kind not in "biuf":
+        raise PfstudyError(f"data.path={path}: images must be numbers, but are {dtype}.")
+    if kind != "f":
+        return
+    for first in range(0, len(images_NCHW), _CHUNK):
+        some = images_NCHW[first : first + _CHUNK]
+        with np.errstate(over="ignore"):
+            is_bad = ~np.isfinite(some.astype(np.float32)).all(axis=(1, 2, 3))
+        if is_bad.any():
+            index = first + int(is_bad.argmax())
+            image = images_NCHW[index]
+            value = "NaN" if np.isnan(image).any() else "infinite in float32"
+            raise PfstudyError(
+                f"data.path={path}: image {index} (counted from 0) has a value that is {value}; "
+                "correct or remove it."
+            )
 
 
 def _path(data: Data) -> str:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from pfstudy import files
-from pfstudy.data.imagefolder import Images, empty_file, find_classes, list_images
+from pfstudy.data.contents import Contents, check_contents, inspect_images
+from pfstudy.data.imagefolder import MAY_LACK, Images, empty_file, find_classes, list_images
 from pfstudy.data.packed import Packed, Part, open_packed, shard_path, shard_pattern, write_index
 from pfstudy.errors import PfstudyError
 
@@ -28,6 +29,9 @@ def pack(
     out: Path,
     side: int | None = None,
     quality: int = 90,
+    background: str = "white",
+    bit_depth: int | None = None,
+    note: Callable[[str], object] = lambda text: None,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Packed:
     """Pack a folder of images, laid out as `imagefolder` says.
@@ -38,6 +42,9 @@ def pack(
         side: Larger images are shrunk until their shorter side has so many pixels; ``None`` keeps
             the bytes of the files, and thereby the identity of the data.
         quality: Of the JPEGs that shrunk images become.
+        background: What shows through transparent pixels of shrunk images: white or black.
+        bit_depth: Number of bits that 16-bit images use, if they are shrunk; all 16 unless given.
+        note: Is told how unusual images are shrunk.
         progress: Is told how many images are packed, and of how many.
 
     Returns:
@@ -51,10 +58,28 @@ def pack(
     _import_webdataset()
     _check_places(folder, out)
     classes = find_classes(folder, key="")
-    parts = {name: list_images(folder / name, classes[name]) for name in classes}
+    parts = {
+        name: list_images(folder / name, classes[name], may_lack=name in MAY_LACK)
+        for name in classes
+    }
+    parts = {name: images for name, images in parts.items() if len(images)}
     total, done = sum(map(len, parts.values())), 0
-    treat = partial(_read, side=side, quality=quality)
-    treatment = f"side {side} quality {quality}" if side else ""
+    treat, treatment = partial(_read, shrink=None), ""
+    if side:
+        from pfstudy.data.decoding import MOST_BITS, shrink_image
+
+        found = inspect_images(parts.values())
+        for text in check_contents(found, bit_depth, background, "--"):
+            note(text)
+        shrink = partial(
+            shrink_image,
+            side=side,
+            quality=quality,
+            background=background,
+            bit_depth=bit_depth or MOST_BITS,
+        )
+        treat = partial(_read, shrink=shrink)
+        treatment = f"side {side} quality {quality}{_describe(found, bit_depth, background)}"
     draft = files.draft_of(out.absolute())
     packed_parts = {}
     try:
@@ -106,15 +131,21 @@ def _in_order(images: Images, read: Callable[[Images, int], bytes]) -> Iterator[
             )
 
 
-def _read(images: Images, index: int, side: int | None, quality: int) -> bytes:
+def _describe(found: Contents, bit_depth: int | None, background: str) -> str:
+    """What else is done to unusual images when they are shrunk; nothing if there are none."""
+    words = [
+        ("upright", found.num_turned),
+        (f"on {background}", found.num_transparent),
+        (f"{bit_depth} bits", found.num_deep and bit_depth not in (None, 16)),
+    ]
+    return "".join(f" {word}" for word, is_done in words if is_done)
+
+
+def _read(images: Images, index: int, shrink: Callable[[bytes, Path], bytes] | None) -> bytes:
     content, path = images.read(index), images.path(index)
     if not content:
         raise empty_file(path)
-    if side is None:
-        return content
-    from pfstudy.data.decoding import shrink_image
-
-    return shrink_image(content, path, side, quality)
+    return content if shrink is None else shrink(content, path)
 
 
 def _write_part(

@@ -10,9 +10,10 @@ import torch
 
 from pfstudy import lease
 from pfstudy.complexity import cost
-from pfstudy.data.loading import open_test
+from pfstudy.data.loading import describe_pixels, open_test
 from pfstudy.data.order import UNREAD
 from pfstudy.evaluation.figures import CleanFigures
+from pfstudy.network.pretrained import describe_initial_weights
 from pfstudy.network.substitutions import check_network
 from pfstudy.network.surgery import build_network, image_shape
 from pfstudy.schema.config import Config
@@ -43,6 +44,8 @@ def evaluate(config: Config, report: Report) -> dict[str, Any]:
     torch.set_num_threads(config.trainer.num_threads)
     device = choose_device(config)
     check_network(config)
+    for note in (*describe_initial_weights(config), *describe_pixels(config.data)):
+        report("note", {"text": note})
     network = build_network(config, seed=0).eval()
     figures = cost(network, image_shape(config.data))
     network.to(device)

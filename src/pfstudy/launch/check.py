@@ -10,13 +10,19 @@ from typing import Any
 import torch
 
 from pfstudy.complexity import variant_cost
-from pfstudy.data.loading import check_augmentation, check_batch_size, count_training_images
+from pfstudy.data.loading import (
+    check_augmentation,
+    check_batch_size,
+    count_training_images,
+    describe_pixels,
+)
 from pfstudy.data.order import Share, check_share
 from pfstudy.environment import cpu_model
 from pfstudy.errors import PfstudyError, first_line
 from pfstudy.losses import check_objective
 from pfstudy.network.behaviour import Backbone
 from pfstudy.network.inspection import check_backbone
+from pfstudy.network.pretrained import describe_initial_weights
 from pfstudy.network.substitutions import check_substitutions
 from pfstudy.network.surgery import backbone_key, build_backbone, build_network, for_training
 from pfstudy.network.teacher import load_teacher
@@ -46,6 +52,8 @@ def check_variants(
     projected: dict[str, int] = {}
     backbones: dict[str, Backbone] = {}
     loaded: set[str] = set()
+    notes: dict[str, None] = {}
+    note_pixels = cache(describe_pixels)
     trainable: set[str] = set()
     count_images = cache(count_training_images)
     constraints = parse_constraints(variants[0].config.study.constraints)
@@ -63,6 +71,7 @@ def check_variants(
                 _check_training(config, num_ranks, devices[0])
                 trainable.add(training)
             check_batch_size(config.recipe.batch_size, count_images(config.data), num_ranks)
+            notes |= dict.fromkeys((*note_pixels(config.data), *describe_initial_weights(config)))
             if config.pretrained and key not in loaded:
                 build_backbone(config.model, config.data, pretrained=True)
                 loaded.add(key)
@@ -77,7 +86,7 @@ def check_variants(
     wanted = config.speed.device
     measured_on = devices if wanted == "auto" else _devices("speed.device", wanted)
     _check_precision(variants, devices[0])
-    return Checked(devices, measured_on[0], projected, dropped)
+    return Checked(devices, measured_on[0], projected, dropped, tuple(notes))
 
 
 def check_networks(
@@ -112,19 +121,24 @@ def check_networks(
 def check_search(space: Space, report: Callable[[str, Mapping[str, Any]], None]) -> Device:
     """Check that every operation of a search can stand at every site, and its data be read.
 
+    Args:
+        space: What is searched.
+        report: Told what to know about images and initial weights (``"note"``).
+
     Returns:
         The device to search on.
 
     Raises:
         PfstudyError: Something does not fit.
     """
-    del report
     config, search = space.config, space.search
     device = _devices("trainer.accelerator", config.trainer.accelerator)[0]
     import_modules(config.imports)
     backbones: dict[str, Backbone] = {}
     for variant in space.uniform:
         _check_network(variant, backbones)
+    for note in (*describe_pixels(config.data), *describe_initial_weights(config)):
+        report("note", {"text": note})
     _check_training(config, 1, device)
     number = count_training_images(config.data)
     if isinstance(search, Differentiable):

@@ -130,6 +130,8 @@ class _Planner:
         for label, number in checked.projected.items():
             sites = counted(number, "site")
             self.display.note(f"{label}: a 1x1 convolution follows it at {sites}")
+        for note in checked.notes:
+            self.display.note(note)
         self.display.note(f"done in {time.monotonic() - started:.1f} s")
         device = checked.speed_device
         self.place = place_of(device)

@@ -283,7 +283,11 @@ def _search(space: Space, display: Display, pools: _Pools) -> Searched:
 def _check(space: Space, display: Display, pools: _Pools) -> Device:
     display.phase("check", "importing torch, building every operation at every site")
     display.bar("importing")
-    device: Device = pools.get().call("pfstudy.launch.check:check_search", space)
+    device: Device = pools.get().call(
+        "pfstudy.launch.check:check_search",
+        space,
+        on_report=lambda kind, details: display.note(details["text"]),
+    )
     display.drop_bar("importing")
     return device
 

@@ -240,6 +240,8 @@ class _Sweep:
             for label, number in checked.projected.items():
                 sites = counted(number, "site")
                 self.display.note(f"{label}: a 1x1 convolution follows it at {sites}")
+            for note in checked.notes:
+                self.display.note(note)
             self.display.note(f"done in {time.monotonic() - started:.1f} s")
             for run in self.todo:
                 store.prepare(run)

@@ -6,14 +6,21 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from pfstudy.errors import PfstudyError
 
-_WRAPPERS = ("state_dict", "model")
+Weights = Literal["raw", "averaged"]
+
+_RAW = ("state_dict", "model")
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+_WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes of names in networks wrapped by DDP or torch.compile."""
+_COUNTER = "n_averaged"
+"""Number of updates that torch's ``AveragedModel`` saves next to its weights."""
 _PUBLISHED = (
     (r"^conv1\.0\.", "conv1."),
     (r"^conv1\.1\.", "bn1."),
@@ -31,7 +38,7 @@ _PUBLISHED = (
 """Names of the checkpoints published with Han et al. 2022, and what stands for them here."""
 
 
-def load_checkpoint(network: nn.Module, path: str | Path) -> None:
+def load_checkpoint(network: nn.Module, path: str | Path, weights: Weights = "raw") -> None:
     """Load a checkpoint into a network; every tensor must have a place, and every place a tensor.
 
     The names are the network's own, or those of the checkpoints that were published with
@@ -40,12 +47,15 @@ def load_checkpoint(network: nn.Module, path: str | Path) -> None:
     Args:
         network: Any network of `build_network`; changed only if all fits.
         path: A safetensors file, or a state dict as `torch.save` writes it, also one under
-            ``state_dict`` or ``model``, or saved from a ``DataParallel``.
+            ``state_dict`` or ``model``, or saved from a network wrapped by ``DataParallel``, DDP,
+            ``torch.compile`` or ``AveragedModel``, in any order.
+        weights: Which to take from a file that has raw and averaged (EMA) weights.
 
     Raises:
         PfstudyError: The file is no checkpoint, or belongs to another network.
     """
-    state = read_state_dict(path)
+    state = read_state_dict(path, weights)
+    network = _unwrap(network)
     ours = network.state_dict()
     translated = {_our_name(name, ours): tensor for name, tensor in state.items()}
     if len(translated) < len(state):
@@ -65,19 +75,85 @@ def load_checkpoint(network: nn.Module, path: str | Path) -> None:
     network.load_state_dict(state)
 
 
-def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+def read_state_dict(path: str | Path, weights: Weights = "raw") -> dict[str, torch.Tensor]:
     """Read names and tensors from a file, without executing anything in it.
+
+    Args:
+        path: The file.
+        weights: Which to take from a file that has raw and averaged weights. One that has a
+            single set of weights gives it as ``raw``.
+
+    Raises:
+        PfstudyError: The file is no checkpoint, or has no averaged weights.
+    """
+    content = _read(path)
+    state, key = _choose(content, weights)
+    if weights == "averaged" and key not in _AVERAGED:
+        raise PfstudyError(
+            f"init_weights=averaged: {path} has no averaged weights ({_list(_AVERAGED)}); leave "
+            "init_weights out."
+        )
+    if not _is_state_dict(state):
+        raise PfstudyError(f"{path} is no state dict: expected names and tensors.")
+    return _unwrap_names(state)
+
+
+def describe_weights(path: str | Path, weights: Weights = "raw") -> str | None:
+    """Say which weights are taken from a file that has averaged (EMA) weights.
+
+    Returns:
+        A sentence, or ``None`` for a file with one set of weights.
 
     Raises:
         PfstudyError: The file is no checkpoint.
     """
+    content = _read(path)
+    found = {chosen: _choose(content, chosen)[1] for chosen in ("raw", "averaged")}
+    key = found[weights]
+    if found["averaged"] not in _AVERAGED or key is None:
+        return None
+    if found["raw"] == found["averaged"]:
+        return f"{path} has averaged weights only ({key}); these are taken"
+    other: Weights = "raw" if weights == "averaged" else "averaged"
+    return (
+        f"{path} has raw and averaged weights; the {weights} ones ({key}) are taken, "
+        f"init_weights={other} takes {found[other]}"
+    )
+
+
+def _unwrap_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Remove what DDP, torch.compile and ``AveragedModel`` add to the names of a state dict.
+
+    Prefixes are removed while all names share one. Names of compiled submodules
+    (``layer1._orig_mod.0.conv1.weight``) lose that part, too.
+    """
+    names = {name: name for name in state}
+    if _COUNTER in names and any(name.startswith("module.") for name in names):
+        del names[_COUNTER]
+    while prefix := next(
+        (p for p in _WRAPPERS if all(name.startswith(p) for name in names.values())), None
+    ):
+        names = {name: short.removeprefix(prefix) for name, short in names.items()}
+    of_parts = {name: short.replace("._orig_mod.", ".") for name, short in names.items()}
+    if len(set(of_parts.values())) == len(names):
+        names = of_parts
+    return {short: state[name] for name, short in names.items()}
+
+
+def _unwrap(network: nn.Module) -> nn.Module:
+    """Return the network inside DDP or torch.compile."""
+    while (inner := dict(network.named_children())).keys() in ({"module"}, {"_orig_mod"}):
+        network = next(iter(inner.values()))
+    return network
+
+
+def _read(path: str | Path) -> Any:
     try:
         if Path(path).suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:  # whose advice is to execute what is in the file
         raise PfstudyError(
             f"{path} is no checkpoint of tensors alone, or it is damaged; if there is more in it, "
@@ -87,14 +163,19 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         first = (str(error).splitlines() or [""])[0].split(". ")[0]
         reason = first if " " in first else type(error).__name__
         raise PfstudyError(f"{path} is no readable checkpoint: {reason}") from None
-    for wrapper in _WRAPPERS:
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not _is_state_dict(state):
-        raise PfstudyError(f"{path} is no state dict: expected names and tensors.")
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    return dict(state)
+
+
+def _choose(content: Any, weights: str) -> tuple[Any, str | None]:
+    """Find a state dict in a checkpoint, and the key it is under; ``None`` if there is none."""
+    order = (_AVERAGED, _RAW) if weights == "averaged" else (_RAW, _AVERAGED)
+    key = None
+    for keys in order:
+        for wrapper in keys:
+            if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+                content, key = content[wrapper], wrapper
+        if key is not None:
+            break
+    return content, key
 
 
 def _is_state_dict(state: Any) -> bool:
@@ -119,3 +200,7 @@ def _some(what: str, names: list[str]) -> str:
     if not names:
         return f"none {what}"
     return f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+def _list(names: Collection[str]) -> str:
+    return ", ".join(names)

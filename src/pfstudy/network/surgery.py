@@ -60,15 +60,20 @@ def _create(model: Model, data: Data, arguments: Mapping[str, Any]) -> nn.Module
     return network
 
 
+def create_for_weights(model: Model, data: Data, *, pretrained: bool = False) -> nn.Module:
+    """Create the network that timm's weights are loaded into: without arguments that change it."""
+    kept = {key: model.args[key] for key in _PRETRAINED_ARGS if key in model.args}
+    return _create(model, data, {**kept, "pretrained": pretrained})
+
+
 def _copy_pretrained(network: nn.Module, model: Model, data: Data) -> None:
     """Copy every tensor of timm's weights that has a place in a network, by name and shape.
 
     timm adapts them to the channels, classes and size of the images. A position embedding without
     the tokens in front of the grid takes what is behind them.
     """
-    kept = {key: model.args[key] for key in _PRETRAINED_ARGS if key in model.args}
     try:
-        theirs = _create(model, data, {**kept, "pretrained": True}).state_dict()
+        theirs = create_for_weights(model, data, pretrained=True).state_dict()
     except Exception as error:  # of timm, of the hub, of the network
         raise PfstudyError(
             f"pretrained=true: timm cannot load its weights of {model.timm!r}: {first_line(error)}"
@@ -136,7 +141,7 @@ def build_network(config: Config, seed: int | None = None) -> nn.Module:
     for substitution in substitutions:
         substitute(network, substitution, seed, seen.get(substitution.layer))
     if config.init_from:
-        load_checkpoint(network, config.init_from)
+        load_checkpoint(network, config.init_from, config.init_weights)
     return network
 
 

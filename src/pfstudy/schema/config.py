@@ -133,6 +133,8 @@ class Data:
         verify: Whether files must be the published ones.
         on_error: What an image that cannot be read does: ``stop`` fails the run; ``skip`` trains
             on the next image instead, leaves it out of accuracies, and counts it.
+        background: What shows through transparent pixels of a folder's images.
+        bit_depth: Number of bits that 16-bit images of a folder use; ``None`` for all 16.
     """
 
     name: str
@@ -152,6 +154,8 @@ class Data:
     download: bool | None = None
     verify: bool | None = None
     on_error: Literal["stop", "skip"] | None = None
+    background: Literal["white", "black"] | None = None
+    bit_depth: Annotated[int, Field(ge=8, le=16)] | None = None
 
 
 @dataclass(frozen=True, config=_FROZEN)
@@ -285,7 +289,11 @@ class Config:
         seed: First seed.
         seeds: Number of seeds, counted up from ``seed``; ``None`` for that seed alone.
         init_from: Checkpoint (safetensors or a state dict) that the network starts from.
+        init_weights: Which to take from a checkpoint that has raw and averaged (EMA) weights.
         pretrained: Whether it starts from timm's weights, as far as they still have a place.
+        pretrained_normalisation: ``match`` refuses timm's weights for images that are normalised
+            differently from those they were trained on, ``any`` allows it. What was written before
+            this key existed allows it.
         imports: The user's modules that register operations: names, or paths of files.
         runs_dir: Directory of the run directories.
         search: How to search for operations at the sites left ``original``; of a search alone.
@@ -305,7 +313,9 @@ class Config:
     runs_dir: Annotated[str, Field(min_length=1)]
     seeds: PositiveInt | None = None
     init_from: str | None = None
+    init_weights: Literal["raw", "averaged"] = "raw"
     pretrained: bool = False
+    pretrained_normalisation: Literal["match", "any"] = "any"
     imports: tuple[str, ...] = ()
     search: Search | None = None
     tune: Tune = Tune()

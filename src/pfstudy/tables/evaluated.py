@@ -69,13 +69,16 @@ def tables_of_one(run: Evaluated) -> list[Table]:
 
 def per_class_table(run: Evaluated) -> Table:
     """How a run does on each class."""
-    table = _table(f"{run.name}: by class")
+    rows = run.figures[CLEAN]["per_class"]
+    lacking = any(not row["num_images"] for row in rows)
+    caption = f"{MISSING}: no test images, so no accuracy." if lacking else None
+    table = _table(f"{run.name}: by class", caption)
     table.add_column("class", overflow="fold")
     for label in ("images", "top-1 (%)"):
         table.add_column(label, justify="right")
     table.add_column("taken most often for", overflow="fold")
     table.add_column("how often", justify="right")
-    for row in run.figures[CLEAN]["per_class"]:
+    for row in rows:
         top1, other = row["top1_percent"], row["confused_with"]
         table.add_row(
             escape(row["class"]),
