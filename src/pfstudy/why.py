@@ -12,16 +12,22 @@ from typing import Any, Literal
 from pfstudy import ledger
 from pfstudy.errors import PfstudyError
 from pfstudy.files import read_json
+from pfstudy.identity import unverified
 from pfstudy.inventory import Description, describe, find_runs, is_run, shorten
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.schema.sites import summary
-from pfstudy.store import RESUME
+from pfstudy.store import CONFIG, RESUME
 from pfstudy.variant import flatten
 
 Action = Literal["trained", "skipped", "left"]
 
 _SITES = "sites"
 _MEASURED = ("seconds", "images_per_second", "test_seconds")
+_DOUBTS = {
+    "data": "It is identified by an older rule: the names and sizes of its images, not their "
+    "content.",
+    "source": "Its own operations are identified by an older rule, which followed fewer imports.",
+}
 _IN_IDENTITY = ("epochs", "effective_batch_size", "precision")
 _MOST_DIFFERENCES = 4
 
@@ -127,12 +133,12 @@ def explain(directory: Path) -> Verdict:
     """
     status = ledger.read_status(directory)
     if status.state == "done":
-        return Verdict(directory, "done", "skipped", _done(directory))
+        return Verdict(directory, "done", "skipped", _done(directory) + _doubts(directory))
     if status.state == "running":
         return Verdict(directory, "running", "left", _running(status))
     if status.state == "pending":
         return Verdict(directory, "pending", "trained", "it has not begun yet")
-    reason = f"{_ended(directory, status)}; {_beginning(directory, status)}"
+    reason = f"{_ended(directory, status)}; {_beginning(directory, status)}{_doubts(directory)}"
     return Verdict(directory, status.state, "trained", reason)
 
 
@@ -264,6 +270,19 @@ def _done(directory: Path) -> str:
     accuracy = read_json(path).get("metrics", {}).get("test_top1_percent")
     known = "" if accuracy is None else f", test accuracy {accuracy:.2f} %"
     return f"done since {_time_of(path)}{known}"
+
+
+def _doubts(directory: Path) -> str:
+    """What of a run is identified by older rules, and what to do about that."""
+    written = read_json(directory / CONFIG, missing_ok=True)
+    if "canonical" not in written.get("identity", {}):
+        return ""
+    data = written.get("config", {}).get("data", {}).get("name")
+    doubts = unverified({"identity": written["identity"], "data": data})
+    if not doubts:
+        return ""
+    sentences = [text for what, text in _DOUBTS.items() if what in doubts]
+    return f". {' '.join(sentences)} To train it on what is there now, pfstudy forget it first"
 
 
 def _running(status: ledger.Status) -> str:

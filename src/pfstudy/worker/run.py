@@ -12,7 +12,7 @@ from uuid import uuid4
 import torch
 
 from pfstudy import files, lease, ledger, store, tuning
-from pfstudy.data import fingerprint
+from pfstudy.data import recognise
 from pfstudy.errors import DiskError, DivergedError, PfstudyError, is_about_memory
 from pfstudy.ledger import Claim
 from pfstudy.schema.config import config_tree, parse_config
@@ -162,14 +162,16 @@ def read_run(directory: Path) -> tuple[Variant, int]:
     """
     written = files.read_json(directory / store.CONFIG)
     config = parse_config(written["config"])
-    variant = make_variant(config, fingerprint(config.data))
-    if variant.hash != written["identity"]["hash"]:
+    identity = written["identity"]
+    made = make_variant(config, recognise(config.data, identity))
+    variant = made.with_hash(identity["hash"])
+    if variant is None:
         raise PfstudyError(
             f"{directory}: the dataset, the checkpoint or the source of an operation has changed "
             "since its config was written; "
             "give the command again."
         )
-    return variant, written["identity"]["seed"]
+    return variant, identity["seed"]
 
 
 def kind_of(error: BaseException) -> str:
