@@ -56,6 +56,11 @@ def older_form(canonical: Mapping[str, Any], replaces: Mapping[str, str]) -> dic
     return _substitute(canonical, {new: old for old, new in replaces.items()})
 
 
+def current_form(canonical: Mapping[str, Any], replaces: Mapping[str, str]) -> dict[str, Any]:
+    """The canonical form with all that has replaced older digests."""
+    return _substitute(canonical, replaces)
+
+
 def used_in(canonical: Mapping[str, Any], replaces: Mapping[str, str]) -> dict[str, str]:
     """The part of ``replaces`` that a canonical form needs."""
     found = set(_digests(canonical))

@@ -74,7 +74,8 @@ class Run:
 
 
 def make_run(variant: Variant, seed: int) -> Run:
-    """Find the directory of a run; writes nothing."""
+    """Find the directory of a run, which may be one by older rules; writes nothing."""
+    variant = adopt(variant)
     return Run(variant, seed, variant_directory(variant) / f"seed{seed}")
 
 

@@ -120,9 +120,9 @@ class Variant:
 
     def older(self) -> Variant | None:
         """The same variant as older rules identify it; ``None`` where that is the same."""
-        canonical = older_form(self.canonical, self.replaces)
-        if canonical == self.canonical:
+        if not used_in(self.canonical, self.replaces):
             return None
+        canonical = older_form(self.canonical, self.replaces)
         return replace(self, canonical=canonical, replaces={}, rules=RULES - 1)
 
     def with_hash(self, wanted: str) -> Variant | None:

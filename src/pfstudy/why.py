@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pfstudy import ledger
 from pfstudy.errors import PfstudyError
 from pfstudy.files import read_json
-from pfstudy.identity import unverified
+from pfstudy.identity import current_form, unverified
 from pfstudy.inventory import Description, describe, find_runs, is_run, shorten
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.schema.sites import summary
@@ -121,6 +121,7 @@ def list_differences(left: Description, right: Description) -> tuple[Difference,
     """
     if left.hash == right.hash:
         return ()
+    left, right = _by_the_same_rules(left, right)
     found = tuple(_differing_sites(left, right)) + tuple(_unequal(left.settings, right.settings))
     return found or tuple(_unequal(flatten(left.canonical), flatten(right.canonical)))
 
@@ -211,6 +212,15 @@ def in_words(differences: Sequence[Difference]) -> str:
     return "; ".join(parts)
 
 
+def _by_the_same_rules(left: Description, right: Description) -> tuple[Description, ...]:
+    """Replace digests by older rules where either of two runs says by what."""
+    replaces = {**left.replaces, **right.replaces}
+    return tuple(
+        replace(each, canonical=current_form(each.canonical, replaces)) if replaces else each
+        for each in (left, right)
+    )
+
+
 def _differing_sites(left: Description, right: Description) -> Iterator[Difference]:
     for address in dict.fromkeys([*left.operations, *right.operations]):
         first, second = left.operations.get(address), right.operations.get(address)
@@ -239,6 +249,9 @@ def _representative(directory: Path) -> Description:
 
 def _relation(left: Description, right: Description, *, are_runs: bool) -> str:
     if left.hash != right.hash:
+        first, second = _by_the_same_rules(left, right)
+        if first.canonical == second.canonical:
+            return "the same variant, which one of them identifies by an older rule"
         return "two variants"
     if not are_runs:
         return "the same variant"

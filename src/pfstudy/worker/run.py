@@ -14,6 +14,7 @@ import torch
 from pfstudy import files, lease, ledger, store, tuning
 from pfstudy.data import recognise
 from pfstudy.errors import DiskError, DivergedError, PfstudyError, is_about_memory
+from pfstudy.identity import rules_of
 from pfstudy.ledger import Claim
 from pfstudy.schema.config import config_tree, parse_config
 from pfstudy.tasks import Task
@@ -171,7 +172,7 @@ def read_run(directory: Path) -> tuple[Variant, int]:
             "since its config was written; "
             "give the command again."
         )
-    return variant, identity["seed"]
+    return replace(variant, rules=rules_of(identity)), identity["seed"]
 
 
 def kind_of(error: BaseException) -> str:
