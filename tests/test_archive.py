@@ -5,6 +5,7 @@ See tests/archive/make.sh for what the archive holds.
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -151,6 +152,21 @@ def test_why_compares_by_the_same_rules(call: Call) -> None:
     assert code == 0
     assert "would be trained: new: differs from" in " ".join(out.split())
     assert "fingerprint" not in out
+
+
+def test_a_variant_that_is_forgotten_is_identified_by_content(
+    call_here: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = unpack(tmp_path)
+    monkeypatch.chdir(root)
+    why = ("why", *QUIET, *IMAGES, "block.spatial=maxpool")
+    said = " ".join(call_here(*why)[1].split())
+    (advised,) = re.findall(r"pfstudy forget (\S+)", said)
+    assert (root / advised / "speed").is_dir()  # which stays
+    assert call_here("forget", advised, "--yes")[0] == 0
+    _, out, _ = call_here(*why)
+    assert "would be trained: new" in out
+    assert "older rule" not in out
 
 
 def test_images_of_other_sizes_are_another_dataset(

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from pfstudy.errors import PfstudyError
 from pfstudy.files import read_json
-from pfstudy.identity import REPLACES_KEY
+from pfstudy.identity import REPLACES_KEY, rules_of
 from pfstudy.ledger import STATE
 from pfstudy.schema.config import Model
 from pfstudy.schema.operations import OPERATIONS, ORIGINAL
@@ -43,6 +43,7 @@ class Description:
         layers: Path of the layer at every site.
         canonical: The canonical form of its variant.
         replaces: Digests by older rules, and those in the canonical form that have replaced them.
+        rules: The rules by which the canonical form was made.
     """
 
     directory: Path
@@ -54,6 +55,7 @@ class Description:
     layers: Mapping[str, str]
     canonical: Mapping[str, Any]
     replaces: Mapping[str, str] = field(default_factory=dict)
+    rules: int = 1
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -120,6 +122,7 @@ def describe_run(run: Run) -> Description:
         {site.address: site.layer for site in list_sites(variant.config.model)},
         variant.canonical,
         variant.replaces,
+        variant.rules,
     )
 
 
@@ -167,6 +170,7 @@ def _describe(directory: Path, version: tuple[int, int]) -> Description:
             {site.address: site.layer for site in sites},
             canonical,
             identity.get(REPLACES_KEY, {}),
+            rules_of(identity),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise PfstudyError(

@@ -82,7 +82,7 @@ def make_run(variant: Variant, seed: int) -> Run:
 def variant_directory(variant: Variant) -> Path:
     """Find the directory of a variant by its identity, whatever it was called before.
 
-    One that has no directory by the rules of today may have one by older rules.
+    One that has no directory by the rules of today may have runs by older rules.
     """
     root = Path(variant.config.runs_dir)
     usual = root / f"{variant.slug}-{variant.hash}"
@@ -90,7 +90,8 @@ def variant_directory(variant: Variant) -> Path:
         return usual
     by_hash = _directories_by_hash(root, root.stat().st_mtime_ns)
     if variant.hash not in by_hash and (older := variant.older()) is not None:
-        return by_hash.get(older.hash, usual)
+        found = by_hash.get(older.hash, usual)
+        return found if any(found.glob("seed*")) else usual  # else its runs were forgotten
     return by_hash.get(variant.hash, usual)
 
 

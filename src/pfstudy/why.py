@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pfstudy import ledger
 from pfstudy.errors import PfstudyError
 from pfstudy.files import read_json
-from pfstudy.identity import current_form, unverified
+from pfstudy.identity import RULES, current_form, unverified
 from pfstudy.inventory import Description, describe, find_runs, is_run, shorten
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.schema.sites import summary
@@ -126,20 +126,25 @@ def list_differences(left: Description, right: Description) -> tuple[Difference,
     return found or tuple(_unequal(flatten(left.canonical), flatten(right.canonical)))
 
 
-def explain(directory: Path) -> Verdict:
+def explain(directory: Path, asked: Description | None = None) -> Verdict:
     """Say what would be done with a run that exists, if it were asked for now.
+
+    Args:
+        directory: The run directory.
+        asked: The run as it is asked for, where that is known.
 
     Raises:
         PfstudyError: Its state is damaged.
     """
     status = ledger.read_status(directory)
+    doubts = "" if asked is not None and asked.rules >= RULES else _doubts(directory)
     if status.state == "done":
-        return Verdict(directory, "done", "skipped", _done(directory) + _doubts(directory))
+        return Verdict(directory, "done", "skipped", _done(directory) + doubts)
     if status.state == "running":
         return Verdict(directory, "running", "left", _running(status))
     if status.state == "pending":
         return Verdict(directory, "pending", "trained", "it has not begun yet")
-    reason = f"{_ended(directory, status)}; {_beginning(directory, status)}{_doubts(directory)}"
+    reason = f"{_ended(directory, status)}; {_beginning(directory, status)}{doubts}"
     return Verdict(directory, status.state, "trained", reason)
 
 
@@ -154,7 +159,7 @@ def foresee(run: Description, known: Sequence[Description]) -> Verdict:
         PfstudyError: Its state is damaged.
     """
     if is_run(run.directory):
-        return explain(run.directory)
+        return explain(run.directory, run)
     if not known:
         return Verdict(run.directory, "new", "trained", "new: there are no other runs")
     variants = {other.hash: other for other in known}
@@ -295,7 +300,8 @@ def _doubts(directory: Path) -> str:
     if not doubts:
         return ""
     sentences = [text for what, text in _DOUBTS.items() if what in doubts]
-    return f". {' '.join(sentences)} To train it on what is there now, pfstudy forget it first"
+    cure = f"To train it on what is there now: pfstudy forget {directory.parent}"
+    return f". {' '.join(sentences)} {cure}"
 
 
 def _running(status: ledger.Status) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pfstudy.errors import PfstudyError, unknown_name
-from pfstudy.identity import REPLACES_KEY, Content
+from pfstudy.identity import REPLACES_KEY, RULES, Content, rules_of
 from pfstudy.schema.config import Data
 
 if TYPE_CHECKING:
@@ -120,6 +120,8 @@ def recognise(data: Data, identity: Mapping[str, Any]) -> Content:
     Raises:
         PfstudyError: As `fingerprint`.
     """
+    if REPLACES_KEY not in identity and rules_of(identity) >= RULES:
+        return identify(data)  # its names and sizes were not written
     seen = glance(data)
     written = identity["canonical"]["data"]["fingerprint"]
     is_same = identity.get(REPLACES_KEY, {}).get(seen.fingerprint) == written
