@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 from pfstudy.errors import PfstudyError
 from pfstudy.files import read_json
+from pfstudy.identity import REPLACES_KEY, rules_of
 from pfstudy.ledger import STATE
 from pfstudy.schema.config import Model
 from pfstudy.schema.operations import OPERATIONS, ORIGINAL
@@ -41,6 +42,8 @@ class Description:
         operations: The operation at every site, as `pfstudy.variant.Variant.operations`.
         layers: Path of the layer at every site.
         canonical: The canonical form of its variant.
+        replaces: Digests by older rules, and those in the canonical form that have replaced them.
+        rules: The rules by which the canonical form was made.
     """
 
     directory: Path
@@ -51,6 +54,8 @@ class Description:
     operations: Mapping[str, str]
     layers: Mapping[str, str]
     canonical: Mapping[str, Any]
+    replaces: Mapping[str, str] = field(default_factory=dict)
+    rules: int = 1
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -116,6 +121,8 @@ def describe_run(run: Run) -> Description:
         variant.operations,
         {site.address: site.layer for site in list_sites(variant.config.model)},
         variant.canonical,
+        variant.replaces,
+        variant.rules,
     )
 
 
@@ -162,6 +169,8 @@ def _describe(directory: Path, version: tuple[int, int]) -> Description:
             operations,
             {site.address: site.layer for site in sites},
             canonical,
+            identity.get(REPLACES_KEY, {}),
+            rules_of(identity),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise PfstudyError(

@@ -117,20 +117,23 @@ def identify(space: Space, canonical: Mapping[str, Any], times: Times | None) ->
 _NO_MATTER = ("name", "preset")
 
 
+def is_asked(directory: Path, asked: Asked) -> bool:
+    """Whether a search's directory exists and belongs to the search."""
+    written = files.read_json(directory / store.CONFIG, missing_ok=True).get("identity", {})
+    return bool(written.get("hash") == asked.identity["hash"])
+
+
 def check_asked(directory: Path, asked: Asked) -> None:
     """Check that a search's directory, where it exists, belongs to the search.
 
     Raises:
         PfstudyError: Another search has it.
     """
-    path = directory / store.CONFIG
-    if path.exists():
-        written = files.read_json(path).get("identity", {})
-        if written.get("hash") != asked.identity["hash"]:
-            raise PfstudyError(
-                f"{directory} is another search, and stays as it is; give this one another name "
-                "with search.name=NAME."
-            )
+    if (directory / store.CONFIG).exists() and not is_asked(directory, asked):
+        raise PfstudyError(
+            f"{directory} is another search, and stays as it is; give this one another name "
+            "with search.name=NAME."
+        )
 
 
 def write_asked(directory: Path, asked: Asked) -> None:

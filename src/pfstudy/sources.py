@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pfstudy import inventory, ledger, store
 from pfstudy.errors import PfstudyError
+from pfstudy.identity import modernise
 from pfstudy.speed.setting import complete_setting
 
 WANDB = "wandb:"
@@ -77,12 +78,16 @@ def gather(
         PfstudyError: A source cannot be read, or there is no such study in any.
     """
     parts = [_read(str(source), study, say) for source in sources]
+    modern, hashes = modernise([record for part in parts for record in part.records])
     records: dict[Key, Mapping[str, Any]] = {}
-    for part in parts:
-        for record in part.records:
-            key = (record["identity"]["hash"], record["seed"])
-            records[key] = _merge(records[key], record) if key in records else record
-    left = {run.key: run for part in parts for run in part.incomplete if run.key not in records}
+    for record in modern:
+        key = (record["identity"]["hash"], record["seed"])
+        records[key] = _merge(records[key], record) if key in records else record
+    left: dict[Key, Incomplete] = {}
+    for run in (run for part in parts for run in part.incomplete):
+        key = (hashes.get(run.key[0], run.key[0]), run.key[1])
+        if key not in records:
+            left[key] = replace(run, key=key)
     return Gathered(
         tuple(records.values()),
         tuple(left.values()),

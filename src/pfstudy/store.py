@@ -74,17 +74,36 @@ class Run:
 
 
 def make_run(variant: Variant, seed: int) -> Run:
-    """Find the directory of a run; writes nothing."""
+    """Find the directory of a run, which may be one by older rules; writes nothing."""
+    variant = adopt(variant)
     return Run(variant, seed, variant_directory(variant) / f"seed{seed}")
 
 
 def variant_directory(variant: Variant) -> Path:
-    """Find the directory of a variant by its identity, whatever it was called before."""
+    """Find the directory of a variant by its identity, whatever it was called before.
+
+    One that has no directory by the rules of today may have runs by older rules.
+    """
     root = Path(variant.config.runs_dir)
     usual = root / f"{variant.slug}-{variant.hash}"
     if usual.is_dir() or not root.is_dir():
         return usual
-    return _directories_by_hash(root, root.stat().st_mtime_ns).get(variant.hash, usual)
+    by_hash = _directories_by_hash(root, root.stat().st_mtime_ns)
+    if variant.hash not in by_hash and (older := variant.older()) is not None:
+        found = by_hash.get(older.hash, usual)
+        return found if any(found.glob("seed*")) else usual  # else its runs were forgotten
+    return by_hash.get(variant.hash, usual)
+
+
+def adopt(variant: Variant) -> Variant:
+    """Identify a variant by the older rules where its runs are: those count, and go on.
+
+    New runs of it stay with them, so that its seeds remain one variant; records and tables say by
+    which rules it is identified.
+    """
+    older = variant.older()
+    is_older = older is not None and variant_directory(variant).name.endswith(f"-{older.hash}")
+    return older if older is not None and is_older else variant
 
 
 @lru_cache(maxsize=1)
@@ -154,10 +173,8 @@ def prepare(run: Run) -> None:
         tree["recipe"]["teacher"] = str(Path(teacher).absolute())
     identity = {
         "schema_version": SCHEMA_VERSION,
-        "hash": run.variant.hash,
-        "baseline": run.variant.baseline_hash,
+        **run.variant.describe_identity(),
         "seed": run.seed,
-        "canonical": run.variant.canonical,
     }
     write_json(run.directory / CONFIG, {"identity": identity, "config": tree})
     # YAML for people: tuples as plain lists.

@@ -17,8 +17,10 @@ from typing import Any
 
 from pfstudy.canonical import compact, digest, file_digest, recipe_form
 from pfstudy.errors import PfstudyError
+from pfstudy.identity import REPLACES_KEY, RULES, RULES_KEY, Content, older_form, used_in
+from pfstudy.schema.closure import older_source_digest, source_digest
 from pfstudy.schema.config import Config, Model, SitePattern, SiteSetting
-from pfstudy.schema.imports import import_modules, source_digest
+from pfstudy.schema.imports import import_modules
 from pfstudy.schema.operations import OPERATIONS, ORIGINAL, find_operation
 from pfstudy.schema.sites import Site, block_ranges, list_sites, stage_and_block
 
@@ -58,11 +60,15 @@ class Variant:
         config: The config that it was made from.
         substitutions: What is substituted, in the order of the backbone.
         canonical: The canonical form, plain data.
+        replaces: Digests by older rules, and those in the canonical form that have replaced them.
+        rules: The rules by which the canonical form was made; see `pfstudy.identity.RULES`.
     """
 
     config: Config
     substitutions: tuple[Substitution, ...]
     canonical: Mapping[str, Any]
+    replaces: Mapping[str, str] = field(default_factory=dict)
+    rules: int = RULES
 
     @cached_property
     def hash(self) -> str:
@@ -109,15 +115,39 @@ class Variant:
         """The unsubstituted backbone with the same data and recipe."""
         sites = tuple(replace(site, operation=ORIGINAL) for site in self.config.sites)
         canonical = {key: value for key, value in self.canonical.items() if key != "sites"}
-        return Variant(replace(self.config, sites=sites), (), canonical)
+        bare = replace(self.config, sites=sites)
+        return Variant(bare, (), canonical, self.replaces, self.rules)
+
+    def older(self) -> Variant | None:
+        """The same variant as older rules identify it; ``None`` where that is the same."""
+        if not used_in(self.canonical, self.replaces):
+            return None
+        canonical = older_form(self.canonical, self.replaces)
+        return replace(self, canonical=canonical, replaces={}, rules=RULES - 1)
+
+    def with_hash(self, wanted: str) -> Variant | None:
+        """The variant by the rules that give it a hash; ``None`` if none do."""
+        older = self if self.hash == wanted else self.older()
+        return older if older is not None and older.hash == wanted else None
+
+    def describe_identity(self) -> dict[str, Any]:
+        """The identity as configs and records hold it."""
+        replaces = used_in(self.canonical, self.replaces)
+        return {
+            "hash": self.hash,
+            "baseline": self.baseline_hash,
+            RULES_KEY: self.rules,
+            **({REPLACES_KEY: replaces} if replaces else {}),
+            "canonical": self.canonical,
+        }
 
 
-def make_variant(config: Config, data_fingerprint: str) -> Variant:
+def make_variant(config: Config, content: Content | str) -> Variant:
     """Bring a config into its canonical form.
 
     Args:
         config: The config.
-        data_fingerprint: What identifies the content of the dataset, wherever it lies.
+        content: What identifies the content of the dataset, wherever it lies.
 
     Raises:
         PfstudyError: An operation does not exist, a declaration is inconsistent, or the
@@ -125,8 +155,11 @@ def make_variant(config: Config, data_fingerprint: str) -> Variant:
     """
     check_initial_weights(config)
     model = config.model
+    content = Content(content) if isinstance(content, str) else content
     substitutions = list_substitutions(config)
     takes_averaged = config.init_from and config.init_weights == "averaged"
+    operations = {name: find_operation(name) for name in {s.operation for s in substitutions}}
+    sources = {name: source_digest(operation) for name, operation in operations.items()}
     canonical = compact(
         {
             "schema": SCHEMA_VERSION,
@@ -139,12 +172,12 @@ def make_variant(config: Config, data_fingerprint: str) -> Variant:
                     "layout": s.pattern.layout if s.pattern.layout != "NCHW" else None,
                     "prefix_tokens": s.pattern.prefix_tokens or None,
                     "parent": s.pattern.parent,
-                    "source": source_digest(find_operation(s.operation)),
+                    "source": sources[s.operation],
                 }
                 for s in substitutions
             },
             "data": {
-                "fingerprint": data_fingerprint,
+                "fingerprint": content.fingerprint,
                 "image_size": config.data.image_size,
                 "channels": config.data.channels,
                 "num_classes": config.data.num_classes,
@@ -166,7 +199,12 @@ def make_variant(config: Config, data_fingerprint: str) -> Variant:
             "pretrained": config.pretrained or None,
         }
     )
-    return Variant(config, substitutions, canonical)
+    replaces = {content.older: content.fingerprint} if content.older else {}
+    for name, source in sources.items():
+        older = source and older_source_digest(operations[name])
+        if source and older and older != source:
+            replaces[older] = source
+    return Variant(config, substitutions, canonical, replaces)
 
 
 def architecture_of(canonical: Mapping[str, Any]) -> dict[str, Any]:

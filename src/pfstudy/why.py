@@ -12,16 +12,22 @@ from typing import Any, Literal
 from pfstudy import ledger
 from pfstudy.errors import PfstudyError
 from pfstudy.files import read_json
+from pfstudy.identity import RULES, current_form, unverified
 from pfstudy.inventory import Description, describe, find_runs, is_run, shorten
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.schema.sites import summary
-from pfstudy.store import RESUME
+from pfstudy.store import CONFIG, RESUME
 from pfstudy.variant import flatten
 
 Action = Literal["trained", "skipped", "left"]
 
 _SITES = "sites"
 _MEASURED = ("seconds", "images_per_second", "test_seconds")
+_DOUBTS = {
+    "data": "It is identified by an older rule: the names and sizes of its images, not their "
+    "content.",
+    "source": "Its own operations are identified by an older rule, which followed fewer imports.",
+}
 _IN_IDENTITY = ("epochs", "effective_batch_size", "precision")
 _MOST_DIFFERENCES = 4
 
@@ -115,24 +121,30 @@ def list_differences(left: Description, right: Description) -> tuple[Difference,
     """
     if left.hash == right.hash:
         return ()
+    left, right = _by_the_same_rules(left, right)
     found = tuple(_differing_sites(left, right)) + tuple(_unequal(left.settings, right.settings))
     return found or tuple(_unequal(flatten(left.canonical), flatten(right.canonical)))
 
 
-def explain(directory: Path) -> Verdict:
+def explain(directory: Path, asked: Description | None = None) -> Verdict:
     """Say what would be done with a run that exists, if it were asked for now.
+
+    Args:
+        directory: The run directory.
+        asked: The run as it is asked for, where that is known.
 
     Raises:
         PfstudyError: Its state is damaged.
     """
     status = ledger.read_status(directory)
+    doubts = "" if asked is not None and asked.rules >= RULES else _doubts(directory)
     if status.state == "done":
-        return Verdict(directory, "done", "skipped", _done(directory))
+        return Verdict(directory, "done", "skipped", _done(directory) + doubts)
     if status.state == "running":
         return Verdict(directory, "running", "left", _running(status))
     if status.state == "pending":
         return Verdict(directory, "pending", "trained", "it has not begun yet")
-    reason = f"{_ended(directory, status)}; {_beginning(directory, status)}"
+    reason = f"{_ended(directory, status)}; {_beginning(directory, status)}{doubts}"
     return Verdict(directory, status.state, "trained", reason)
 
 
@@ -147,7 +159,7 @@ def foresee(run: Description, known: Sequence[Description]) -> Verdict:
         PfstudyError: Its state is damaged.
     """
     if is_run(run.directory):
-        return explain(run.directory)
+        return explain(run.directory, run)
     if not known:
         return Verdict(run.directory, "new", "trained", "new: there are no other runs")
     variants = {other.hash: other for other in known}
@@ -205,6 +217,15 @@ def in_words(differences: Sequence[Difference]) -> str:
     return "; ".join(parts)
 
 
+def _by_the_same_rules(left: Description, right: Description) -> tuple[Description, ...]:
+    """Replace digests by older rules where either of two runs says by what."""
+    replaces = {**left.replaces, **right.replaces}
+    return tuple(
+        replace(each, canonical=current_form(each.canonical, replaces)) if replaces else each
+        for each in (left, right)
+    )
+
+
 def _differing_sites(left: Description, right: Description) -> Iterator[Difference]:
     for address in dict.fromkeys([*left.operations, *right.operations]):
         first, second = left.operations.get(address), right.operations.get(address)
@@ -233,6 +254,9 @@ def _representative(directory: Path) -> Description:
 
 def _relation(left: Description, right: Description, *, are_runs: bool) -> str:
     if left.hash != right.hash:
+        first, second = _by_the_same_rules(left, right)
+        if first.canonical == second.canonical:
+            return "the same variant, which one of them identifies by an older rule"
         return "two variants"
     if not are_runs:
         return "the same variant"
@@ -264,6 +288,20 @@ def _done(directory: Path) -> str:
     accuracy = read_json(path).get("metrics", {}).get("test_top1_percent")
     known = "" if accuracy is None else f", test accuracy {accuracy:.2f} %"
     return f"done since {_time_of(path)}{known}"
+
+
+def _doubts(directory: Path) -> str:
+    """What of a run is identified by older rules, and what to do about that."""
+    written = read_json(directory / CONFIG, missing_ok=True)
+    if "canonical" not in written.get("identity", {}):
+        return ""
+    data = written.get("config", {}).get("data", {}).get("name")
+    doubts = unverified({"identity": written["identity"], "data": data})
+    if not doubts:
+        return ""
+    sentences = [text for what, text in _DOUBTS.items() if what in doubts]
+    cure = f"To train it on what is there now: pfstudy forget {directory.parent}"
+    return f". {' '.join(sentences)} {cure}"
 
 
 def _running(status: ledger.Status) -> str:

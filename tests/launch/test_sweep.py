@@ -32,7 +32,7 @@ GRID = ("block.spatial=conv,maxpool", "recipe.epochs=1", "seeds=2")
 
 RECORD_KEYS = {
     "schema_version": None,
-    "identity": {"hash", "baseline", "canonical"},
+    "identity": {"hash", "baseline", "rules", "canonical"},
     "variant": {"model", "label", "is_baseline", "original", "operations"},
     "seed": None,
     "seeds": {"init", "order", "augmentation"},

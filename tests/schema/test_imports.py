@@ -12,7 +12,8 @@ from configs import compose_alone, refusal
 from pfstudy.errors import PfstudyError
 from pfstudy.network.surgery import build_network
 from pfstudy.schema import imports
-from pfstudy.schema.imports import import_modules, locate, source_digest
+from pfstudy.schema.closure import source_digest
+from pfstudy.schema.imports import import_modules, locate
 from pfstudy.schema.operations import OPERATIONS, REGISTERED_IN, Operation, find_operation
 from pfstudy.variant import make_variant
 

@@ -251,7 +251,9 @@ class TestLooks:
         assert column(looks, "difference_low")[1] < column(usual, "difference_low")[1]
         caption = self.caption(record, Looks((3, 5, 10), (3,)))
         assert "hold at 98.3 %" in caption
-        assert "judged at 3, 5 and 10 seeds, and its level of 5 % divided among these looks" in caption
+        assert (
+            "judged at 3, 5 and 10 seeds, and its level of 5 % divided among these looks" in caption
+        )
         assert "not declared" not in caption
 
     def test_those_that_were_not_declared_are_counted(self, record: Any) -> None:

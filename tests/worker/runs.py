@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from configs import compose
 from pfstudy import files, ledger, store
-from pfstudy.data import fingerprint
+from pfstudy.data import identify
 from pfstudy.module import Classifier
 from pfstudy.schema.config import Config, config_tree, parse_config
 from pfstudy.tasks import Task
@@ -90,7 +90,7 @@ def make_config(*overrides: str) -> Config:
 def make_task(root: Path, *overrides: str, **fields: Any) -> Task:
     """Make the directory of a run below ``root``, which nobody has trained."""
     config = replace(make_config(*overrides), runs_dir=str(root))
-    run = store.make_run(make_variant(config, fingerprint(config.data)), config.seed)
+    run = store.make_run(make_variant(config, identify(config.data)), config.seed)
     store.prepare(run)
     return Task(run.directory, "mine", "disabled", environment={"host": "here"}, **fields)
 

@@ -195,17 +195,12 @@ def _foresee(arguments: Sequence[str], *, as_json: bool) -> None:
     configs = compose_only(arguments)
     if not configs:
         return
-    from functools import cache
-
     from pfstudy import store
-    from pfstudy.data import fingerprint
     from pfstudy.inventory import describe_run
-    from pfstudy.launch.sweep import list_runs
-    from pfstudy.variant import make_variant
+    from pfstudy.launch.sweep import identify_variants, list_runs
     from pfstudy.why import describe_all, foresee
 
-    content = cache(fingerprint)
-    runs = list_runs([make_variant(config, content(config.data)) for config in configs])
+    runs = list_runs(identify_variants(configs)[0])
     for run in runs:
         store.check_directory(run)
     known = describe_all(Path(configs[0].runs_dir))

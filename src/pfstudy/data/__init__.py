@@ -2,17 +2,21 @@
 
 A source is a module with a function ``fingerprint(data)``, which needs neither torch nor
 scikit-learn. One whose images fit into memory also has ``load(data)``, which returns `Arrays`; the
-folders of images are listed, and their files read when they are needed.
+folders of images are listed, and their files read when they are needed. Since folders were
+identified by names and sizes before, their module has ``identify(data)`` and
+``older_fingerprint(data)``, too.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pfstudy.errors import PfstudyError, unknown_name
+from pfstudy.identity import REPLACES_KEY, RULES, Content, rules_of
 from pfstudy.schema.config import Data
 
 if TYPE_CHECKING:
@@ -76,6 +80,52 @@ def fingerprint(data: Data) -> str:
         PfstudyError: There is no such dataset, or its file or folder cannot be read.
     """
     return find_source(data.name).fingerprint(data)
+
+
+def identify(data: Data) -> Content:
+    """Identify the content of a dataset by the rules of today and by older ones.
+
+    Raises:
+        PfstudyError: As `fingerprint`.
+    """
+    source = find_source(data.name)
+    if data.name in FOLDERS:
+        found: Content = source.identify(data)  # type: ignore[attr-defined]
+        return found
+    return Content(source.fingerprint(data))
+
+
+def glance(data: Data) -> Content:
+    """Identify a dataset without reading it where that takes long: a folder by the older rule.
+
+    Raises:
+        PfstudyError: As `fingerprint`.
+    """
+    if data.name not in FOLDERS:
+        return identify(data)
+    source = find_source(data.name)
+    return Content(source.older_fingerprint(data))  # type: ignore[attr-defined]
+
+
+def recognise(data: Data, identity: Mapping[str, Any]) -> Content:
+    """Identify a dataset that was identified when a run was prepared.
+
+    Images in folders are not read again, by every process of every run: their names and sizes are
+    compared with those of then.
+
+    Args:
+        data: The dataset.
+        identity: As the run's config holds it.
+
+    Raises:
+        PfstudyError: As `fingerprint`.
+    """
+    if REPLACES_KEY not in identity and rules_of(identity) >= RULES:
+        return identify(data)  # its names and sizes were not written
+    seen = glance(data)
+    written = identity["canonical"]["data"]["fingerprint"]
+    is_same = identity.get(REPLACES_KEY, {}).get(seen.fingerprint) == written
+    return Content(written, seen.fingerprint) if is_same else seen
 
 
 def count_readers(data: Data) -> int:

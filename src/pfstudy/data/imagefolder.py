@@ -24,9 +24,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pfstudy.data import require_number
+from pfstudy.data.digests import BLOCK_BYTES, Stored, digest_images
 from pfstudy.data.packed import Packed, Shards, open_packed
 from pfstudy.data.splitting import hold_out, split_heap
 from pfstudy.errors import PfstudyError
+from pfstudy.identity import Content
 from pfstudy.schema.config import Data
 
 if TYPE_CHECKING:
@@ -90,22 +92,117 @@ class Images:
 
 
 def fingerprint(data: Data) -> str:
-    """Digest over the names, from ``data.path`` on, and sizes of all images, in their order.
+    """Digest over the names, from ``data.path`` on, and the content of all images, in their order.
 
     A packed folder has that of the folder, unless its images were shrunk.
 
     Raises:
-        PfstudyError: A folder cannot be read, is not laid out as expected, or has an empty file.
+        PfstudyError: A folder or an image cannot be read, or an image is empty; or the folder is
+            not laid out as expected.
     """
+    return identify(data).fingerprint
+
+
+def older_fingerprint(data: Data) -> str:
+    """Digest over the names and sizes of all images, by which a folder was identified before.
+
+    Raises:
+        PfstudyError: As `fingerprint`, apart from images that cannot be read.
+    """
+    return _older(*_stored(data), _reading(data))
+
+
+def identify(data: Data) -> Content:
+    """Find the fingerprint of a folder, by content and by the older rule.
+
+    Raises:
+        PfstudyError: As `fingerprint`.
+    """
+    stored, treatment = _stored(data)
+    how = b"sampled\0" if stored.is_sampled else b"whole\0"
+    digest = hashlib.sha256(how + treatment + b"\0")
+    for name, found in zip(stored.names, digest_images(stored), strict=True):
+        digest.update(b"%s\0%s" % (name, found.tobytes()))
+    reading = _reading(data)
+    digest.update(reading)
+    note = ""
+    if stored.is_sampled:
+        note = (
+            f"{stored.root} has {stored.sizes_N.sum() / 1e9:.1f} GB: its images are identified by "
+            f"the size and three blocks of {BLOCK_BYTES} bytes of each, not by all bytes"
+        )
+    return Content(digest.hexdigest(), _older(stored, treatment, reading), note)
+
+
+def _older(stored: Stored, treatment: bytes, reading: bytes) -> str:
+    """That of no earlier run where images are read differently than by earlier versions."""
+    digest = hashlib.sha256(treatment)
+    for name, size in zip(stored.names, stored.sizes_N.tolist(), strict=True):
+        digest.update(b"%s\0%d\n" % (name, size))
+    digest.update(reading)
+    return digest.hexdigest()
+
+
+def _stored(data: Data) -> tuple[Stored, bytes]:
+    """All images as they are stored, and what was done to them when they were packed."""
     root = _root(data)
     packed = open_packed(root)
-    digest = hashlib.sha256(packed.treatment.encode() if packed else b"")
-    for folder, name, size in packed.entries() if packed else _entries(root):
-        if not size and data.on_error != "skip":
-            raise empty_file(root / os.fsdecode(folder) / os.fsdecode(name))
-        digest.update(b"%s/%s\0%d\n" % (folder, name, size))
-    digest.update(_reading(data))
-    return digest.hexdigest()
+    skips = data.on_error == "skip"
+    stored = _stored_packed(packed, skips) if packed else _stored_files(root, skips)
+    if not skips and not stored.sizes_N.all():
+        empty = stored.names[int(np.flatnonzero(stored.sizes_N == 0)[0])]
+        raise empty_file(root / os.fsdecode(empty))
+    return stored, packed.treatment.encode() if packed else b""
+
+
+def _stored_files(root: Path, skips: bool) -> Stored:
+    names: list[bytes] = []
+    states: list[tuple[int, int, int]] = []
+    for part, classes in sorted(find_classes(root).items()):
+        for of_class in classes:
+            folder = os.fsencode(Path(part, of_class))
+            for entry in _list_files(root / part / of_class, part in MAY_LACK):
+                names.append(b"%s/%s" % (folder, os.fsencode(entry.name)))
+                states.append(_state(entry))
+    above = os.fsencode(root)
+
+    def read(index: int, offset: int, length: int) -> bytes:
+        path = os.path.join(above, names[index])  # noqa: PTH118  (bytes)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                return os.pread(descriptor, length, offset)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise PfstudyError(f"{os.fsdecode(path)} cannot be read: {error.strerror}.") from None
+
+    states_N3 = np.array(states, np.int64)
+    return Stored(root, names, states_N3[:, 0], states_N3[:, 1:], read, skips)
+
+
+def _stored_packed(packed: Packed, skips: bool) -> Stored:
+    names = [b"%s/%s" % (folder, name) for folder, name, _ in packed.entries()]
+    parts = [part for _, part in sorted(packed.parts.items())]
+    shards = [packed.shards(name) for name, _ in sorted(packed.parts.items())]
+    owners = np.repeat(np.arange(len(parts)), [len(part.names_N) for part in parts])
+    places_N3 = np.concatenate([part.places_N3 for part in parts])
+    states = [
+        _states_of(of_part.paths)[part.places_N3[:, 0]]
+        for of_part, part in zip(shards, parts, strict=True)
+    ]
+
+    def read(index: int, offset: int, length: int) -> bytes:
+        number, start, _ = places_N3[index].tolist()
+        content: bytes = shards[owners[index]].read(np.array([number, start + offset, length]))
+        return content
+
+    return Stored(packed.root, names, places_N3[:, 2], np.concatenate(states), read, skips)
+
+
+def _states_of(paths: Sequence[Path]) -> np.ndarray:
+    found = [path.stat() for path in paths]
+    return np.array([(stat.st_mtime_ns, stat.st_ctime_ns) for stat in found], np.int64)
 
 
 def inspect(data: Data) -> Contents:
@@ -270,14 +367,6 @@ def _list_files(folder: Path, may_lack: bool = False) -> list[os.DirEntry[str]]:
     return entries
 
 
-def _entries(root: Path) -> Iterator[tuple[bytes, bytes, int]]:
-    for part, classes in sorted(find_classes(root).items()):
-        for name in classes:
-            folder = os.fsencode(Path(part, name))
-            for entry in _list_files(root / part / name, part in MAY_LACK):
-                yield folder, os.fsencode(entry.name), _size(entry)
-
-
 def _check_classes(root: Path, parts: dict[str, list[str]], part: str) -> None:
     surplus = sorted(set(parts[part]) - set(parts.get("train", parts[part])))
     if surplus:
@@ -341,8 +430,10 @@ def _scan(folder: Path, prefix: str = "") -> Iterator[os.DirEntry[str]]:
         raise PfstudyError(f"{prefix}{folder} cannot be read: {error.strerror}.") from None
 
 
-def _size(entry: os.DirEntry[str]) -> int:
+def _state(entry: os.DirEntry[str]) -> tuple[int, int, int]:
+    """Size, modification time and change time of a file."""
     try:
-        return entry.stat().st_size
+        stat = entry.stat()
     except OSError as error:
         raise PfstudyError(f"{entry.path} cannot be read: {error.strerror}.") from None
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

@@ -16,12 +16,13 @@ _CHUNK = 1024
 
 
 def fingerprint(data: Data) -> str:
-    """Digest of the arrays, however the file packs them."""
+    """Digest of the arrays, however the file packs them and in whatever byte order."""
     arrays = load(data)
     digest = hashlib.sha256()
     for array in (arrays.images_NCHW, arrays.labels_N):
-        digest.update(f"{array.dtype.str} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        digest.update(f"{little_endian.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(little_endian).tobytes())
     return digest.hexdigest()
 
 
@@ -64,6 +65,7 @@ def load(data: Data) -> Arrays:
             f"data.path={path}: labels must be whole numbers from 0, but are {labels.dtype}."
         )
     _check_values(images, path)
+    images = images.astype(images.dtype.newbyteorder("="), copy=False)  # torch takes no other
     return Arrays(images, labels.astype(np.int64))
 
 

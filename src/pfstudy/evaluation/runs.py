@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pfstudy import lease
-from pfstudy.data import fingerprint
+from pfstudy.data import identify as identify_content
 from pfstudy.data.order import UNREAD
 from pfstudy.data.restore import read_config
 from pfstudy.environment import describe_environment
@@ -79,7 +79,7 @@ def evaluate_runs(wanted: Sequence[Wanted], report: Report) -> dict[Path, str]:
 
 
 def _load(wanted: Sequence[Wanted], device: torch.device) -> tuple[list[_Network], dict[Path, str]]:
-    identify = cache(fingerprint)  # of a large folder, that takes long
+    identify = cache(identify_content)  # of a large folder, that takes long
     networks, failed = [], {}
     for directory, cases in wanted:
         try:

@@ -35,7 +35,7 @@ def evaluate_in_child(config: Config) -> dict[str, Any]:
     """
     if config.init_from is None and not config.pretrained:
         raise PfstudyError("eval needs weights: give init_from=FILE, or pretrained=true.")
-    label = make_variant(config, data_fingerprint="").label
+    label = make_variant(config, content="").label
     with Display() as display, Pool(PRELOAD) as pool:
         display.phase("eval", f"{config.model.name} ({label}) on {config.data.name}")
         display.bar("importing")

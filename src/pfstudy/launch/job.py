@@ -12,7 +12,6 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 
 from pfstudy import cluster, ledger, store, tracking
-from pfstudy.data import fingerprint
+from pfstudy.data import glance, identify
 from pfstudy.environment import describe_environment
 from pfstudy.errors import DivergedError, PfstudyError, first_line
 from pfstudy.launch.display import Display
@@ -28,6 +27,7 @@ from pfstudy.launch.sweep import (
     Prepared,
     SweepResult,
     default_study_name,
+    identify_variants,
     list_runs,
     name_runs,
     run_sweep,
@@ -60,8 +60,7 @@ def open_study(configs: Sequence[Config], launcher: str) -> Prepared:
         PfstudyError: A dataset cannot be read, the run directories cannot be written to, or the
             study was looked at with other looks declared.
     """
-    content = cache(fingerprint)
-    variants = [make_variant(config, content(config.data)) for config in configs]
+    variants, notes = identify_variants(configs)
     name = configs[0].study.name or default_study_name(variants)
     root = Path(configs[0].runs_dir)
     runs = list_runs(variants)
@@ -76,13 +75,15 @@ def open_study(configs: Sequence[Config], launcher: str) -> Prepared:
     store.add_to_study(root, name, runs, looks)
     display = Display()
     display.phase("study", summarize(name, runs))
+    for note in notes:
+        display.note(note)
     where = "" if root == Path("runs") else f" {root}"
     display.phase(
         "launch",
         f"{counted(len(configs), 'job')} to {launcher}; pfstudy status{where} --watch shows how "
         "far they are",
     )
-    return Prepared(root, name, tuple(variants), tuple(runs))
+    return Prepared(root, name, tuple(variants), tuple(runs), tuple(notes))
 
 
 def close_study(sweep: Prepared) -> None:
@@ -156,19 +157,24 @@ def _run_as_rank(config: Config) -> SweepResult | None:
     mode: tracking.Mode = "disabled"
     problem: Exception | None = None
     try:
-        variant = make_variant(config, fingerprint(config.data))
-        if list_trials(variant):
-            raise PfstudyError(
-                "the processes of one job train one run after the other, and tune none; give the "
-                "job one process, or tune first: where tuned.json is there, this job takes it."
-            )
+        # the first one reads all images to identify them, the others look whether they are there
+        content = identify(config.data) if ranks.is_first else glance(config.data)
+        variant = store.adopt(make_variant(config, content))
         if ranks.is_first:
+            if list_trials(variant):
+                raise PfstudyError(
+                    "the processes of one job train one run after the other, and tune none; give "
+                    "the job one process, or tune first: where tuned.json is there, this job "
+                    "takes it."
+                )
             run_sweep([config], train=False, patient=False)
             mode = tracking.choose_mode(config.logger)
     except Exception as error:  # the others wait to be told
         problem = error
     with joined(ranks):
         said = ranks.gather(None if problem is None else first_line(problem))
+        if not any(said):
+            variant = ranks.from_first(variant)
     if problem is not None:
         raise problem
     if any(said):

@@ -112,7 +112,8 @@ class _Planner:
         counts = [counted(len(self.variants), "variant"), counted(len(self.planned), "run")]
         counts.append(f"{states['done']} done before")
         self.display.phase("plan", f"{self.prepared.study}: {', '.join(counts)}")
-        for note in [*why_unchanged(self.prepared.asked), *scaled_rates(self.prepared.asked)]:
+        asked = self.prepared.asked
+        for note in [*self.prepared.notes, *why_unchanged(asked), *scaled_rates(asked)]:
             self.display.note(note)
 
     def _check(self, pool: Pool) -> tuple[Sequence[Device], Device]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from pfstudy import searches
 from pfstudy.errors import PfstudyError
+from pfstudy.identity import agree
 from pfstudy.launch.display import Display
 from pfstudy.launch.pool import PRELOAD, Pool
 from pfstudy.launch.search import choose_found
@@ -171,8 +172,7 @@ def _largest_family(records: Sequence[Record], asked: Mapping[str, Asked]) -> li
 
 
 def _fits(asked: Asked, family: Sequence[Record]) -> bool:
-    ours, theirs = asked.identity["canonical"], family[0]["identity"]["canonical"]
-    return all(ours.get(key) == theirs.get(key) for key in ("backbone", "data"))
+    return agree(asked.identity, family[0]["identity"], ("backbone", "data"))
 
 
 def _networks(records: Sequence[Record]) -> list[_Trained]:

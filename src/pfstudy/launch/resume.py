@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from pfstudy import files, ledger, store
-from pfstudy.data import fingerprint
+from pfstudy.data import identify
 from pfstudy.errors import PfstudyError, first_line
 from pfstudy.schema.config import Config, parse_config
 from pfstudy.variant import Variant, flatten, make_variant
@@ -94,7 +94,7 @@ def _unfinished(
     trees = [files.read_json(path) for path in paths]
     newest = parse_config(set_values(trees[-1]["config"], overrides))
     configs = []
-    content = cache(fingerprint)
+    content = cache(identify)
     for path, tree in zip(paths, trees, strict=True):
         config = parse_config(tree["config"])
         _check_same(path.parent, tree["identity"], make_variant(config, content(config.data)))
@@ -120,7 +120,7 @@ def _check_same(directory: Path, identity: Mapping[str, Any], variant: Variant) 
     Raises:
         PfstudyError: It would be a run of another identity, in another directory.
     """
-    if variant.hash == identity["hash"]:
+    if variant.with_hash(identity["hash"]) is not None:
         return
     before, now = flatten(identity["canonical"]), flatten(variant.canonical)
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]

@@ -7,16 +7,18 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pfstudy import files, ledger, searches, store, tracking
-from pfstudy.data import fingerprint
+from pfstudy.data import identify
 from pfstudy.environment import describe_environment
 from pfstudy.errors import PfstudyError
 from pfstudy.found import found_path, write_found
+from pfstudy.identity import REPLACES_KEY, RULES_KEY, Content
 from pfstudy.launch.display import Display
 from pfstudy.launch.inside import measure_table
 from pfstudy.launch.pool import PRELOAD, PRELOAD_TRACKING, Pool
@@ -30,7 +32,7 @@ from pfstudy.speed.blocktable import BlockTable, TableFinder, what_stands
 from pfstudy.speed.setting import describe_setting, expected_place, setting_of
 from pfstudy.stats.integer import Program
 from pfstudy.tasks import Device, Task, visible_devices
-from pfstudy.variant import make_variant
+from pfstudy.variant import Variant, make_variant
 from pfstudy.words import counted
 
 _TABLE_S = 34.0
@@ -74,11 +76,13 @@ def search_all(configs: Sequence[Config]) -> tuple[list[Searched], dict[str, str
     names = [space.search.name for space in spaces if space.search.name is not None]
     if len(set(names)) < len(names):
         raise PfstudyError("search.name is the same for several searches; leave it out.")
+    content = cache(identify)
+    variants = [_start_of(space.config, content(space.config.data)) for space in spaces]
     found, failed = [], {}
     with Display() as display, _Pools(display, configs[0]) as pools:
-        for number, space in enumerate(spaces, 1):
+        for number, (space, variant) in enumerate(zip(spaces, variants, strict=True), 1):
             try:
-                found.append(_search(space, display, pools))
+                found.append(_search(space, variant, display, pools))
             except PfstudyError as error:
                 if len(spaces) == 1:
                     raise
@@ -234,9 +238,30 @@ def _prepare(config: Config) -> Space:
     return space
 
 
-def _search(space: Space, display: Display, pools: _Pools) -> Searched:
+def _start_of(config: Config, content: Content) -> Variant:
+    """The network that a search begins with, with its data and recipe."""
+    return make_variant(replace(config, search=None), content)
+
+
+def _find_asked(space: Space, variant: Variant, times: Times | None) -> tuple[Asked, str]:
+    """What is asked for and its name; by older rules where such a search exists."""
+    settings, config = space.search, space.config
+    found = []
+    for each in filter(None, (variant, variant.older())):
+        identity = searches.identify(space, each.canonical, times)
+        written = {key: each.describe_identity().get(key) for key in (RULES_KEY, REPLACES_KEY)}
+        name = settings.name or files.file_name(
+            f"{settings.preset}-{config.model.name}-{config.data.name}-{identity['hash'][:8]}"
+        )
+        asked = Asked(space, times, {**identity, **{k: v for k, v in written.items() if v}})
+        if searches.is_asked(searches.search_directory(Path(config.runs_dir), name), asked):
+            return asked, name
+        found.append((asked, name))
+    return found[0]
+
+
+def _search(space: Space, variant: Variant, display: Display, pools: _Pools) -> Searched:
     config, root = space.config, Path(space.config.runs_dir)
-    variant = make_variant(replace(config, search=None), fingerprint(config.data))
     times = _find_times(space)
     device = None
     if times is None and space.search.latency is not None:
@@ -245,12 +270,7 @@ def _search(space: Space, display: Display, pools: _Pools) -> Searched:
         times = times_of(table, space)
     if times is not None:
         _check_budget(space, times)
-    identity = searches.identify(space, variant.canonical, times)
-    settings = space.search
-    name = settings.name or files.file_name(
-        f"{settings.preset}-{config.model.name}-{config.data.name}-{identity['hash'][:8]}"
-    )
-    asked = Asked(space, times, identity)
+    asked, name = _find_asked(space, variant, times)
     directory = searches.search_directory(root, name)
     done = ledger.state_of(directory) == "done"
     what = f"{counted(len(space.operations), 'operation')} at {counted(len(space.sites), 'site')}"

@@ -15,22 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from pfstudy import files, inventory, lease, ledger, store, tracking
-from pfstudy.data import fingerprint
+from pfstudy.data import identify
 from pfstudy.errors import PfstudyError
+from pfstudy.identity import RULES
 from pfstudy.launch.display import Display
 from pfstudy.launch.measure import measure_speed
 from pfstudy.launch.pool import PRELOAD, PRELOAD_TRACKING, Pool
 from pfstudy.launch.training import RunTrainer
 from pfstudy.launch.tuning import tune_variants
+from pfstudy.schema.closure import source_files
 from pfstudy.schema.config import Config
 from pfstudy.schema.designs import parse_constraints
-from pfstudy.schema.operations import ORIGINAL
+from pfstudy.schema.operations import ORIGINAL, find_operation
 from pfstudy.speed import phase
 from pfstudy.speed.setting import check_settings, expected_place
 from pfstudy.tasks import Checked, place_of
 from pfstudy.tuning import check_tuning
 from pfstudy.variant import Variant, make_variant
 from pfstudy.words import counted
+
+_MOST_PLACES = 3
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,14 @@ class Prepared:
         study: Name of the study that its runs belong to.
         asked: The variants as asked for; some may coincide.
         runs: Each variant with each seed, once.
+        notes: What a person should know of their identities.
     """
 
     root: Path
     study: str
     asked: tuple[Variant, ...]
     runs: tuple[store.Run, ...]
+    notes: tuple[str, ...] = ()
 
 
 def run_sweep(
@@ -92,7 +98,7 @@ def run_sweep(
     prepared = prepare_sweep(configs)
     with Display() as display:
         sweep = _Sweep(display, prepared.root, prepared.study, prepared.runs)
-        sweep.announce(prepared.asked)
+        sweep.announce(prepared.asked, prepared.notes)
         sweep.run_phases(train=train, patient=patient)
         if train:  # one that asked for what was done before
             tracking.answer_agent(sweep.runs[0].directory.absolute(), display.note)
@@ -118,8 +124,7 @@ def prepare_sweep(configs: Sequence[Config]) -> Prepared:
     if len({replace(config.trainer, precision="32-true") for config in configs}) > 1:
         raise PfstudyError("trainer may vary in its precision alone within a sweep.")
     root = Path(configs[0].runs_dir)
-    content = cache(fingerprint)
-    asked = [make_variant(config, content(config.data)) for config in configs]
+    asked, notes = identify_variants(configs)
     runs = list_runs(asked)
     study = configs[0].study.name or default_study_name(list_variants(runs))
     parse_constraints(configs[0].study.constraints)
@@ -131,7 +136,39 @@ def prepare_sweep(configs: Sequence[Config]) -> Prepared:
     store.check_looks(root, study, configs[0].study.looks)
     for run in runs:
         store.check_directory(run)
-    return Prepared(root, study, tuple(asked), tuple(runs))
+    return Prepared(root, study, tuple(asked), tuple(runs), tuple(notes))
+
+
+def identify_variants(configs: Sequence[Config]) -> tuple[list[Variant], list[str]]:
+    """Make the variants of a sweep; reads each dataset once to identify its content.
+
+    Returns:
+        One variant for each config, by older rules where its runs are identified by these; and
+        what a person should know of their identities.
+
+    Raises:
+        PfstudyError: As `pfstudy.data.fingerprint` and `pfstudy.variant.make_variant`.
+    """
+    content = cache(identify)
+    variants = [store.adopt(make_variant(config, content(config.data))) for config in configs]
+    notes = [content(config.data).note for config in configs]
+    for name in dict.fromkeys(s.operation for v in variants for s in v.substitutions):
+        sources = source_files(find_operation(name))
+        if sources and sources.unfollowed:
+            notes.append(_unfollowed(name, sources.unfollowed))
+    older = list({v.hash: v for v in variants if v.rules < RULES}.values())
+    if older:
+        notes.append(
+            f"{counted(len(older), 'variant')} identified by an older rule, as existing runs are: "
+            "names and sizes of files agree, their content is not verified; pfstudy why explains"
+        )
+    return variants, list(dict.fromkeys(filter(None, notes)))
+
+
+def _unfollowed(name: str, places: Sequence[str]) -> str:
+    listed = "; ".join(places[:_MOST_PLACES])
+    more = f"; {len(places) - _MOST_PLACES} more" if len(places) > _MOST_PLACES else ""
+    return f"the identity of {name} does not cover what these run: {listed}{more}"
 
 
 def list_runs(asked: Sequence[Variant]) -> list[store.Run]:
@@ -202,10 +239,10 @@ class _Sweep:
         self.names = name_runs(runs) if self.todo else {}
         self.members = tuple(str(run.directory.relative_to(self.root)) for run in runs)
 
-    def announce(self, asked: Sequence[Variant]) -> None:
+    def announce(self, asked: Sequence[Variant], notes: Sequence[str]) -> None:
         """Say what will be done, and which of the variants asked for are none of their own."""
         self.display.phase("study", summarize(self.study, self.runs, self.states))
-        for note in why_unchanged(asked):
+        for note in [*notes, *why_unchanged(asked)]:
             self.display.note(note)
         for note in scaled_rates(asked):
             self.display.note(note)

@@ -11,8 +11,8 @@ from pfstudy import files, ledger, store
 from pfstudy.errors import PfstudyError
 from pfstudy.network.checkpoint import load_checkpoint
 from pfstudy.network.surgery import build_network
+from pfstudy.schema.closure import older_source_digest, source_digest
 from pfstudy.schema.config import parse_config
-from pfstudy.schema.imports import source_digest
 from pfstudy.schema.operations import find_operation
 from pfstudy.variant import list_substitutions
 
@@ -43,7 +43,8 @@ def load_run(directory: str | Path) -> nn.Module:
     config = parse_config(written["config"])
     for substitution in list_substitutions(config):
         site = written["identity"]["canonical"]["sites"][substitution.layer]
-        if site.get("source") != source_digest(find_operation(substitution.operation)):
+        operation = find_operation(substitution.operation)
+        if site.get("source") not in (source_digest(operation), older_source_digest(operation)):
             raise PfstudyError(
                 f"{directory} was trained with another source of the operation "
                 f"{substitution.operation!r}; bring that back to load it."

@@ -12,7 +12,7 @@ from torch import nn
 
 from pfstudy import files, store
 from pfstudy.canonical import OF_TIMM, compact
-from pfstudy.data import fingerprint
+from pfstudy.data import recognise
 from pfstudy.errors import PfstudyError, first_line
 from pfstudy.network.restore import load_run
 from pfstudy.schema.config import Data
@@ -83,9 +83,9 @@ class _Normalised(nn.Module):
 
 def _of_run(teacher: str, data: Data) -> nn.Module:
     network = load_run(teacher)
-    canonical = files.read_json(Path(teacher) / store.CONFIG)["identity"]["canonical"]
-    theirs = canonical["data"]
-    ours = compact({**asdict(data), "fingerprint": fingerprint(data)})
+    identity = files.read_json(Path(teacher) / store.CONFIG)["identity"]
+    theirs = identity["canonical"]["data"]
+    ours = compact({**asdict(data), "fingerprint": recognise(data, identity).fingerprint})
     differing = [key for key in _SAME if theirs.get(key) != ours.get(key)]
     if differing:
         raise PfstudyError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import importlib
 import sys
 from collections.abc import Iterable
@@ -12,9 +10,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from pfstudy.errors import PfstudyError
-from pfstudy.schema.operations import OPERATIONS, REGISTERED_IN, Operation
-
-_OURS = Path(__file__).resolve().parents[1]
+from pfstudy.schema.operations import OPERATIONS
 
 
 def import_modules(names: Iterable[str]) -> None:
@@ -44,58 +40,6 @@ def locate(name: str) -> str:
     place = getattr(top, "__path__", None) or [getattr(top, "__file__", None) or ""]
     is_here = Path(next(iter(place))).resolve().parent == Path.cwd().resolve()
     return f"{Path.cwd()}:{name}" if is_here else name
-
-
-def source_digest(operation: Operation) -> str | None:
-    """Digest of the code of a user's operation; ``None`` for one of ours.
-
-    It covers the file that registers the operation and what that imports from its own directory;
-    of a package, all files.
-    """
-    registered = Path(REGISTERED_IN.get(operation.name, "")).resolve()
-    if registered.is_relative_to(_OURS):
-        return None
-    if not registered.is_file():
-        raise PfstudyError(f"operation {operation.name!r}: its source is not known.")
-    package = registered.parent
-    while (package.parent / "__init__.py").is_file():
-        package = package.parent
-    if (package / "__init__.py").is_file():
-        files = set(package.rglob("*.py"))
-    else:
-        files = _with_imports(registered)
-    digests = sorted(_digest(file, file.stat().st_mtime_ns) for file in files)
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-@cache
-def _digest(file: Path, changed_ns: int) -> str:
-    del changed_ns
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _with_imports(file: Path) -> set[Path]:
-    """A file and all that it imports from its own directory, as its text says."""
-    found, todo = {file}, [file]
-    while todo:
-        for name in _imported(todo.pop()):
-            beside = file.parent / name
-            new = {beside.with_suffix(".py")} if beside.with_suffix(".py").is_file() else set()
-            new |= set(beside.rglob("*.py")) if (beside / "__init__.py").is_file() else set()
-            todo += new - found
-            found |= new
-    return found
-
-
-def _imported(file: Path) -> set[str]:
-    """Top names of the modules that a file imports."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module.partition(".")[0])
-    return names
 
 
 @cache

@@ -17,6 +17,10 @@ from pfstudy.tables.timing import timing_sentences
 from pfstudy.words import counted
 
 _MOST_NAMES = 4
+_UNVERIFIED = {
+    "data": "Data not verified by content, only by the names and sizes of files, for runs",
+    "source": "Own operations identified by an older rule, which followed fewer imports, for runs",
+}
 _COSTS = {"latency_ms": "latency", "macs": "MACs"}
 
 
@@ -54,6 +58,7 @@ def write_caption(rows: Rows, columns: Sequence[Column]) -> str:
             f"{PROJECTED.strip()}: a 1x1 convolution follows where the operation cannot change "
             "the number of channels."
         )
+    parts += _unverified(rows)
     if rows.audit.findings:
         parts.append(
             f"Not the same for all rows: {in_short(rows.audit.findings)}; see pfstudy audit."
@@ -89,6 +94,21 @@ def _tuning(rows: Rows) -> list[str]:
     num_failed = int(tuned["num_failed_trials"].sum())
     if num_failed:
         sentences.append(f"{counted(num_failed, 'trial')} failed.")
+    return sentences
+
+
+def _unverified(rows: Rows) -> list[str]:
+    """Which variants are identified by older rules."""
+    doubts = rows.frame["unverified"].str.split(",").apply(set)
+    sentences = []
+    for what, text in _UNVERIFIED.items():
+        found = [what in some for some in doubts]
+        names = list(rows.frame.loc[found, "variant"])
+        if names:
+            listed = ", ".join(names[:_MOST_NAMES])
+            more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+            of = "all variants" if all(found) else f"{listed}{more}"
+            sentences.append(f"{text} of {of}.")
     return sentences
 
 

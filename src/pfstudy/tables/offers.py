@@ -217,7 +217,9 @@ def _trained(seeds: Sequence[Mapping[str, Any]]) -> _Trained:
         raise PfstudyError(f"{path} was not written by this version of pfstudy.") from None
     parsed = replace(parse_config(config), init_from=None, pretrained=False)
     variant = make_variant(parsed, fingerprint)
-    if digest(variant.canonical.get("sites", {})) != digest(canonical.get("sites", {})):
+    sites = digest(canonical.get("sites", {}))
+    forms = [each.canonical for each in (variant, variant.older()) if each]
+    if all(digest(form.get("sites", {})) != sites for form in forms):
         raise PfstudyError(
             f"{path.parent}: the source of an operation has changed since it was trained; bring "
             "back what it was, or train it again."

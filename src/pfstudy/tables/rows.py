@@ -195,6 +195,7 @@ def _row(
         **published_of(first),
         "training_seconds": _mean([record.get("training", {}).get("seconds") for record in seeds]),
         "num_seeds": len(seeds),
+        "unverified": ",".join(sorted({what for r in seeds for what in r.get("unverified", ())})),
     }
 
 

@@ -101,11 +101,7 @@ def make_record(
     tuned = read_tuned(task.directory.parent) if config.tune.trials else None
     return {
         "schema_version": SCHEMA_VERSION,
-        "identity": {
-            "hash": variant.hash,
-            "baseline": variant.baseline_hash,
-            "canonical": variant.canonical,
-        },
+        "identity": variant.describe_identity(),
         "variant": {
             "model": config.model.name,
             "label": variant.label,

@@ -12,8 +12,9 @@ from uuid import uuid4
 import torch
 
 from pfstudy import files, lease, ledger, store, tuning
-from pfstudy.data import fingerprint
+from pfstudy.data import recognise
 from pfstudy.errors import DiskError, DivergedError, PfstudyError, is_about_memory
+from pfstudy.identity import rules_of
 from pfstudy.ledger import Claim
 from pfstudy.schema.config import config_tree, parse_config
 from pfstudy.tasks import Task
@@ -162,14 +163,16 @@ def read_run(directory: Path) -> tuple[Variant, int]:
     """
     written = files.read_json(directory / store.CONFIG)
     config = parse_config(written["config"])
-    variant = make_variant(config, fingerprint(config.data))
-    if variant.hash != written["identity"]["hash"]:
+    identity = written["identity"]
+    made = make_variant(config, recognise(config.data, identity))
+    variant = made.with_hash(identity["hash"])
+    if variant is None:
         raise PfstudyError(
             f"{directory}: the dataset, the checkpoint or the source of an operation has changed "
             "since its config was written; "
             "give the command again."
         )
-    return variant, written["identity"]["seed"]
+    return replace(variant, rules=rules_of(identity)), identity["seed"]
 
 
 def kind_of(error: BaseException) -> str:
