@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
 
 BATCH = 2
@@ -44,19 +44,51 @@ def forward_on_meta(
         shape: ``(N, C, H, W)``.
         watch: Entered for the forward pass alone, when weights and images are in place.
     """
-    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
     dtype = next((p.dtype for p in network.parameters()), torch.float32)
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
+    undisturbed = torch.random.fork_rng(devices=[])
+    with _on_meta(network), undisturbed, torch.no_grad(), torch.device("meta"):
+        images = torch.empty(shape, dtype=dtype)
+        with watch or nullcontext():
+            network(images)
+
+
+@contextmanager
+def _on_meta(network: nn.Module) -> Iterator[None]:
+    """Put a network on the meta device and in evaluation mode; afterwards all is as before.
+
+    Every module gets back its very tensors and attributes, and its containers their content, so
+    that shared modules, tied weights and modules that keep something of a pass are unharmed.
+    `torch.func.functional_call` does not do that: with ``tie_weights=True`` a module at several
+    paths keeps the substitutes, and with ``tie_weights=False`` tied weights are not substituted.
+    """
+    modules = list(network.modules())
+    before = [(module, vars(module).copy()) for module in modules]
+    contents = [
+        (value, value.copy())
+        for _, attributes in before
+        for value in attributes.values()
+        if type(value) in _CONTAINERS
+    ]
+    substitutes: dict[int, torch.Tensor] = {}
     try:
-        with torch.device("meta"):
-            images = torch.empty(shape, dtype=dtype)
-            with watch or nullcontext():
-                functional_call(network, on_meta, (images,))
+        for module in modules:
+            module.training = False  # `eval` may be the user's, and merge weights
+            stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for tensors in stores:
+                for name, tensor in tensors.items():
+                    if tensor is not None:
+                        tensors[name] = substitutes.setdefault(id(tensor), tensor.to("meta"))
+        yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        for module, attributes in before:
+            vars(module).clear()
+            vars(module).update(attributes)
+        for container, content in contents:
+            container.clear()
+            container.extend(content) if isinstance(container, list) else container.update(content)
+
+
+_CONTAINERS = (dict, OrderedDict, defaultdict, list, set)
 
 
 def probe(network: nn.Module, shape: tuple[int, int, int], paths: Iterable[str]) -> dict[str, Seen]:
