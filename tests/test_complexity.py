@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import timm
@@ -10,9 +11,12 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from configs import variant_of
-from pfstudy.complexity import Cost, Counter, cost, counting, variant_cost
+from pfstudy import files, ledger, store
+from pfstudy.complexity import Cost, Counter, cost, counting, recount, variant_cost
+from pfstudy.counting import COUNTING
 from pfstudy.errors import PfstudyError
 from pfstudy.network.surgery import build_network
+from run_directories import old_run
 
 
 class Attention(nn.Module):
@@ -264,3 +268,39 @@ def test_the_cost_of_a_variant_does_not_read_its_checkpoint() -> None:
     variant = variant_of("block.spatial=maxpool")
     elsewhere = replace(variant, config=replace(variant.config, init_from="gone.safetensors"))
     assert variant_cost(elsewhere) == variant_cost(variant)
+
+
+def test_an_older_run_is_counted_again(tmp_path: Path) -> None:
+    run = old_run(tmp_path, "block.spatial=maxpool")
+    text = (run / ledger.RECORD).read_bytes()
+    (before,) = store.read_records([run])
+    assert not store.is_counted_so(before["cost"])
+    reports: list[object] = []
+    assert recount([run], lambda *report: reports.append(report)) == {}
+    assert reports == [("progress", {"done": 1, "total": 1})]
+    (after,) = store.read_records([run])
+    counted = asdict(variant_cost(variant_of("block.spatial=maxpool")))
+    assert after["cost"] == {**before["cost"], **counted, "counting": COUNTING}
+    assert (run / ledger.RECORD).read_bytes() == text
+
+
+def test_a_network_that_is_built_differently_now_is_not_counted_again(tmp_path: Path) -> None:
+    run = old_run(tmp_path, macs=7)
+    (reason,) = recount([run], lambda *_: None).values()
+    now = variant_cost(variant_of()).macs
+    assert reason == (
+        f"{run}: the network has {now} macs now, but the run's had 7; another version of timm may "
+        "build it differently."
+    )
+    assert not (run.parent / store.COST).exists()
+
+
+def test_a_cost_of_another_network_or_version_is_not_taken_for_that_of_a_run(
+    tmp_path: Path,
+) -> None:
+    run = old_run(tmp_path)
+    cost = {**asdict(variant_cost(variant_of())), "counting": COUNTING}
+    for other in ({**cost, "macs": 7}, {**cost, "counting": COUNTING - 1}):
+        files.write_json(run.parent / store.COST, other)
+        (record,) = store.read_records([run])
+        assert record["cost"]["activations"] == 1

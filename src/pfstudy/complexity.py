@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from pfstudy import ledger, store
+from pfstudy.counting import COUNTING
 from pfstudy.errors import PfstudyError
+from pfstudy.files import read_json, write_json
 from pfstudy.network.probe import forward_on_meta
+from pfstudy.network.restore import read_network_config
 from pfstudy.network.surgery import build_network, image_shape
 from pfstudy.variant import Variant
-
-MACS_CONVENTION = "multiply-accumulates of convolutions, linear layers and matrix products"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Cost:
 
     Attributes:
         params: Number of parameters.
-        macs: Multiply-accumulates, by `MACS_CONVENTION`; pooling and norms count as zero.
+        macs: Multiply-accumulates, by `pfstudy.counting.MACS_CONVENTION`; pooling and norms count
+            as zero.
         activations: Elements put out by convolutions, linear layers, matrix products and fused
             attention (Radosavovic et al. 2020).
         memory_traffic_bytes: Bytes that the operators of inference read and write when each of
@@ -72,6 +76,39 @@ def variant_cost(variant: Variant) -> Cost:
     with torch.device("meta"):
         network = build_network(variant.without_weights().config)
     return cost(network, image_shape(data))
+
+
+def recount(
+    runs: Sequence[Path], report: Callable[[str, Mapping[str, Any]], None]
+) -> dict[Path, str]:
+    """Count the cost of finished runs again, and write it to ``cost.json`` of their variants.
+
+    Args:
+        runs: A run directory of every variant.
+        report: Told how many variants are done (``"progress"``).
+
+    Returns:
+        Why others could not be counted, by run.
+    """
+    failed = {}
+    for number, run in enumerate(runs, 1):
+        try:
+            config = read_network_config(run)
+            with torch.device("meta"):
+                network = build_network(config)
+            counted = asdict(cost(network, image_shape(config.data)))
+            recorded = read_json(run / ledger.RECORD)["cost"]
+            for key in ("params", "macs"):
+                if counted[key] != recorded[key]:
+                    raise PfstudyError(
+                        f"{run}: the network has {counted[key]} {key} now, but the run's had "
+                        f"{recorded[key]}; another version of timm may build it differently."
+                    )
+            write_json(run.parent / store.COST, {"counting": COUNTING, **counted})
+        except PfstudyError as error:
+            failed[run] = str(error)
+        report("progress", {"done": number, "total": len(runs)})
+    return failed
 
 
 def count_segments(
