@@ -186,6 +186,22 @@ def test_attention_in_steps_moves_every_step() -> None:
     assert steps.memory_traffic_bytes > fused.memory_traffic_bytes
 
 
+class Multihead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        x_NLC = x_NCHW.flatten(1, 2)
+        return self.attention(x_NLC, x_NLC, x_NLC, need_weights=False)[0]
+
+
+def test_torchs_attention_is_fused_where_nobody_asks_for_its_weights() -> None:
+    counted = cost(Multihead(), (3, 2, 8))
+    assert counted.macs == 6 * 8 * 24 + 2 * 6 * 6 * 8 + 6 * 8 * 8
+    assert counted.activations == 6 * 24 + 6 * 8 + 6 * 8
+
+
 class Expanded(nn.Module):
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         return x_NCHW + x_NCHW[:, :1].expand_as(x_NCHW)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -57,7 +57,7 @@ def cost(network: nn.Module, input_size: int | Sequence[int]) -> Cost:
         input_size: ``(C, H, W)`` of an image, or the side of a square one with three channels.
 
     Raises:
-        PfstudyError: ``input_size`` is no such thing.
+        PfstudyError: ``input_size`` is no such thing, or lazy layers have no weights yet.
     """
     shape = _image_shape(input_size)
     counter = Counter()
@@ -189,12 +189,20 @@ class _FusedAttention(TorchFunctionMode):
         self._counter = counter
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs, counter = kwargs or {}, self._counter
-        if func is not scaled_dot_product_attention or counter.is_in_fused_attention:
-            return func(*args, **kwargs)
+        kwargs = kwargs or {}
+        if func is functional.multi_head_attention_forward:  # no mode sees what it calls
+            vars(functional)[_FUSED.__name__] = self._attend
+            try:
+                return func(*args, **kwargs)
+            finally:
+                vars(functional)[_FUSED.__name__] = _FUSED
+        return (self._attend if func is _FUSED else func)(*args, **kwargs)
+
+    def _attend(self, *args: Any, **kwargs: Any) -> Any:
+        counter = self._counter
         counter.is_in_fused_attention = True
         try:
-            out = func(*args, **kwargs)
+            out = _FUSED(*args, **kwargs)
             query = args[0] if args else kwargs["query"]
             if out.is_meta and out.shape == query.shape:  # fused kernels keep the query's layout
                 out = torch.empty_like(query, dtype=out.dtype)
@@ -203,6 +211,9 @@ class _FusedAttention(TorchFunctionMode):
         counter.move(_tensors((args, kwargs)), [out])
         counter.activations += out.numel()
         return out
+
+
+_FUSED = functional.scaled_dot_product_attention
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
+from pfstudy.errors import PfstudyError
 from pfstudy.network.probe import BATCH, forward_on_meta, probe
 
 
@@ -270,3 +271,24 @@ def test_timms_network_of_shared_modules_is_unharmed() -> None:
     assert network.serial_blocks1[1].cpe is shared
     with torch.no_grad():
         assert network.eval()(torch.randn(1, 3, 64, 64)).isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
+def test_a_scripted_network_is_unharmed() -> None:
+    network = torch.jit.script(nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)).train())
+    before = [tensor.clone() for tensor in network.state_dict().values()]
+    forward_on_meta(network, (1, 2, 4, 4))
+    assert all(map(torch.equal, network.state_dict().values(), before))
+    assert network.training
+    assert network(torch.randn(1, 2, 4, 4)).isfinite().all()
+
+
+def test_lazy_layers_are_refused_and_stay_lazy() -> None:
+    network = nn.Sequential(nn.LazyConv2d(4, 3))
+    with pytest.raises(PfstudyError) as caught:
+        forward_on_meta(network, (1, 2, 8, 8))
+    assert str(caught.value) == (
+        "the network's 0.weight has no shape yet; run the network once on an image."
+    )
+    assert type(network[0]) is nn.LazyConv2d
+    assert network(torch.randn(1, 2, 8, 8)).shape == (1, 4, 6, 6)
