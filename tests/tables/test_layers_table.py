@@ -142,8 +142,8 @@ def test_the_caption_names_setting_peaks_and_what_is_not_faster() -> None:
         f"{NAMED}. {MACS_SENTENCE} A block's time begins where the block with a site before it "
         "ends; stage1.block1 is with the stem. Ratios are of the times in the same round, ±: half "
         "the 95 % interval of each alone. Peaks measured here: 100 GMAC/s in a matrix product, "
-        "10.0 GB/s in a copy; above 100 % caches help. In all, MACs 0.48x, bytes 1.00x, time 0.92x. "
-        "Fewer MACs, but not faster: stage2.block2."
+        "10.0 GB/s in a copy; above 100 % caches help. In all, MACs 0.48x, bytes 1.00x, time "
+        "0.92x. Fewer MACs, but not faster: stage2.block2."
     )
     assert layers_table(make()).title == "resnet_digits: stage2=maxpool"
 
