@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ ENVIRONMENT = {
     "versions": {"torch": "2.8.0", "pfstudy": "0.1.0"},
     "git": {"commit": "0123abcd", "dirty": False},
     "device": "cpu",
+    "cpu_model": "Some CPU",
 }
 TRAINING = {
     "seconds": 1.5,
@@ -86,6 +88,19 @@ def write_record(
         "environment": ENVIRONMENT | (environment or {}),
     }
     files.write_json(directory / ledger.RECORD, record)
+
+
+def old_run(root: Path, *overrides: str, seed: int = 0, **changes: int) -> Path:
+    """A finished run whose record says nothing of the version of its counting."""
+    from pfstudy.complexity import variant_cost
+
+    run = write_run(root, *overrides, seed=seed, state="done")
+    record = files.read_json(run / ledger.RECORD)
+    counted = asdict(variant_cost(variant_of(*overrides)))
+    outdated = {"activations": 1, "memory_traffic_bytes": 1}
+    record["cost"] |= {**counted, **outdated, **changes}
+    files.write_json(run / ledger.RECORD, record)
+    return run
 
 
 def edit_owner(directory: Path, attempt: int = 1, **changes: Any) -> None:

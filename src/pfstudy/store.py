@@ -1,6 +1,7 @@
 """Run directories: where a run leaves its files, its state and its record.
 
 runs/SLUG-HASH/seed0/      config.json, state.json, record.json, metrics.csv, ...
+runs/SLUG-HASH/cost.json   its cost, where it was counted again since its runs
 runs/SLUG-HASH/speed/      measurements of the variant, which do not depend on a seed
 runs/studies/NAME.json     the members of a study, and when it is and was looked at
 """
@@ -23,6 +24,7 @@ import yaml
 from pfstudy import ledger
 from pfstudy.canonical import OF_TIMM
 from pfstudy.canonical import WEIGHTS as WEIGHTS
+from pfstudy.counting import COUNTING, RECOUNTED
 from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.files import locked, read_json, write_json, write_text
 from pfstudy.ledger import RECORD
@@ -31,6 +33,7 @@ from pfstudy.schema.imports import locate
 from pfstudy.variant import SCHEMA_VERSION, Variant
 
 CONFIG = "config.json"
+COST = "cost.json"
 STUDIES = "studies"
 METRICS = "metrics.csv"
 PREDICTIONS = "predictions.npz"
@@ -193,6 +196,7 @@ def read_records(directories: Iterable[str | Path]) -> Iterator[dict[str, Any]]:
 
     Yields:
         Records, each with the measurements beside it under ``"speed"``, and its ``"directory"``.
+        Where an older version counted the cost and `pfstudy recount` did since, with that.
 
     Raises:
         PfstudyError: A record is damaged or of a schema that this version does not know.
@@ -207,8 +211,23 @@ def read_records(directories: Iterable[str | Path]) -> Iterator[dict[str, Any]]:
         parent = directory.rpartition("/")[0]
         if parent not in speeds:
             speeds[parent] = read_speeds(parent)
+        if not is_counted_so(record["cost"]):
+            record["cost"] |= _read_recounted(parent, record["cost"])
         record["speed"], record["directory"] = speeds[parent], directory
         yield record
+
+
+def is_counted_so(cost: Mapping[str, Any]) -> bool:
+    """Whether activations and memory traffic of a cost were counted as this version does."""
+    return bool(cost.get("counting") == COUNTING)
+
+
+def _read_recounted(variant_dir: str, cost: Mapping[str, Any]) -> dict[str, Any]:
+    """What was counted again of a variant; nothing where that is of another network."""
+    found = read_json(f"{variant_dir}/{COST}", missing_ok=True)
+    if not is_counted_so(found) or any(found.get(k) != cost[k] for k in ("params", "macs")):
+        return {}
+    return {key: found[key] for key in ("counting", *RECOUNTED) if key in found}
 
 
 def check_record(record: Mapping[str, Any], name: str) -> None:

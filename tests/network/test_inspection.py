@@ -5,14 +5,16 @@ from functools import cache
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from configs import compose, tiny_vit
+from pfstudy.complexity import cost
 from pfstudy.errors import PfstudyError
 from pfstudy.network.behaviour import Backbone, check_image_is_used, passing_sites
 from pfstudy.network.inspection import check_backbone
-from pfstudy.network.substitutions import check_substitution
+from pfstudy.network.substitutions import check_network, check_substitution, check_substitutions
 from pfstudy.network.surgery import build_network
 from pfstudy.schema.config import Config, Model, SitePattern, SiteSetting
 from pfstudy.schema.operations import OPERATIONS, Operation
@@ -459,3 +461,114 @@ def test_a_padding_that_is_not_the_same_on_all_sides_is_refused_where_the_resolu
     assert tuple(address for address in refused if "would shift the grid" in refused[address]) == (
         model.downsample
     )
+
+
+class Scaled(nn.Module):
+    """Calls what it is given, as it is given it."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        return 0.5 * self.layer(x_NCHW)
+
+
+class SharedLayers(nn.Module):
+    """One convolution at three paths, called at two; a second one that is called by its type."""
+
+    def __init__(self, in_chans: int = 1, num_classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(in_chans, 4, 1)
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)  # is never called here
+        self.blocks = nn.ModuleList([Scaled(self.conv), Scaled(self.conv)])
+        self.typed = nn.Conv2d(4, 4, 3, padding=1)
+        self.second = self.typed
+        self.head = nn.Linear(4, num_classes)
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        x_NCHW = self.stem(x_NCHW)
+        for block in self.blocks:
+            x_NCHW = x_NCHW + block(x_NCHW)
+        if isinstance(self.typed, nn.Conv2d):
+            x_NCHW = self.typed(x_NCHW)
+        return self.head(x_NCHW.mean((2, 3)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registered() -> None:
+    if not timm.is_model("shared_layers"):
+
+        def shared_layers(pretrained: bool = False, **kwargs: Any) -> SharedLayers:
+            return SharedLayers(kwargs["in_chans"], kwargs["num_classes"])
+
+        shared_layers.__module__ = __name__
+        timm.models.register_model(shared_layers)
+
+
+def of_shared_layers(layer: str, num_blocks: int = 1, operation: str = "maxpool") -> Config:
+    model = Model(
+        name="shared",
+        timm="shared_layers",
+        depths=(num_blocks,),
+        sites=(SitePattern(layer, "conv", kernel_size=3),),
+        image_size=8,
+        channels=1,
+        num_classes=10,
+    )
+    return swapped(replace(compose(), model=model), operation)
+
+
+@pytest.mark.parametrize("layer", ["conv", "blocks.0.layer", "blocks.1.layer"])
+def test_a_replacement_stands_at_every_path_of_a_shared_module(layer: str) -> None:
+    config = of_shared_layers(layer)
+    check_network(config)
+    network = build_network(config, seed=0)
+    paths = ("conv", "blocks.0.layer", "blocks.1.layer")
+    replacements = {id(network.get_submodule(path)) for path in paths}
+    assert len(replacements) == 1
+    x_N1HW = torch.randn(1, 1, 8, 8)
+    backbone = build_network(of_shared_layers(layer, operation="original"), seed=0)
+    assert not torch.equal(network(x_N1HW), backbone(x_N1HW))
+    assert cost(network, (1, 8, 8)).macs == cost(backbone, (1, 8, 8)).macs - 2 * 64 * 4 * 4 * 9
+
+
+def test_two_sites_that_are_one_module_are_refused() -> None:
+    with pytest.raises(PfstudyError) as caught:
+        check_backbone(of_shared_layers("blocks.{block0}.layer", 2))
+    assert str(caught.value) == (
+        "model shared: stage1.block1 and stage1.block2 are one module, which the backbone has at "
+        "blocks.0.layer and at blocks.1.layer; declare one of them."
+    )
+
+
+@pytest.mark.parametrize("layer", ["typed", "second"])
+def test_a_replacement_that_is_never_called_is_refused(layer: str) -> None:
+    check_network(of_shared_layers(layer, operation="original"))
+    with pytest.raises(PfstudyError) as caught:
+        check_network(of_shared_layers(layer))
+    assert str(caught.value) == (
+        f"stage1.block1: the backbone never calls what stands at {layer}, so that maxpool in its "
+        "place would change nothing; declare the module that it calls."
+    )
+
+
+def test_a_network_that_cannot_run_with_an_operation_is_refused() -> None:
+    def reads_weight(self: SharedLayers, x_NCHW: torch.Tensor) -> torch.Tensor:
+        return self.head(self.typed(self.stem(x_NCHW)).mean((2, 3)) + self.typed.weight.mean())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SharedLayers, "forward", reads_weight)
+        with pytest.raises(PfstudyError) as caught:
+            check_network(of_shared_layers("typed"))
+    assert str(caught.value) == (
+        "the backbone cannot run with maxpool: AttributeError: 'MaxPool2d' object has no "
+        "attribute 'weight'"
+    )
+
+
+def test_the_check_leaves_the_backbone_as_it_was() -> None:
+    backbone = check_backbone(of_shared_layers("conv"))
+    check_substitutions(backbone, list_substitutions(backbone.config))
+    assert backbone.network.conv is backbone.network.blocks[1].layer
+    assert isinstance(backbone.network.conv, nn.Conv2d)

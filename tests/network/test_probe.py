@@ -5,9 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
+from pfstudy.errors import PfstudyError
 from pfstudy.network.probe import BATCH, forward_on_meta, probe
 
 
@@ -146,3 +149,146 @@ def test_only_the_forward_pass_is_watched() -> None:
 
     forward_on_meta(network, (1, 2, 8, 6), watch())
     assert events == ["from", "forward", "to"]
+
+
+class Branch(nn.Module):
+    def __init__(self, shared: nn.Module) -> None:
+        super().__init__()
+        self.shared = shared
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        return x_NCHW + self.shared(x_NCHW)
+
+
+class Sharing(nn.Module):
+    """One module at three paths, a tied weight, a buffer that counts, and what passes leave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.Dropout())
+        self.first, self.second = Branch(self.shared), Branch(self.shared)
+        self.into, self.out = nn.Linear(8, 8), nn.Linear(8, 8, bias=False)
+        self.out.weight = self.into.weight
+        self.register_buffer("num_calls", torch.zeros((), dtype=torch.long))
+        self.register_buffer("nothing", None)
+        self.into.requires_grad_(False)
+        self.last: torch.Tensor | None = None
+        self.kept: dict[str, torch.Tensor] = {}
+        self.seen: list[torch.Tensor] = []
+        self.number = 0
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        self.num_calls += 1
+        self.number += 1
+        if self.last is None:
+            self.last = torch.ones(8, device=x_NCHW.device)
+        self.kept.setdefault("ones", torch.ones(8, device=x_NCHW.device))
+        self.seen.append(x_NCHW)
+        x_NCHW = self.second(self.first(x_NCHW))
+        return self.out(self.into(x_NCHW)) * self.last * self.kept["ones"]
+
+
+def state_of(network: nn.Module) -> dict[str, Any]:
+    """Everything that a pass could change, tensors by identity, version and content."""
+    named = [*network.named_parameters(remove_duplicate=False), *network.named_buffers()]
+    return {
+        "tensors": [(name, id(t), t._version, t.requires_grad, t.tolist()) for name, t in named],
+        "types": [type(t) for _, t in named],
+        "grads": [p.grad for p in network.parameters()],
+        "training": [module.training for module in network.modules()],
+        "hooks": hooks(network),
+        "attributes": [sorted(vars(module)) for module in network.modules()],
+    }
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_pass_harms_nothing(training: bool) -> None:
+    network = Sharing().train(training)
+    network.shared[1].eval()
+    network.register_forward_pre_hook(lambda *_: None)
+    torch.manual_seed(0)
+    before, generator = state_of(network), torch.get_rng_state()
+    forward_on_meta(network, (1, 2, 8, 8))
+    assert state_of(network) == before
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert (network.last, network.kept, network.seen, network.number) == (None, {}, [], 0)
+    assert network.out.weight is network.into.weight
+    assert network.first.shared is network.shared
+    out = network.eval()(torch.randn(1, 2, 8, 8))
+    assert out.device.type == "cpu"
+    assert out.isfinite().all()
+
+
+def test_a_pass_that_fails_harms_nothing() -> None:
+    network = Sharing()
+    before = state_of(network)
+    with pytest.raises(RuntimeError):
+        forward_on_meta(network, (1, 3, 8, 8))
+    assert state_of(network) == before
+    assert (network.last, network.kept, network.seen, network.number) == (None, {}, [], 0)
+
+
+def test_the_evaluation_mode_of_the_user_is_not_entered() -> None:
+    class Merging(nn.Conv2d):
+        """As adapters do that add themselves to the weights when they are evaluated."""
+
+        def train(self, mode: bool = True) -> Merging:
+            with torch.no_grad():
+                self.weight.mul_(2)
+            return super().train(mode)
+
+    network = nn.Sequential(Merging(2, 2, 1))
+    before = state_of(network)
+    forward_on_meta(network, (1, 2, 4, 4))
+    assert state_of(network) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda layer: nn.utils.parametrizations.weight_norm(layer), id="weight norm"),
+        pytest.param(lambda layer: nn.utils.parametrizations.spectral_norm(layer), id="spectral"),
+        pytest.param(lambda layer: prune.l1_unstructured(layer, "weight", 0.5), id="pruned"),
+    ],
+)
+def test_weights_that_are_computed_stay(change: Any) -> None:
+    network = nn.Sequential(change(nn.Conv2d(2, 2, 1))).eval()
+    weight = network[0].weight.detach().clone()
+    before = state_of(network.train())
+    forward_on_meta(network, (1, 2, 4, 4))
+    assert state_of(network) == before
+    assert network.eval()[0].weight.device.type == "cpu"
+    assert torch.allclose(network[0].weight, weight, atol=1e-5)
+
+
+def test_timms_network_of_shared_modules_is_unharmed() -> None:
+    network = timm.create_model("coat_lite_tiny", img_size=64).train()
+    shared = network.serial_blocks1[0].cpe
+    before = state_of(network)
+    forward_on_meta(network, (1, 3, 64, 64))
+    assert state_of(network) == before
+    assert network.cpe1 is shared
+    assert network.serial_blocks1[1].cpe is shared
+    with torch.no_grad():
+        assert network.eval()(torch.randn(1, 3, 64, 64)).isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
+def test_a_scripted_network_is_unharmed() -> None:
+    network = torch.jit.script(nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)).train())
+    before = [tensor.clone() for tensor in network.state_dict().values()]
+    forward_on_meta(network, (1, 2, 4, 4))
+    assert all(map(torch.equal, network.state_dict().values(), before))
+    assert network.training
+    assert network(torch.randn(1, 2, 4, 4)).isfinite().all()
+
+
+def test_lazy_layers_are_refused_and_stay_lazy() -> None:
+    network = nn.Sequential(nn.LazyConv2d(4, 3))
+    with pytest.raises(PfstudyError) as caught:
+        forward_on_meta(network, (1, 2, 8, 8))
+    assert str(caught.value) == (
+        "the network's 0.weight has no shape yet; run the network once on an image."
+    )
+    assert type(network[0]) is nn.LazyConv2d
+    assert network(torch.randn(1, 2, 8, 8)).shape == (1, 4, 6, 6)

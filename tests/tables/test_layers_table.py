@@ -12,6 +12,7 @@ from rich.table import Table
 
 from configs import variant_of
 from measurements import NAMED, SETTING
+from pfstudy.counting import MACS_SENTENCE
 from pfstudy.errors import PfstudyError
 from pfstudy.speed.blocktable import BlockTable, HeldOut
 from pfstudy.speed.layers import Layers, put_together
@@ -138,11 +139,11 @@ def test_a_row_for_every_stage_block_and_the_whole() -> None:
 
 def test_the_caption_names_setting_peaks_and_what_is_not_faster() -> None:
     assert layers_table(make()).caption == (
-        f"{NAMED}. A block's time begins where the block with a site before it ends; "
-        "stage1.block1 is with the stem. Ratios are of the times in the same round, ±: half the "
-        "95 % interval of each alone. Peaks measured here: 100 GMAC/s in a matrix product, 10.0 "
-        "GB/s in a copy; above 100 % caches help. In all, MACs 0.48x, bytes 1.00x, time 0.92x. "
-        "Fewer MACs, but not faster: stage2.block2."
+        f"{NAMED}. {MACS_SENTENCE} A block's time begins where the block with a site before it "
+        "ends; stage1.block1 is with the stem. Ratios are of the times in the same round, ±: half "
+        "the 95 % interval of each alone. Peaks measured here: 100 GMAC/s in a matrix product, "
+        "10.0 GB/s in a copy; above 100 % caches help. In all, MACs 0.48x, bytes 1.00x, time "
+        "0.92x. Fewer MACs, but not faster: stage2.block2."
     )
     assert layers_table(make()).title == "resnet_digits: stage2=maxpool"
 

@@ -14,11 +14,13 @@ import pytest
 from pypdf import PdfReader
 from rich.console import Console
 
+from pfstudy.counting import COUNTING
 from pfstudy.errors import PfstudyError
 from pfstudy.tables import render
 from pfstudy.tables.content import Content, make_content
 from pfstudy.tables.latex import PACKAGES, latex
 from pfstudy.tables.rows import Rows, make_rows
+from records import Record
 
 ODD = r"odd_name & 50% of #1 $x$ {a|b} ~^ \end"
 
@@ -73,16 +75,72 @@ def test_the_caption_says_what_the_figures_are(rows: Rows) -> None:
         "\n\nTest accuracy on digits after the last epoch, 2 seeds (mean ± standard deviation). "
         "Differences to the baseline with intervals that hold at 95 % for all variants compared "
         "with the same baseline at once. Intervals are for new trainings of these variants, judged "
-        "on these test images. Latency and speed relative to the unsubstituted backbone: Some CPU, "
-        "1 thread, batch 1, contiguous, float32, eager. On the front of accuracy over latency: "
-        "yes, in at least 95 % of bootstrap draws; no, in fewer than 5 %. Bold: the best of a "
-        "column, where it can be told from all others.\n\n<!--"
+        "on these test images. MACs: multiply-accumulates of convolutions, linear layers and "
+        "matrix products, those of attention included. Latency and speed relative to the "
+        "unsubstituted backbone: Some CPU, 1 thread, batch 1, contiguous, float32, eager. On the "
+        "front of accuracy over latency: yes, in at least 95 % of bootstrap draws; no, in "
+        "fewer than 5 %. Bold: the best of a column, where it can be told from all others.\n\n<!--"
     ) in markdown(rows)
 
 
 def test_the_caption_of_one_seed_speaks_of_no_deviation(record: Any) -> None:
     rows = make_rows([record()])
-    assert caption(rows) == "Test accuracy on digits after the last epoch, 1 seed."
+    assert caption(rows) == (
+        "Test accuracy on digits after the last epoch, 1 seed. MACs: multiply-accumulates of "
+        "convolutions, linear layers and matrix products, those of attention included."
+    )
+
+
+def test_the_caption_says_what_macs_are_where_they_are_shown(record: Any) -> None:
+    rows = make_rows([record()])
+    assert "MACs: " not in make_content(rows, columns=["params"]).caption
+    assert "MACs: " in make_content(rows, columns=["macs"]).caption
+
+
+COUNTED = {"activations": 3_000_000, "memory_traffic_bytes": 20_000_000}
+
+
+def costly(record: Record, **cost: int) -> Record:
+    return {**record, "cost": {**record["cost"], **cost}}
+
+
+def test_figures_that_another_version_counted_differently_are_blank(record: Any) -> None:
+    rows = make_rows(
+        [
+            costly(record(), **COUNTED, counting=COUNTING),
+            costly(record("maxpool"), **COUNTED),
+            costly(record("avgpool"), **COUNTED, counting=COUNTING + 1),
+        ]
+    )
+    columns = ["params", "macs", "activations", "memory_traffic_bytes"]
+    content = make_content(rows, columns=columns)
+    lines = render.markdown(content).splitlines()
+    assert [cells_of(line) for line in lines[2:5]] == [
+        ["original (conv)", "1.00", "2.00", "3.00", "20.0"],
+        ["maxpool", "1.00", "2.00", "-‡", "-‡"],
+        ["avgpool", "1.00", "2.00", "-‡", "-‡"],
+    ]
+    sentence = (
+        "‡: another version of pfstudy counted activations and traffic of 2 variants in another "
+        "way; pfstudy recount counts them again and trains nothing."
+    )
+    assert sentence in content.caption
+    assert r"{--\textdaggerdbl{}}" in latex(content)
+    assert [row["activations"] for row in json.loads(render.json(content))] == [3e6, None, None]
+    assert sentence not in make_content(rows, columns=["macs"]).caption
+
+
+def test_columns_of_which_all_figures_are_outdated_say_so(record: Any) -> None:
+    rows = make_rows([costly(record(), **COUNTED)])
+    assert "-‡" in render.markdown(make_content(rows, style="full"))
+    assert "traffic" not in render.markdown(make_content(make_rows([record()]), style="full"))
+
+
+def test_seeds_of_which_one_is_counted_so_are_not_blank(record: Any) -> None:
+    old, new = costly(record(), **COUNTED), costly(record(seed=1), **COUNTED, counting=COUNTING)
+    rows = make_rows([old, new])
+    assert rows.frame["activations"].tolist() == [3_000_000]
+    assert rows.frame["cost_mark"].tolist() == [""]
 
 
 def test_what_was_not_measured_has_no_column(record: Any) -> None:

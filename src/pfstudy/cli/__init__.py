@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from pfstudy.cli import (  # noqa: F401  (they register subcommands)
+    costs,
     design,
     evaluation,
     explain,

@@ -59,6 +59,7 @@ Those for results, of directories, W&B projects (wandb:ENTITY/PROJECT), or sever
     pfstudy report -o report.html                         one page: table, plots, curves, audit
     pfstudy explain --images 0,7,42                       where networks look: Grad-CAM
     pfstudy eval runs --corruptions --fgsm 1,2,4          robustness and calibration
+    pfstudy recount runs                                  the cost of older runs, as counted today
 """
 
 app = typer.Typer(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
+from pfstudy.counting import MACS_SENTENCE
 from pfstudy.errors import PfstudyError
 from pfstudy.figures.style import COLOURS, COLUMN_WIDTH, SHAPES, colour_scale, dress
 from pfstudy.schema.operations import ORIGINAL
@@ -28,6 +30,7 @@ _PLOT_WIDTH, _PLOT_HEIGHT = 205, 150  # about what axes and legend leave
 _MOST_TICKS = 12
 _HEIGHT = 225
 _ROW = 16
+_TITLE_WIDTH = 60  # characters
 _AROUND = 50
 
 
@@ -93,6 +96,7 @@ def accuracy_against(rows: Rows, cost: str) -> Any:
             for outline in (halo, {"color": "#444444"})
         ]
     said = [describe_setting(rows.speed), *rows.speed_remarks] if cost == "latency_ms" else []
+    said += textwrap.wrap(MACS_SENTENCE, _TITLE_WIDTH) if cost == "macs" else []
     title = alt.TitleParams(said, fontSize=7) if any(said) else alt.Undefined
     return dress(alt.layer(*layers, title=title).properties(width=COLUMN_WIDTH, height=_HEIGHT))
 

@@ -17,7 +17,7 @@ from pfstudy.network.surgery import (
     grid_of,
     image_shape,
     make_replacement,
-    replace_layer,
+    replace_everywhere,
     set_parent,
 )
 from pfstudy.ops.grid import OnGrid
@@ -39,6 +39,7 @@ class Backbone:
         seen: What goes through the layers of its sites, by path, as a replacement will see it.
         sites: Its sites by address.
         projects: Whether a 1x1 convolution follows, by substitution that was checked.
+        called: Substitutions whose replacements were found to be called.
         used_with: Sets of passing sites with which the image was found to be used.
     """
 
@@ -47,6 +48,7 @@ class Backbone:
     seen: Mapping[str, Seen]
     sites: Mapping[str, Site]
     projects: dict[Substitution, bool] = field(default_factory=dict)
+    called: set[Substitution] = field(default_factory=set)
     used_with: set[frozenset[str]] = field(default_factory=set)
 
     @cached_property
@@ -86,12 +88,12 @@ def check_image_is_used(backbone: Backbone, passed: frozenset[str]) -> None:
     for site in sites:
         replaced[site.layer] = network.get_submodule(site.layer)
         through = OnGrid(nn.Identity(), site.pattern.layout, site.pattern.prefix_tokens)
-        replace_layer(network, site.layer, through)
+        replace_everywhere(network, site.layer, through)
         set_parent(network, site.layer, site.pattern, backbone.seen[site.layer])
     with torch.no_grad():
         one, other = map(network, backbone.images)
     for layer, module in replaced.items():
-        replace_layer(network, layer, module)
+        replace_everywhere(network, layer, module)
     if any(site.pattern.parent for site in sites):
         del backbone.__dict__["opened"]  # attributes of parents are not set back
     if not torch.equal(one, other):

@@ -28,7 +28,7 @@ from pfstudy.network.surgery import (
     find_layer,
     grid_of,
     image_shape,
-    replace_layer,
+    replace_everywhere,
     set_parent,
 )
 from pfstudy.schema.config import Config, Model
@@ -75,7 +75,7 @@ def check_backbone(config: Config) -> Backbone:
 
 def _check_patterns(model: Model, network: nn.Module, sites: list[Site]) -> None:
     """Compare the places that are declared with those that a pattern matches."""
-    names = [name for name, _ in network.named_modules()]
+    names = [name for name, _ in network.named_modules(remove_duplicate=False)]
     declared: dict[str, Site] = {}
     for site in sites:
         other = declared.setdefault(site.layer, site)
@@ -109,7 +109,14 @@ def _check_patterns(model: Model, network: nn.Module, sites: list[Site]) -> None
                 f"{pattern.layer!r} matches {depths} blocks per stage in {model.timm} "
                 f"({'; '.join(what)})."
             )
+    modules: dict[int, Site] = {}
     for site in declared.values():
+        other = modules.setdefault(id(network.get_submodule(site.layer)), site)
+        if other is not site:
+            raise PfstudyError(
+                f"model {model.name}: {other.address} and {site.address} are one module, which "
+                f"the backbone has at {other.layer} and at {site.layer}; declare one of them."
+            )
         for path in site.norm_act:
             try:
                 find_layer(network, path)
@@ -196,7 +203,7 @@ def _see_behind_parents(
     with torch.device("meta"):
         network = build_backbone(config.model, config.data).eval()
     for site in changed:
-        replace_layer(network, site.layer, _Through())
+        replace_everywhere(network, site.layer, _Through())
         try:
             set_parent(network, site.layer, site.pattern, seen[site.layer])
         except (PfstudyError, TypeError) as error:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
+
+from pfstudy.errors import PfstudyError
 
 BATCH = 2
 """Images of a probe: a layer that sees another number of items sees windows of the images."""
@@ -43,20 +46,80 @@ def forward_on_meta(
         network: On any device.
         shape: ``(N, C, H, W)``.
         watch: Entered for the forward pass alone, when weights and images are in place.
+
+    Raises:
+        PfstudyError: Lazy layers have no weights yet.
     """
-    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    lazy = next((name for name, p in network.named_parameters() if is_lazy(p)), None)
+    if lazy is not None:
+        raise PfstudyError(
+            f"the network's {lazy} has no shape yet; run the network once on an image."
+        )
     dtype = next((p.dtype for p in network.parameters()), torch.float32)
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
+    undisturbed = torch.random.fork_rng(devices=[])
+    with _on_meta(network), undisturbed, torch.no_grad(), torch.device("meta"):
+        images = torch.empty(shape, dtype=dtype)
+        with watch or nullcontext():
+            network(images)
+
+
+@contextmanager
+def _on_meta(network: nn.Module) -> Iterator[None]:
+    """Put a network on the meta device and in evaluation mode; afterwards all is as before.
+
+    Every module gets back its very tensors and attributes, and its containers their content, so
+    that shared modules, tied weights and modules that keep something of a pass are unharmed.
+    `torch.func.functional_call` does not do that: with ``tie_weights=True`` a module at several
+    paths keeps the substitutes, and with ``tie_weights=False`` tied weights are not substituted.
+    """
+    modules = list(network.modules())
+    before = [(module, vars(module).copy()) for module in modules]
+    contents = [
+        (value, value.copy())
+        for _, attributes in before
+        for value in attributes.values()
+        if type(value) in _CONTAINERS
+    ]
+    training = [module.training for module in modules]
+    originals: list[tuple[dict[str, Any], str, torch.Tensor]] = []
+    substitutes: dict[int, torch.Tensor] = {}
     try:
-        with torch.device("meta"):
-            images = torch.empty(shape, dtype=dtype)
-            with watch or nullcontext():
-                functional_call(network, on_meta, (images,))
+        for module in modules:
+            module.training = False  # `eval` may be the user's, and merge weights
+            stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for tensors in stores:
+                for name, tensor in list(tensors.items()):
+                    if tensor is not None:
+                        originals.append((tensors, name, tensor))
+                        tensors[name] = substitutes.setdefault(id(tensor), tensor.to("meta"))
+        yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        for tensors, name, tensor in originals:  # those of scripted modules are in no attribute
+            tensors[name] = tensor
+        for module, was_training in zip(modules, training, strict=True):
+            module.training = was_training
+        for module, attributes in before:
+            for name in vars(module).keys() - attributes.keys():
+                del vars(module)[name]
+            vars(module).update(attributes)
+        for container, content in contents:
+            if not _are_same(container, content):
+                container.clear()
+                fill = container.extend if isinstance(container, list) else container.update
+                fill(content)
+
+
+def _are_same(container: Any, content: Any) -> bool:
+    """Whether a container holds the very objects of another one, in the same order."""
+    if isinstance(container, set):
+        return bool(container == content)
+    if isinstance(container, list):
+        return [*map(id, container)] == [*map(id, content)]
+    now, then = ([(key, id(value)) for key, value in each.items()] for each in (container, content))
+    return now == then
+
+
+_CONTAINERS = (dict, OrderedDict, defaultdict, list, set)
 
 
 def probe(network: nn.Module, shape: tuple[int, int, int], paths: Iterable[str]) -> dict[str, Seen]:

@@ -12,7 +12,7 @@ from pfstudy.errors import PfstudyError
 from pfstudy.network.checkpoint import load_checkpoint
 from pfstudy.network.surgery import build_network
 from pfstudy.schema.closure import older_source_digest, source_digest
-from pfstudy.schema.config import parse_config
+from pfstudy.schema.config import Config, parse_config
 from pfstudy.schema.operations import find_operation
 from pfstudy.variant import list_substitutions
 
@@ -39,6 +39,17 @@ def load_run(directory: str | Path) -> nn.Module:
             f"{directory} holds no finished run; give a directory such as "
             "runs/SLUG-HASH/seed0, with a record.json in it."
         )
+    network = build_network(read_network_config(directory))
+    load_checkpoint(network, _find_weights(directory))
+    return network.eval()
+
+
+def read_network_config(directory: Path) -> Config:
+    """Read the config of the network of a run, without the weights that the run started from.
+
+    Raises:
+        PfstudyError: It cannot be read, or a user's operation in it has been changed since.
+    """
     written = files.read_json(directory / store.CONFIG)
     config = parse_config(written["config"])
     for substitution in list_substitutions(config):
@@ -49,9 +60,7 @@ def load_run(directory: str | Path) -> nn.Module:
                 f"{directory} was trained with another source of the operation "
                 f"{substitution.operation!r}; bring that back to load it."
             )
-    network = build_network(replace(config, init_from=None, pretrained=False))
-    load_checkpoint(network, _find_weights(directory))
-    return network.eval()
+    return replace(config, init_from=None, pretrained=False)
 
 
 def _find_weights(directory: Path) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +13,14 @@ from torch import nn
 from pfstudy.errors import PfstudyError
 from pfstudy.network.behaviour import Backbone, check_image_is_used, passing_sites
 from pfstudy.network.inspection import check_backbone
-from pfstudy.network.surgery import find_layer, grid_of, make_replacement
+from pfstudy.network.probe import BATCH, forward_on_meta
+from pfstudy.network.surgery import (
+    find_layer,
+    grid_of,
+    image_shape,
+    make_replacement,
+    substitute,
+)
 from pfstudy.ops import Projected
 from pfstudy.schema.config import Config
 from pfstudy.schema.operations import REGISTERED_IN
@@ -35,12 +44,15 @@ def check_substitutions(backbone: Backbone, substitutions: Sequence[Substitution
         Number of sites where a 1x1 convolution has to follow the operation.
 
     Raises:
-        PfstudyError: An operation cannot stand at its site, or the logits would not depend on the
-            image.
+        PfstudyError: An operation cannot stand at its site or would never be called, or the logits
+            would not depend on the image.
     """
     for substitution in substitutions:
         if substitution not in backbone.projects:
             backbone.projects[substitution] = check_substitution(backbone, substitution)
+    if not backbone.called.issuperset(substitutions):
+        check_replacements_are_called(backbone, substitutions)
+        backbone.called.update(substitutions)
     passing = passing_sites(substitutions)
     if passing and passing not in backbone.used_with:
         check_image_is_used(backbone, passing)
@@ -81,6 +93,46 @@ def check_substitution(backbone: Backbone, substitution: Substitution) -> bool:
             f"{tuple(expected)} there."
         )
     return any(isinstance(part, Projected) for part in module.modules())
+
+
+def check_replacements_are_called(
+    backbone: Backbone, substitutions: Sequence[Substitution]
+) -> None:
+    """Check that the substituted network runs, and calls everything that was put into it.
+
+    A backbone may compute with a module that it also has elsewhere, or compute by the type of one,
+    so that what was put in its place does nothing.
+
+    Raises:
+        PfstudyError: A replacement is never called, or the network cannot run.
+    """
+    network = copy.deepcopy(backbone.network)
+    placed: dict[str, Substitution] = {}
+    calls: Counter[str] = Counter()
+
+    def count(path: str) -> Callable[..., None]:
+        return lambda *_: calls.update([path])
+
+    with torch.device("meta"):
+        for substitution in substitutions:
+            substitute(network, substitution, seen=backbone.seen[substitution.layer])
+            placed |= dict.fromkeys((substitution.layer, *substitution.drops), substitution)
+    for path in placed:
+        network.get_submodule(path).register_forward_pre_hook(count(path))
+    try:
+        forward_on_meta(network, (BATCH, *image_shape(backbone.config.data)))
+    except Exception as error:  # of the backbone's code, or a user's
+        raise PfstudyError(
+            f"the backbone cannot run with {', '.join({s.operation: None for s in substitutions})}:"
+            f" {_described(error)}"
+        ) from None
+    for path, substitution in placed.items():
+        if not calls[path]:
+            what = substitution.operation if path == substitution.layer else "nothing"
+            raise PfstudyError(
+                f"{substitution.address}: the backbone never calls what stands at {path}, so that "
+                f"{what} in its place would change nothing; declare the module that it calls."
+            )
 
 
 def _check_padding(site: Site, layer: nn.Module) -> None:

@@ -159,7 +159,7 @@ def substitute(
     seed: int | None = None,
     seen: Seen | None = None,
 ) -> None:
-    """Put an operation in the place of a layer, in place.
+    """Put an operation in the place of a layer, in place, at every path of the layer.
 
     Keeps everything else, and drops the replaced layer and what ``substitution.drops`` names. A
     convolution whose weights have the shape of the replaced one's takes these over.
@@ -178,7 +178,7 @@ def substitute(
         if seed is not None:
             torch.manual_seed(site_seed(seed, substitution.layer))
         operation = make_replacement(layer, substitution, seen)
-    replace_layer(network, substitution.layer, operation)
+    replace_everywhere(network, substitution.layer, operation)
     for path in substitution.drops:
         find_layer(network, path)
         replace_layer(network, path, nn.Identity())
@@ -214,7 +214,7 @@ def find_layer(network: nn.Module, path: str) -> nn.Module:
     here = network
     reached: list[str] = []
     for name in path.split("."):
-        children = dict(here.named_children())
+        children = {name: child for name, child in here._modules.items() if child is not None}
         if name not in children:
             place = ".".join(reached) or type(network).__name__
             raise PfstudyError(
@@ -312,9 +312,18 @@ def set_parent(network: nn.Module, path: str, pattern: SitePattern, seen: Seen) 
 
 
 def replace_layer(network: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module at a path, whatever stands there."""
+    """Put a module at a path, and leave the other paths of the module there alone."""
     parent, _, name = path.rpartition(".")
     setattr(network.get_submodule(parent), name, module)
+
+
+def replace_everywhere(network: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module at all paths of the module at ``path``, as only one of them may be called."""
+    replaced = network.get_submodule(path)
+    for parent in list(network.modules()):
+        for name, child in list(parent._modules.items()):  # named_children() names each once
+            if child is replaced:
+                setattr(parent, name, module)
 
 
 def _see(

@@ -14,6 +14,7 @@ from pfstudy.network.surgery import (
     find_layer,
     image_shape,
     make_replacement,
+    replace_everywhere,
     replace_layer,
     set_parent,
     site_seed,
@@ -78,7 +79,7 @@ def build_supernet(space: Space, seed: int, *, mixes: bool) -> Supernet:
         mixture = _make_mixture(
             network, site, space.candidates[site.address], seen[site.layer], seed, mixes
         )
-        replace_layer(network, site.layer, mixture)
+        replace_everywhere(network, site.layer, mixture)
         mixtures.append(mixture)
     return Supernet(network, mixtures)
 

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from pfstudy.counting import MACS_SENTENCE, RECOUNTED
 from pfstudy.speed.setting import describe_setting
 from pfstudy.stats.front import SURE
 from pfstudy.tables.audit import in_short
 from pfstudy.tables.columns import Column
+from pfstudy.tables.marks import OUTDATED
 from pfstudy.tables.rows import PROJECTED, Rows
 from pfstudy.tables.statistics import POPULATIONS
 from pfstudy.tables.timing import timing_sentences
@@ -30,6 +32,10 @@ def write_caption(rows: Rows, columns: Sequence[Column]) -> str:
     parts = [_seeds(rows), *_tuning(rows)]
     if shown & {"difference_points", "difference_low", "verdict", "p_value"}:
         parts += [*_differences(rows), *_looks(rows), *_lost(rows)]
+    if "macs" in shown:
+        parts.append(MACS_SENTENCE)
+    if shown & set(RECOUNTED):
+        parts += _outdated(rows)
     if rows.speed and any(column.is_speed for column in columns):
         parts.append(
             "Latency and speed relative to the unsubstituted backbone: "
@@ -64,6 +70,18 @@ def write_caption(rows: Rows, columns: Sequence[Column]) -> str:
             f"Not the same for all rows: {in_short(rows.audit.findings)}; see pfstudy audit."
         )
     return " ".join([*parts, *_incomplete(rows)])
+
+
+def _outdated(rows: Rows) -> list[str]:
+    """Whose activations and traffic are missing, as another version counted them."""
+    number = int((rows.frame["cost_mark"] != "").sum())
+    if not number:
+        return []
+    return [
+        f"{OUTDATED}: another version of pfstudy counted activations and traffic of "
+        f"{counted(number, 'variant')} in another way; pfstudy recount counts them again and "
+        "trains nothing."
+    ]
 
 
 def _seeds(rows: Rows) -> str:

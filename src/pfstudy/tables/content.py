@@ -8,6 +8,7 @@ from functools import cached_property
 
 import pandas as pd
 
+from pfstudy.counting import RECOUNTED
 from pfstudy.environment import package_version
 from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.tables.caption import write_caption
@@ -179,7 +180,8 @@ def make_content(
 
 
 def _is_known(frame: pd.DataFrame, column: Column) -> bool:
-    return bool(frame[column.key].notna().any())
+    has_marks = column.key in RECOUNTED and frame["cost_mark"].any()
+    return bool(has_marks or frame[column.key].notna().any())
 
 
 def _cells(frame: pd.DataFrame, column: Column) -> list[Cell]:
@@ -189,7 +191,9 @@ def _cells(frame: pd.DataFrame, column: Column) -> list[Cell]:
         seconds = list(map(column.write, frame[column.partner].tolist()))
     if column.joined == "spread":
         seconds = [second.lstrip("+") for second in seconds]
-    marks = frame["speed_mark"].tolist() if column.is_speed else [""] * len(firsts)
+    marks = [""] * len(firsts)
+    if column.is_speed or column.key in RECOUNTED:
+        marks = frame["speed_mark" if column.is_speed else "cost_mark"].tolist()
     best = frame[_BEST[column.key]].tolist() if column.key in _BEST else [False] * len(firsts)
     if column.key in ("params", "macs"):
         lowest = frame[column.key].min()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pfstudy.tables.columns import Column
 from pfstudy.tables.content import Cell, Content
-from pfstudy.tables.marks import FELL_BACK
+from pfstudy.tables.marks import FELL_BACK, OUTDATED
 
 PACKAGES = ("adjustbox", "booktabs", "multirow", "siunitx")
 """What a document that takes the table in must load."""
@@ -20,12 +20,13 @@ _ESCAPED = str.maketrans(
         "±": r"$\pm$",
         "Δ": r"$\Delta$",
         FELL_BACK: r"\textdagger{}",
+        OUTDATED: r"\textdaggerdbl{}",
         **{character: "\\" + character for character in "&%$#_{}"},
     }
 )
 _NUMBER = re.compile(r"([+-]?)(\d+)(?:\.(\d+))?")
 _UNIT = re.compile(r"(.+) (\([^()]+\))")
-_MISSING = "{--}"
+_MISSING = "--"
 _MOST_IN_A_COLUMN = 6
 _IN_SHORT = {  # text that would make a column wide; the caption explains it
     "front": {"yes": r"$\star$", "perhaps": r"$\circ$", "no": ""},
@@ -157,7 +158,7 @@ def _kind(column: Column, cells: Sequence[Cell]) -> str:
 
 def _cell(column: Column, cell: Cell, *, is_number: bool) -> str:
     if not cell.first:
-        return "" if column.is_text else _MISSING
+        return "" if column.is_text else f"{{{_MISSING}{escape(cell.mark)}}}"
     if column.joined == "interval":
         return rf"{{[${cell.first}$, ${cell.second}$]}}"
     if column.is_text:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pfstudy import files
+from pfstudy.counting import MACS_SENTENCE
 from pfstudy.schema.sites import block_ranges, stage_and_block
 from pfstudy.speed.blocktable import BlockTable, list_operations
 from pfstudy.speed.layers import REST, Layers, Place, stage_of
@@ -248,7 +249,8 @@ def _caption(layers: Layers) -> str:
     ceilings, whole = layers.ceilings, layers.whole
     is_fused = compiles(layers.variant.config.speed)
     parts = [
-        f"{describe_setting(complete_setting(layers.setting))}. {_cut(layers.places[0].address)} "
+        f"{describe_setting(complete_setting(layers.setting))}. {MACS_SENTENCE}",
+        f"{_cut(layers.places[0].address)} "
         "Ratios are of the times in the same round, ±: half the 95 % interval of each alone.",
         f"Peaks measured here: {ceilings.macs_per_s / 1e9:.0f} GMAC/s in a matrix product, "
         f"{ceilings.bytes_per_s / 1e9:.1f} GB/s in a copy;",

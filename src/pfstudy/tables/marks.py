@@ -13,6 +13,9 @@ BUSY = "*"
 FELL_BACK = "†"
 """Marks a figure of speed of a network that was computed eagerly, as it does not compile."""
 
+OUTDATED = "‡"
+"""Marks a figure of cost that is not shown, as another version counted it in another way."""
+
 _MEANINGS = {
     BUSY: "measured while others used the machine",
     FELL_BACK: "computed eagerly, as it does not compile",

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from pfstudy.counting import MACS_SENTENCE
 from pfstudy.launch.planned import NEW, Plan, PlannedRun, PlannedVariant
 from pfstudy.speed.setting import describe_setting
 from pfstudy.tables.columns import COLUMNS, setting_columns
@@ -56,7 +57,8 @@ def as_data(plan: Plan) -> dict[str, Any]:
 
 def render(plan: Plan) -> RenderableType:
     """Write a plan for the terminal: a table, the totals, and what is to be known besides."""
-    lines = [_totals(plan), *_remarks(plan)]
+    shows_macs = any(row.macs is not None for row in plan.variants)
+    lines = [_totals(plan), *([MACS_SENTENCE] if shows_macs else []), *_remarks(plan)]
     return Group(_table(plan), *map(Text, lines))
 
 

@@ -14,6 +14,7 @@ from rich import box
 from rich.markup import escape as rich_escape
 from rich.table import Table
 
+from pfstudy.counting import MACS_SENTENCE
 from pfstudy.files import write_text
 from pfstudy.speed.setting import describe_setting
 from pfstudy.tables.audit import Audit
@@ -206,7 +207,7 @@ def _written(content: Content, write: Callable[[Column, Cell], str]) -> list[lis
 def plain_cell(column: Column, cell: Cell, plus_minus: str) -> str:
     """Write a cell as text."""
     if not cell.first:
-        return "" if column.key == "verdict" else MISSING
+        return "" if column.key == "verdict" else MISSING + cell.mark
     text = cell.first
     if cell.second:
         joint = plus_minus if column.joined == "spread" else " to "
@@ -217,7 +218,10 @@ def plain_cell(column: Column, cell: Cell, plus_minus: str) -> str:
 def evaluation_table(figures: Mapping[str, Any]) -> Table:
     """Table of one evaluation for the terminal."""
     seconds = f"{figures['seconds']:.1f} s"
-    weights = f"Weights: {figures['weights']}. Test images of {figures['data']}, {seconds}."
+    weights = (
+        f"Weights: {figures['weights']}. Test images of {figures['data']}, {seconds}. "
+        f"{MACS_SENTENCE}"
+    )
     table = Table(box=box.SIMPLE_HEAD, caption=rich_escape(weights), caption_justify="left")
     for column in EVALUATION_COLUMNS:
         is_text = isinstance(figures[column.key], str)

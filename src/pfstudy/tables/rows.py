@@ -11,12 +11,14 @@ from typing import Any
 
 import pandas as pd
 
+from pfstudy.counting import RECOUNTED
 from pfstudy.inventory import shorten
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.sources import Incomplete
+from pfstudy.store import is_counted_so
 from pfstudy.tables.audit import Audit, audit_records
 from pfstudy.tables.columns import ACCURACY
-from pfstudy.tables.marks import explain_marks, speed_mark
+from pfstudy.tables.marks import OUTDATED, explain_marks, speed_mark
 from pfstudy.tables.published import published_of
 from pfstudy.tables.speeds import common_setting, measured_in
 from pfstudy.tables.statistics import (
@@ -43,7 +45,7 @@ _METRICS = (
 )
 _TEST_SET = ("fingerprint", "num_test", "split_seed")
 _NETWORK = ("backbone", "sites")
-_COST = ("params", "macs", "activations", "memory_traffic_bytes")
+_COST = ("params", "macs", *RECOUNTED)
 _SPEED = (
     *("latency_ms", "latency_p10_ms", "latency_p90_ms", "throughput_images_per_s"),
     *("baseline_latency_ms", "relative_latency", "relative_latency_low", "relative_latency_high"),
@@ -185,7 +187,7 @@ def _row(
         ),
         **{key: _plain(flat.get(key)) for key in settings},
         **{key: first.get("tuning", {}).get(of) for key, of in _TUNED.items()},
-        **{key: first["cost"].get(key) for key in _COST},
+        **_cost(seeds),
         **{key: measured.get(key) for key in _SPEED},
         "relative_speed": 1 / measured["relative_latency"] if measured else None,
         "speed_mark": speed_mark(measured),
@@ -197,6 +199,17 @@ def _row(
         "num_seeds": len(seeds),
         "unverified": ",".join(sorted({what for r in seeds for what in r.get("unverified", ())})),
     }
+
+
+def _cost(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The cost of a variant; figures that another version counted differently are missing."""
+    costs = [record["cost"] for record in seeds]
+    cost = next(filter(is_counted_so, costs), costs[0])
+    found = {key: cost.get(key) for key in _COST}
+    is_outdated = not is_counted_so(cost) and any(found[key] is not None for key in RECOUNTED)
+    if is_outdated:
+        found |= dict.fromkeys(RECOUNTED)
+    return {**found, "cost_mark": OUTDATED if is_outdated else ""}
 
 
 def main_operation(operations: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pfstudy import store
-from pfstudy.complexity import MACS_CONVENTION
+from pfstudy.counting import COUNTING, MACS_CONVENTION
 from pfstudy.files import replacing
 from pfstudy.tasks import Task
 from pfstudy.tuning import read_tuned
@@ -115,7 +115,7 @@ def make_record(
         "recipe": config.recipe.name,
         "metrics": dict(metrics),
         **({"tuning": tuned} if tuned else {}),
-        "cost": {**counted, "macs_convention": MACS_CONVENTION},
+        "cost": {**counted, "counting": COUNTING, "macs_convention": MACS_CONVENTION},
         "training": {
             **training,
             "epochs": config.recipe.epochs,
