@@ -11,6 +11,7 @@ from typing import Any
 
 from pfstudy import inventory, ledger, store
 from pfstudy.errors import PfstudyError
+from pfstudy.speed.pooling import pool
 from pfstudy.speed.setting import complete_setting
 
 WANDB = "wandb:"
@@ -137,7 +138,10 @@ def _merge(one: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, Any
         )
     kept = one if one.get("directory") else other
     speeds = [*one["speed"], *other["speed"]]
-    distinct = {str(complete_setting(measured)): measured for measured in reversed(speeds)}
+    distinct: dict[str, Mapping[str, Any]] = {}
+    for measured in speeds:
+        setting = str(complete_setting(measured))
+        distinct[setting] = pool(distinct[setting], measured) if setting in distinct else measured
     return {**kept, "speed": list(distinct.values())}
 
 

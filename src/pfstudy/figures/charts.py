@@ -19,6 +19,7 @@ from pfstudy.stats.front import on_front
 from pfstudy.tables.columns import ACCURACY, BY_KEY
 from pfstudy.tables.effects import in_order
 from pfstudy.tables.rows import Rows, main_operation
+from pfstudy.tables.timing import COMPARABLE, were_timed_together
 
 COSTS = ("latency_ms", "macs", "params")
 
@@ -44,7 +45,8 @@ def accuracy_against(rows: Rows, cost: str) -> Any:
     column = BY_KEY[cost]
     if frame.empty:
         raise PfstudyError(f"no {column.label} is known here; measure it with pfstudy speed.")
-    frame["x"] = frame[cost] * (column.scale or 1)
+    apart = cost == "latency_ms" and not were_timed_together(rows.frame)
+    frame["x"] = frame[COMPARABLE if apart else cost] * (column.scale or 1)
     frame["y"] = frame[ACCURACY]
     spread = frame[f"{ACCURACY}_std"].fillna(0)
     frame["y_low"], frame["y_high"] = frame["y"] - spread, frame["y"] + spread
@@ -93,6 +95,8 @@ def accuracy_against(rows: Rows, cost: str) -> Any:
             for outline in (halo, {"color": "#444444"})
         ]
     said = [describe_setting(rows.speed), *rows.speed_remarks] if cost == "latency_ms" else []
+    if apart:
+        said.append("Latency: time relative to the backbone, times the latency of one backbone.")
     title = alt.TitleParams(said, fontSize=7) if any(said) else alt.Undefined
     return dress(alt.layer(*layers, title=title).properties(width=COLUMN_WIDTH, height=_HEIGHT))
 

@@ -191,6 +191,12 @@ def _cells(frame: pd.DataFrame, column: Column) -> list[Cell]:
         seconds = [second.lstrip("+") for second in seconds]
     marks = frame["speed_mark"].tolist() if column.is_speed else [""] * len(firsts)
     best = frame[_BEST[column.key]].tolist() if column.key in _BEST else [False] * len(firsts)
+    if column.key == "latency_ms":  # some may have been timed on a slower day
+        lowest = frame[column.key].min()
+        best = [
+            is_best and value == lowest
+            for is_best, value in zip(best, frame[column.key], strict=True)
+        ]
     if column.key in ("params", "macs"):
         lowest = frame[column.key].min()
         best = [value == lowest for value in frame[column.key]]
