@@ -60,9 +60,9 @@ def find_measured(
     if not fitting:
         return None
     first = complete_setting(fitting[0])  # of several devices that fit the place
-    pooled = fitting[0]
-    for measured in fitting[1:]:
-        pooled = pool(pooled, measured) if complete_setting(measured) == first else pooled
+    pooled: Mapping[str, Any] = fitting[0]
+    for other in fitting[1:]:
+        pooled = pool(pooled, other) if complete_setting(other) == first else pooled
     return dict(pooled)
 
 

@@ -11,7 +11,7 @@ from pfstudy.speed.setting import describe_setting
 from pfstudy.stats.front import SURE
 from pfstudy.tables.audit import in_short
 from pfstudy.tables.columns import Column
-from pfstudy.tables.rows import PROJECTED, Rows
+from pfstudy.tables.rows import NO_NORM, PROJECTED, Rows
 from pfstudy.tables.statistics import POPULATIONS
 from pfstudy.tables.timing import timing_sentences
 from pfstudy.words import counted
@@ -48,6 +48,11 @@ def write_caption(rows: Rows, columns: Sequence[Column]) -> str:
         parts.append(
             "Published: Han et al. 2022, ImageNet-1k, the shorter training, without CutMix; times "
             "on the authors' GPU relative to R50."
+        )
+    if rows.frame["variant"].str.contains(NO_NORM, regex=False).any():
+        parts.append(
+            f"{NO_NORM.strip()}: without the norm and activation of the replaced layers, which "
+            "block.norm_act=keep keeps."
         )
     if rows.frame["variant"].str.endswith(PROJECTED).any():
         parts.append(

@@ -16,6 +16,7 @@ from pfstudy.schema.operations import ORIGINAL
 from pfstudy.sources import Incomplete
 from pfstudy.tables.audit import Audit, audit_records
 from pfstudy.tables.columns import ACCURACY
+from pfstudy.tables.facts import loses_norm
 from pfstudy.tables.marks import explain_marks, speed_mark
 from pfstudy.tables.published import published_of
 from pfstudy.tables.speeds import common_setting, measured_in
@@ -36,6 +37,9 @@ SEVERAL = "several"
 
 PROJECTED = " (+1x1)"
 """Marks a variant with sites where a 1x1 convolution follows the operation."""
+
+NO_NORM = " (no norm)"
+"""Marks a variant with sites that have lost the norm and activation of the replaced layer."""
 
 _METRICS = (
     *("test_top1_percent", "test_top5_percent", "test_loss"),
@@ -224,6 +228,7 @@ def _name(record: Mapping[str, Any]) -> str:
     name = "".join(c if c.isprintable() else " " for c in variant["label"])
     if variant["is_baseline"]:
         name += f" ({variant['original']})"
+    name += NO_NORM if loses_norm(record) else ""
     return name + (PROJECTED if record["cost"]["num_projected_sites"] else "")
 
 
