@@ -46,8 +46,8 @@ def write_caption(rows: Rows, columns: Sequence[Column]) -> str:
         )
     if any(key.startswith("published") for key in shown):
         parts.append(
-            "Published: Han et al. 2022, ImageNet-1k, the shorter training, without CutMix; times "
-            "on the authors' GPU relative to R50."
+            "Published: Han et al. 2022, ImageNet-1k, accuracy for the same recipe alone; times on "
+            "the authors' GPU relative to R50."
         )
     if rows.frame["variant"].str.contains(NO_NORM, regex=False).any():
         parts.append(

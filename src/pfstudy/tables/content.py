@@ -156,7 +156,7 @@ def make_content(
     if compare and frame["published"].isna().all():
         raise PfstudyError(
             "none of these networks has published figures, which are known by parameters and "
-            f"MACs; there are those of {', '.join(each.name for each in PUBLISHED)}."
+            f"MACs; there are those of {', '.join(dict.fromkeys(each.name for each in PUBLISHED))}."
         )
     if not columns:
         chosen = [c for c in chosen if c.key in _ALWAYS or _is_known(frame, c)]
