@@ -10,7 +10,7 @@ import pandas as pd
 from pfstudy.speed.setting import describe_setting
 from pfstudy.stats.front import SURE
 from pfstudy.tables.audit import in_short
-from pfstudy.tables.columns import Column
+from pfstudy.tables.columns import ACCURACY, Column
 from pfstudy.tables.rows import NO_NORM, PROJECTED, Rows
 from pfstudy.tables.statistics import POPULATIONS
 from pfstudy.tables.timing import timing_sentences
@@ -70,6 +70,12 @@ def _seeds(rows: Rows) -> str:
     seeds = sorted(set(rows.frame["num_seeds"]))
     number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     data = ", ".join(dict.fromkeys(rows.frame["data"]))
+    is_tested = rows.frame[ACCURACY].notna()
+    if not is_tested.any():
+        return (
+            f"Validation accuracy on {data} after the last epoch, {number} "
+            f"seed{'' if number == '1' else 's'}; these are tuning trials, which are not tested."
+        )
     return (
         f"Test accuracy on {data} after the last epoch, {number} seed{'' if number == '1' else 's'}"
         + (" (mean ± standard deviation)." if seeds[-1] > 1 else ".")

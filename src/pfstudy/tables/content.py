@@ -10,8 +10,9 @@ import pandas as pd
 
 from pfstudy.environment import package_version
 from pfstudy.errors import PfstudyError, unknown_name
+from pfstudy.record import VALIDATION_TOP1
 from pfstudy.tables.caption import write_caption
-from pfstudy.tables.columns import Column, choose_columns, setting_columns
+from pfstudy.tables.columns import ACCURACY, BY_KEY, Column, choose_columns, setting_columns
 from pfstudy.tables.published import PUBLISHED
 from pfstudy.tables.rows import Rows
 from pfstudy.words import counted
@@ -159,6 +160,9 @@ def make_content(
             f"MACs; there are those of {', '.join(dict.fromkeys(each.name for each in PUBLISHED))}."
         )
     if not columns:
+        if frame[ACCURACY].isna().all():  # of trials
+            shown = BY_KEY[VALIDATION_TOP1]
+            chosen = [shown if c.key == ACCURACY else c for c in chosen if c != shown]
         chosen = [c for c in chosen if c.key in _ALWAYS or _is_known(frame, c)]
     if not chosen:
         raise PfstudyError("there is nothing to show; choose columns.")
