@@ -9,6 +9,7 @@ import pytest
 from pfstudy.errors import PfstudyError
 from pfstudy.tables.columns import COLUMNS
 from pfstudy.tables.content import make_content
+from pfstudy.tables.effects import fit_levels
 from pfstudy.tables.marks import explain_marks, speed_mark
 from pfstudy.tables.rows import Rows, make_rows
 from pfstudy.tables.speeds import choose_speed
@@ -313,6 +314,7 @@ class TestTrials:
         assert content.caption.startswith("Validation accuracy on digits after the last epoch")
         assert "not tested" in content.caption
         assert rows.lacks_baseline == ()
+        assert fit_levels(rows) == []
 
     def test_asked_for_test_columns_are_blank(self, record: Any) -> None:
         rows = make_rows([self.trial(record, "original", 0.1)])

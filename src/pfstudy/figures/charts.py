@@ -39,10 +39,12 @@ def accuracy_against(rows: Rows, cost: str) -> Any:
     relative to the backbone. A ring marks who is on the front in at least 95 % of bootstrap draws.
 
     Raises:
-        PfstudyError: The cost is not known of any variant.
+        PfstudyError: The cost is not known of any variant, or none was tested.
     """
-    frame = rows.frame[rows.frame[cost].notna()].copy()
+    frame = rows.frame[rows.frame[cost].notna() & rows.frame[ACCURACY].notna()].copy()
     column = BY_KEY[cost]
+    if rows.frame[ACCURACY].isna().all():
+        raise PfstudyError("these are tuning trials, which have no test accuracy to plot.")
     if frame.empty:
         raise PfstudyError(f"no {column.label} is known here; measure it with pfstudy speed.")
     apart = cost == "latency_ms" and not were_timed_together(rows.frame)

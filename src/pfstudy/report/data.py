@@ -105,7 +105,7 @@ def _costs(frame: pd.DataFrame) -> list[dict[str, Any]]:
             for end in ("low", "high"):
                 ratio = frame[f"relative_latency_{end}"] / frame["relative_latency"]
                 cost[end] = _plain(values * ratio)
-        known = np.flatnonzero(values.notna())
+        known = np.flatnonzero(values.notna() & frame[ACCURACY].notna())
         best = on_front(values.to_numpy()[known], frame[ACCURACY].to_numpy(float)[known])
         # accuracies on several datasets have no common front
         front = known[best & (frame["test_set"].nunique() == 1)]
