@@ -66,8 +66,11 @@ def test_many_different_arguments_are_those_of_each() -> None:
         assert together[index] == pytest.approx(alone, rel=3e-4)
 
 
-def test_p_values_of_many_are_those_of_each() -> None:
-    statistics = np.linspace(-5, 5, 300)
-    together = adjusted_p_values(statistics, 300, 602)
-    alone = [float(adjusted_p_values(statistics[i], 300, 602)) for i in (0, 60, 100, 150)]
-    assert together[[0, 60, 100, 150]] == pytest.approx(alone, rel=0.02, abs=1e-3)
+@pytest.mark.parametrize("largest", [5.0, 300.0], ids=["usual", "one far out"])
+@pytest.mark.parametrize("df", [2.9, 602.0], ids=str)
+def test_p_values_of_many_are_those_of_each(df: float, largest: float) -> None:
+    statistics = np.append(np.linspace(-5, 5, 300), largest)
+    together = adjusted_p_values(statistics, 300, df)
+    chosen = [0, 60, 100, 150, 300]
+    alone = [float(adjusted_p_values(statistics[i], 300, df)) for i in chosen]
+    assert together[chosen] == pytest.approx(alone, rel=0.02, abs=2e-3)

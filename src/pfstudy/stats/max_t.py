@@ -14,8 +14,9 @@ import numpy as np
 from scipy.special import gammaln, ndtr, stdtr, stdtrit
 
 _NUM_NODES, _NUM_COARSE = 64, 40  # the latter is exact to about 1e-3
-_NUM_GRID = 128
-_LEAST_P = 1e-15
+_NUM_GRID = 40
+_LEVEL = 0.05
+_LEAST_P = 1e-14
 _FAR = 7.0
 _NUM_STEPS = 40
 _NUM_DF, _NUM_SHARED = 12, 5  # nodes where many arguments are interpolated
@@ -82,13 +83,18 @@ def adjusted_p_values(
     sizes, df, shared = np.broadcast_arrays(
         np.abs(statistics), np.asarray(df, float), np.asarray(shared, float)
     )
-    is_alike = sizes.size > _NUM_GRID and not (np.ptp(df) or np.ptp(shared))
-    values = np.linspace(0, sizes.max(), _NUM_GRID) if is_alike else sizes
-    df, shared = (each.flat[0] if is_alike else each for each in (df, shared))
-    found = 1 - max_t_cdf(values, number, df, shared, _NUM_COARSE)
-    if not is_alike:
-        return np.asarray(found)
-    return np.asarray(np.exp(np.interp(sizes, values, np.log(np.maximum(found, _LEAST_P)))))
+    if sizes.size <= _NUM_GRID or np.ptp(df) or np.ptp(shared):
+        return np.asarray(1 - max_t_cdf(sizes, number, df, shared, _NUM_COARSE))
+    # interpolated: the largest are exact, and so is where an interval begins to leave out 0
+    one_df, one_share = float(df.flat[0]), float(shared.flat[0])
+    critical = float(max_t_quantile(1 - _LEVEL, number, one_df, one_share))
+    ranks = np.linspace(0, sizes.size - 1, _NUM_GRID).astype(int)
+    ordered = np.sort(sizes, axis=None)
+    nodes = np.unique([*ordered[ranks], *ordered[-_NUM_GRID:]])
+    p_values = 1 - max_t_cdf(nodes, number, one_df, one_share, _NUM_COARSE)
+    below = np.searchsorted(nodes, critical)
+    logs = np.insert(np.log(np.maximum(p_values, _LEAST_P)), below, np.log(_LEVEL))
+    return np.asarray(np.exp(np.interp(sizes, np.insert(nodes, below, critical), logs)))
 
 
 def max_t_quantile(

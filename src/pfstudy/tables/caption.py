@@ -144,8 +144,8 @@ def _looks(rows: Rows) -> list[str]:
     sentences = []
     if looks.declared:
         sentences.append(
-            f"The study is judged at {_numbers(looks.declared)} seeds, and its level of 5 % spent "
-            "over these looks."
+            f"The study is judged at {_numbers(looks.declared)} seeds, and its level of 5 % "
+            "divided among these looks."
         )
     if looks.undeclared:
         number = len(looks.undeclared)
