@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pfstudy.speed.pooling import figures_of_processes
+
 SETTING: dict[str, Any] = {
     "device": "Some CPU",
     "host": "here",
@@ -16,6 +18,8 @@ SETTING: dict[str, Any] = {
     "cuda_graph": False,
     "num_threads": 1,
     "version": "torch2.9.0",
+    "driver": None,
+    "measuring": 1,
 }
 NAMED = "Some CPU, 1 thread, batch 1, contiguous, float32, eager"
 """The setting, as a caption names it."""
@@ -47,3 +51,28 @@ def measurement(relative: float = 1.0, **changes: Any) -> dict[str, Any]:
         "fell_back": False,
         **changes,
     }
+
+
+def of_processes(*ratios: float, first: int = 0, **changes: Any) -> dict[str, Any]:
+    """A measurement with the figures of every process, beside a baseline of 2 ms.
+
+    Args:
+        ratios: Relative time in each process.
+        first: Number of the first process, by which processes are told apart.
+        changes: What else it says.
+    """
+    processes = [
+        {
+            "id": f"process{number}",
+            "num_rounds": 40,
+            "others_load": 0.0,
+            "latency_ms": 2 * ratio,
+            "latency_p10_ms": 1.9 * ratio,
+            "latency_p90_ms": 2.2 * ratio,
+            "baseline_latency_ms": 2.0,
+            "relative_latency": ratio,
+        }
+        for number, ratio in enumerate(ratios, first)
+    ]
+    figures = figures_of_processes(processes, 1)
+    return measurement(**{**figures, "processes": processes, **changes})

@@ -74,18 +74,35 @@ def test_an_empty_directory_has_nothing(tmp_path: Path) -> None:
     assert gather([tmp_path]) == sources.Gathered(())
 
 
+def assert_left_out(found: sources.Gathered, sentence: str) -> None:
+    """One run is named and left out, the other is there."""
+    assert len(found.records) == 1
+    (name,) = (run.name for run in found.incomplete if run.state == "damaged")
+    assert name.endswith("-seed0")
+    (refused,) = found.refused
+    assert sentence in refused
+
+
 def test_a_truncated_record_is_named(root: Path) -> None:
     path = next(root.glob(f"*/seed0/{ledger.RECORD}"))
     path.write_text(path.read_text()[:-20])
-    with pytest.raises(PfstudyError, match=r"record\.json is damaged"):
-        gather([root])
+    assert_left_out(gather([root]), "record.json is damaged")
 
 
 def test_a_record_of_another_schema_is_named(root: Path) -> None:
     path = next(root.glob(f"*/seed0/{ledger.RECORD}"))
     files.write_json(path, files.read_json(path) | {"schema_version": 99})
-    with pytest.raises(PfstudyError, match="has schema version 99, but this pfstudy reads 1"):
-        gather([root])
+    assert_left_out(gather([root]), "has schema version 99, but this pfstudy reads 1")
+
+
+def test_a_damaged_measurement_is_named(root: Path) -> None:
+    path = next(root.glob(f"*/seed0/{ledger.RECORD}")).parent.parent / "speed" / "x.json"
+    files.write_json(path, {"relative_latency": 1.0, "latency_ms": -5})
+    told: list[str] = []
+    found = gather([root], say=told.append)
+    assert [record["speed"] for record in found.records] == [[], []]
+    assert "damaged" not in [run.state for run in found.incomplete]
+    assert told == [f"left out: {path} is damaged: latency_ms is -5, but must be a number above 0."]
 
 
 class TestProjects:
@@ -133,8 +150,9 @@ class TestProjects:
     ) -> None:
         old = {**record, "schema_version": 0}
         self.serve(monkeypatch, [Logged("old", "finished", old, ("0123456789", 0))])
-        with pytest.raises(PfstudyError, match="the run old of me/p has schema version 0, but"):
-            gather(["wandb:me/p"])
+        found = gather(["wandb:me/p"])
+        assert (found.records, [run.state for run in found.incomplete]) == ((), ["damaged"])
+        assert found.refused[0].startswith("the run old of me/p has schema version 0, but")
 
     def test_they_merge_with_what_is_here(
         self, monkeypatch: pytest.MonkeyPatch, root: Path, record: Mapping[str, Any]
@@ -152,8 +170,8 @@ def test_the_config_of_a_run_says_whose_it_is() -> None:
     made = reading._make("x", "finished", {reading.RECORD_KEY: text}, config)
     assert (made.key, made.record) == (("0123456789", 3), {"schema_version": 1})
     assert reading._make("x", "finished", {}, {"identity": "mine"}).key is None
-    with pytest.raises(PfstudyError, match="the record of the W&B run x is damaged"):
-        reading._make("x", "finished", {reading.RECORD_KEY: text[:-3]}, config)
+    damaged = reading._make("x", "finished", {reading.RECORD_KEY: text[:-3]}, config)
+    assert (damaged.record, damaged.state) == (None, "damaged")
 
 
 def test_a_run_in_two_sources_keeps_its_directory_and_all_speeds(
@@ -174,3 +192,22 @@ def test_different_results_of_one_run_are_refused(tmp_path: Path) -> None:
     leave_records(tmp_path / "two", make_record(accuracy=50.0))
     with pytest.raises(PfstudyError, match=r"original seed0 \(base\): 97\.80 and 50\.00 %"):
         gather([tmp_path / "one", tmp_path / "two"])
+
+
+def test_a_run_with_the_settings_of_a_trial_is_the_one_that_was_tested(tmp_path: Path) -> None:
+    trial = make_record(seed=3)
+    trial["metrics"] |= {"val_top1_percent": 90.0}
+    leave_records(tmp_path / "tuning", trial)
+    leave_records(tmp_path / "runs", trial)
+    for order in (["tuning", "runs"], ["runs", "tuning"]):
+        (record,) = gather([tmp_path / name for name in order]).records
+        assert record["metrics"]["test_top1_percent"] == 97.0
+
+
+def test_trials_have_no_figures_of_the_test_images(tmp_path: Path) -> None:
+    """Those of older versions have them in their records."""
+    trial = make_record()
+    trial["metrics"] |= {"val_top1_percent": 90.0, "test_loss": 0.1}
+    leave_records(tmp_path / "tuning", trial)
+    (record,) = gather([tmp_path / "tuning"]).records
+    assert record["metrics"] == {"val_top1_percent": 90.0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +13,8 @@ _PACKAGES = (
     *("pfstudy", "torch", "lightning", "timm", "torchmetrics", "wandb", "hydra-core"),
     *("triton", "onnxruntime", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13"),
 )
+
+_NVIDIA = Path("/proc/driver/nvidia/version")
 
 
 def describe_environment() -> dict[str, Any]:
@@ -35,6 +38,15 @@ def cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def nvidia_driver() -> str | None:
+    """Version of the driver of NVIDIA's GPUs, as the kernel gives it; ``None`` without one."""
+    try:
+        found = re.search(r"\s(\d+(\.\d+)+)\s", _NVIDIA.read_text())
+    except OSError:
+        return None
+    return found[1] if found else None
 
 
 def package_version(package: str) -> str | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,14 +13,22 @@ from typing import Any
 from pfstudy import inventory, ledger, store
 from pfstudy.errors import PfstudyError
 from pfstudy.identity import modernise
+from pfstudy.record import TEST_TOP1, check_record, without_test
+from pfstudy.speed.pooling import pool
 from pfstudy.speed.setting import complete_setting
+from pfstudy.tuning import is_trials
 
 WANDB = "wandb:"
+
+DAMAGED = "damaged"
+"""State of a run whose record cannot be read."""
 
 _FAILED = ("failed", "crashed")  # the latter is W&B's word
 
 Key = tuple[str, int]
 """Identity of a variant, and a seed."""
+
+_NOBODY: Key = ("", -1)
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class Incomplete:
 
     Attributes:
         name: For people.
-        state: ``failed``, ``running``, ``interrupted``, ``pending``, ``crashed``, ...
+        state: ``failed``, ``running``, ``interrupted``, ``pending``, ``crashed``, ``damaged``, ...
         key: Identity and seed.
         reason: Why, where that is known.
     """
@@ -54,12 +63,14 @@ class Gathered:
         incomplete: The runs without a record.
         num_repeated: Records that another source had already.
         num_foreign: Runs of W&B that are not pfstudy's.
+        refused: Sentences about records and measurements that are damaged, and left out.
     """
 
     records: tuple[Mapping[str, Any], ...]
     incomplete: tuple[Incomplete, ...] = ()
     num_repeated: int = 0
     num_foreign: int = 0
+    refused: tuple[str, ...] = ()
 
 
 def gather(
@@ -72,7 +83,7 @@ def gather(
     Args:
         sources: Directories of runs, or of what W&B logged offline, or ``wandb:ENTITY/PROJECT``.
         study: Whose members to take; ``None`` for all runs.
-        say: Told what takes long.
+        say: Told what takes long, and what is damaged and left out.
 
     Raises:
         PfstudyError: A source cannot be read, or there is no such study in any.
@@ -83,6 +94,9 @@ def gather(
     for record in modern:
         key = (record["identity"]["hash"], record["seed"])
         records[key] = _merge(records[key], record) if key in records else record
+    refused = [sentence for part in parts for sentence in part.refused]
+    for sentence in refused:
+        say(f"left out: {sentence}")
     left: dict[Key, Incomplete] = {}
     for run in (run for part in parts for run in part.incomplete):
         key = (hashes.get(run.key[0], run.key[0]), run.key[1])
@@ -93,6 +107,7 @@ def gather(
         tuple(left.values()),
         sum(len(part.records) for part in parts) - len(records),
         sum(part.num_foreign for part in parts),
+        tuple(refused),
     )
 
 
@@ -114,13 +129,13 @@ def _read(source: str, study: str | None, say: Callable[[str], None]) -> Gathere
 
         project = source.removeprefix(WANDB)
         say(f"reading {source}")
-        return _of_wandb(project, read_project(project, study, say))
+        return _of_wandb(project, read_project(project, study, say), is_trials(study))
     root = Path(source)
     if not root.is_dir():
         raise PfstudyError(f"there is no directory {root}; give the one that runs were made in.")
     members = None if study is None else store.read_study(root, study)
     found = _of_runs(root, members)
-    if found.records or found.incomplete or members is not None:
+    if found.records or found.incomplete or found.refused or members is not None:
         return found
     from pfstudy.tracking.reading import find_offline, read_offline
 
@@ -134,7 +149,9 @@ def _merge(one: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, Any
         PfstudyError: Their accuracies differ, so they are not of one run.
     """
     name = f"{one['variant']['label']} seed{one['seed']} ({one['identity']['hash']})"
-    accuracies = [record["metrics"]["test_top1_percent"] for record in (one, other)]
+    accuracies = [record["metrics"].get(TEST_TOP1) for record in (one, other)]
+    if None in accuracies:  # a trial with the settings of a run
+        return other if accuracies[0] is None else one
     if accuracies[0] != accuracies[1]:
         raise PfstudyError(
             f"two sources have different results of {name}: {accuracies[0]:.2f} and "
@@ -142,7 +159,10 @@ def _merge(one: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, Any
         )
     kept = one if one.get("directory") else other
     speeds = [*one["speed"], *other["speed"]]
-    distinct = {str(complete_setting(measured)): measured for measured in reversed(speeds)}
+    distinct: dict[str, Mapping[str, Any]] = {}
+    for measured in speeds:
+        setting = str(complete_setting(measured))
+        distinct[setting] = pool(distinct[setting], measured) if setting in distinct else measured
     return {**kept, "speed": list(distinct.values())}
 
 
@@ -151,34 +171,49 @@ def _of_runs(root: Path, members: Sequence[str] | None) -> Gathered:
         runs = inventory.list_candidates(root)
     else:
         runs = [str(root / member) for member in members]
-    records = tuple(store.read_records(runs))
+    refused: dict[str, list[str]] = {}
+    records = tuple(
+        store.read_records(runs, lambda at, why: refused.setdefault(at, []).append(why))
+    )
     done = {record["directory"] for record in records}
     left = [Path(run) for run in runs if run not in done]
     if members is None:
-        left = [run for run in left if inventory.is_run(run)]
-    return Gathered(records, tuple(_incomplete(left)))
+        left = [run for run in left if str(run) in refused or inventory.is_run(run)]
+    incomplete = tuple(_incomplete(left, refused))
+    return Gathered(records, incomplete, refused=tuple(itertools.chain(*refused.values())))
 
 
-def _incomplete(directories: Iterable[Path]) -> Iterator[Incomplete]:
+def _incomplete(directories: Iterable[Path], damaged: Container[str]) -> Iterator[Incomplete]:
     for directory in directories:
         status = ledger.read_status(directory, lenient=True)
         reason = status.written.get("reason")
         slug, _, name = directory.parent.name.rpartition("-")
         seed = directory.name.removeprefix("seed")
         key = (name, int(seed) if seed.isdecimal() else -1)
-        failed = status.state == "failed"
-        yield Incomplete(f"{slug}-{directory.name}", status.state, key, reason if failed else None)
+        state = DAMAGED if str(directory) in damaged else status.state
+        failed = state == "failed"
+        yield Incomplete(f"{slug}-{directory.name}", state, key, reason if failed else None)
 
 
-def _of_wandb(project: str, logged: Iterable[Any]) -> Gathered:
-    records, incomplete, num_foreign = [], [], 0
+def _of_wandb(project: str, logged: Iterable[Any], are_trials: bool = False) -> Gathered:
+    records, incomplete, refused, num_foreign = [], [], [], 0
     for run in logged:
-        if run.record is not None:
-            store.check_record(run.record, f"the run {run.name} of {project}")
-            records.append({"speed": [], **run.record})
+        if run.state == DAMAGED:
+            refused.append(f"the record of the W&B run {run.name} is damaged.")
+            incomplete.append(Incomplete(run.name, DAMAGED, run.key or _NOBODY))
+        elif run.record is not None:
+            record = without_test(run.record) if are_trials else run.record
+            try:
+                check_record(record, f"the run {run.name} of {project}")
+            except PfstudyError as error:
+                refused.append(str(error))
+                incomplete.append(Incomplete(run.name, DAMAGED, run.key or _NOBODY))
+            else:
+                records.append({"speed": [], **record})
         elif run.key is not None:
             state = run.state if run.state != "finished" else "without a record"
             incomplete.append(Incomplete(run.name, state, run.key))
         else:
             num_foreign += 1
-    return Gathered(tuple(records), tuple(incomplete), num_foreign=num_foreign)
+    found = (tuple(records), tuple(incomplete))
+    return Gathered(*found, num_foreign=num_foreign, refused=tuple(refused))

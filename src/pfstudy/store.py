@@ -12,10 +12,9 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,10 @@ from pfstudy.counting import COUNTING, RECOUNTED
 from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.files import locked, read_json, write_json, write_text
 from pfstudy.ledger import RECORD
+from pfstudy.record import check_record, check_speed, without_test
 from pfstudy.schema.config import config_tree
 from pfstudy.schema.imports import locate
+from pfstudy.tuning import is_trial
 from pfstudy.variant import SCHEMA_VERSION, Variant
 
 CONFIG = "config.json"
@@ -42,23 +43,9 @@ RESUME = "checkpoints/resume.ckpt"
 RESUME_BEFORE = "checkpoints/resume.before.ckpt"
 
 _OUTCOMES = {"done", "failed"}
-_NUMBER = (int, float)
-_NEEDED: dict[tuple[str, ...], type | tuple[type, ...]] = {
-    ("identity", "hash"): str,
-    ("identity", "baseline"): str,
-    ("identity", "canonical"): dict,
-    ("variant", "model"): str,
-    ("variant", "label"): str,
-    ("variant", "is_baseline"): bool,
-    ("variant", "original"): str,
-    ("seed",): int,
-    ("data",): str,
-    ("recipe",): str,
-    ("metrics", "test_top1_percent"): _NUMBER,
-    ("cost", "params"): _NUMBER,
-    ("cost", "macs"): _NUMBER,
-    ("cost", "num_projected_sites"): _NUMBER,
-}
+
+Refuse = Callable[[str, str], object]
+"""Told of a directory, and in a sentence what is wrong with a file of it."""
 
 
 @dataclass(frozen=True)
@@ -191,28 +178,45 @@ def read_keep(directory: Path) -> tuple[str, ...]:
     return tuple(read_json(directory / CONFIG)["config"]["trainer"]["keep"])
 
 
-def read_records(directories: Iterable[str | Path]) -> Iterator[dict[str, Any]]:
+def read_records(
+    directories: Iterable[str | Path], refuse: Refuse | None = None
+) -> Iterator[dict[str, Any]]:
     """Read the records of run directories, of those that have one.
+
+    Those of tuning trials are read without figures of the test images.
+
+    Args:
+        directories: The run directories.
+        refuse: Called for what is damaged or of a schema that this version does not know, which
+            is left out then.
 
     Yields:
         Records, each with the measurements beside it under ``"speed"``, and its ``"directory"``.
         Where an older version counted the cost and `pfstudy recount` did since, with that.
 
     Raises:
-        PfstudyError: A record is damaged or of a schema that this version does not know.
+        PfstudyError: Something is damaged or of an unknown schema, and there is no ``refuse``.
     """
     speeds: dict[str, list[dict[str, Any]]] = {}
     for directory in map(str, directories):
         path = f"{directory}/{RECORD}"
-        record = read_json(path, missing_ok=True)
-        if not record:
+        try:
+            record = read_json(path, missing_ok=True)
+            if not record:
+                continue
+            if is_trial(Path(directory)):
+                record = without_test(record)
+            check_record(record, path)
+            parent = directory.rpartition("/")[0]
+            if not is_counted_so(record["cost"]):
+                record["cost"] |= _read_recounted(parent, record["cost"])
+        except PfstudyError as error:
+            if refuse is None:
+                raise
+            refuse(directory, str(error))
             continue
-        check_record(record, path)
-        parent = directory.rpartition("/")[0]
         if parent not in speeds:
-            speeds[parent] = read_speeds(parent)
-        if not is_counted_so(record["cost"]):
-            record["cost"] |= _read_recounted(parent, record["cost"])
+            speeds[parent] = read_speeds(parent, refuse)
         record["speed"], record["directory"] = speeds[parent], directory
         yield record
 
@@ -230,40 +234,32 @@ def _read_recounted(variant_dir: str, cost: Mapping[str, Any]) -> dict[str, Any]
     return {key: found[key] for key in ("counting", *RECOUNTED) if key in found}
 
 
-def check_record(record: Mapping[str, Any], name: str) -> None:
-    """Check that a record has what tables are made of.
+def read_speeds(variant_dir: str | Path, refuse: Refuse | None = None) -> list[dict[str, Any]]:
+    """Read the measurements of a variant.
 
     Args:
-        record: Perhaps of another version, or damaged.
-        name: Where it is from.
+        variant_dir: Its directory.
+        refuse: Called for those that are damaged, which are left out then.
 
     Raises:
-        PfstudyError: It is; says what is wrong.
+        PfstudyError: One is damaged, and there is no ``refuse``.
     """
-    version = record.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise PfstudyError(
-            f"{name} has schema version {version!r}, but this pfstudy reads {SCHEMA_VERSION}."
-        )
-    for place, kind in _NEEDED.items():
-        found: Any = record
-        for key in place:
-            found = found.get(key) if isinstance(found, dict) else None
-        if not isinstance(found, kind) or (isinstance(found, float) and not isfinite(found)):
-            raise PfstudyError(f"{name} is damaged: it has no {'.'.join(place)}.")
-
-
-def read_speeds(variant_dir: str | Path) -> list[dict[str, Any]]:
-    """Read the measurements of a variant."""
     try:
         with os.scandir(f"{variant_dir}/speed") as entries:
             paths = sorted(entry.path for entry in entries if entry.name.endswith(".json"))
     except OSError:
         return []
-    found = [read_json(path) for path in paths]
-    for path, measured in zip(paths, found, strict=True):
-        if not isinstance(measured.get("relative_latency"), int | float):
-            raise PfstudyError(f"{path} is damaged: it has no relative_latency.")
+    found = []
+    for path in paths:
+        try:
+            measured = read_json(path)
+            check_speed(measured, path)
+        except PfstudyError as error:
+            if refuse is None:
+                raise
+            refuse(str(variant_dir), str(error))
+        else:
+            found.append(measured)
     return found
 
 

@@ -18,11 +18,13 @@ class Device:
         kind: ``cpu`` or ``gpu``.
         id: ``cpu``, or the UUID of the GPU or of its part, as ``CUDA_VISIBLE_DEVICES`` takes it.
         name: Name of the processor.
+        driver: Version of a GPU's driver, where that is known.
     """
 
     kind: Literal["cpu", "gpu"]
     id: str
     name: str
+    driver: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,9 @@ def visible_devices(devices: Iterable[Device]) -> dict[str, str]:
 
 
 def place_of(device: Device) -> dict[str, str]:
-    """What a measurement says of where it was taken: host, device and kind of device."""
-    return {"host": platform.node(), "device": device.name, "device_kind": device.kind}
+    """What a measurement says of where it was taken: host, device, its kind and its driver."""
+    place = {"host": platform.node(), "device": device.name, "device_kind": device.kind}
+    return place | ({"driver": device.driver} if device.driver else {})
 
 
 def gpu_id(uuid: object, index: int = 0) -> str:

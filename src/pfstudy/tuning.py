@@ -61,9 +61,16 @@ def check_tuning(config: Config) -> None:
     """Check that pairs can be tried, if that is asked for.
 
     Raises:
-        PfstudyError: Optuna is not installed, or all pairs would be the recipe's own.
+        PfstudyError: Optuna is not installed, all pairs would be the recipe's own, or runs would be
+            taken for trials.
     """
     tune, trials = config.tune, config.tune.trials
+    root = Path(config.runs_dir).absolute()
+    if root.name == TUNING and not any(root.glob(f"studies/*-{TUNING}.json")):
+        raise PfstudyError(
+            f"runs_dir={config.runs_dir} is the name of a directory of tuning trials, which are "
+            "not tested; choose another."
+        )
     if trials is None:
         return
     if find_spec("optuna") is None:
@@ -146,8 +153,8 @@ def _space(own: Recipe | Point, tune: Tune) -> dict[str, BaseDistribution]:
 def make_trials(variant: Variant) -> tuple[Variant, ...]:
     """Make of a variant that is tuned those that are tried, one for every pair.
 
-    Each is a variant by itself, with its run directory below `TUNING`; it keeps no weights, and its
-    speed is not measured.
+    Each is a variant by itself, with its run directory below `TUNING`; it keeps no weights, its
+    speed is not measured, and it is not tested.
     """
     points = draw_points(variant.config.recipe, variant.config.tune)
     return tuple(_make_trial(variant, point) for point in points)
@@ -175,6 +182,11 @@ def _make_trial(variant: Variant, point: Point) -> Variant:
 def is_trial(directory: Path) -> bool:
     """Whether a run directory is that of a trial, by where it lies."""
     return directory.parent.parent.name == TUNING
+
+
+def is_trials(study: str | None) -> bool:
+    """Whether a study is that of trials, by its name."""
+    return study is not None and study.endswith(f"-{TUNING}")
 
 
 def choose(

@@ -17,6 +17,7 @@ from pfstudy.inventory import Description, describe, find_runs, is_run, shorten
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.schema.sites import summary
 from pfstudy.store import CONFIG, RESUME
+from pfstudy.tuning import is_trial
 from pfstudy.variant import flatten
 
 Action = Literal["trained", "skipped", "left"]
@@ -286,6 +287,8 @@ def _recorded(record: Mapping[str, Any]) -> dict[str, Any]:
 def _done(directory: Path) -> str:
     path = directory / ledger.RECORD
     accuracy = read_json(path).get("metrics", {}).get("test_top1_percent")
+    if is_trial(directory):  # older ones were tested
+        accuracy = None
     known = "" if accuracy is None else f", test accuracy {accuracy:.2f} %"
     return f"done since {_time_of(path)}{known}"
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from configs import compose
+from measurements import measurement
 from pfstudy import files, ledger, store
 from pfstudy.data import fingerprint
 from pfstudy.errors import ChildFailedError, PfstudyError
@@ -23,8 +24,9 @@ from pfstudy.launch.plan import make_plan
 from pfstudy.launch.planned import Plan, PlannedVariant, runs_per_device, schedule_s
 from pfstudy.launch.trials import Candidate, Tried
 from pfstudy.schema.config import Config, Study
-from pfstudy.speed import phase
+from pfstudy.speed import archive
 from pfstudy.speed.blocktable import BlockTable, backbone_of, save_table, table_path
+from pfstudy.speed.setting import setting_of
 from pfstudy.tasks import Checked, Device, Slot
 from pfstudy.variant import Variant, make_variant
 from pfstudy.worker.findings import Findings, Trial
@@ -194,9 +196,9 @@ class TestWhatIsTried:
         configs = configs_of((), MAXPOOL)
         measured = make_variant(configs[0], fingerprint(configs[0].data))
         place = {"host": platform.node(), "device": CPU.name, "device_kind": "cpu"}
-        setting = phase.setting_of(configs[0].speed)
-        figures = {"baseline_latency_ms": 1.5, "relative_latency": 1.0}
-        phase.save(measured, {**place, **setting, **figures})
+        setting = setting_of(configs[0].speed)
+        figures = measurement(baseline_latency_ms=1.5, latency_ms=1.5)
+        archive.save(measured, {**figures, **place, **setting})
         rows = rows_of(make_plan(configs))
         assert [c.times_latency for c in processes.tried] == [False, True]
         assert (rows["original"].latency_ms, rows["original"].latency_is_estimate) == (1.5, False)
@@ -205,14 +207,14 @@ class TestWhatIsTried:
     def test_latencies_of_what_is_done_are_of_one_device(self, processes: FakeProcesses) -> None:
         """Of the one that most were measured on, as no check says which it would be."""
         configs = configs_of((), MAXPOOL, AVGPOOL)
-        setting = phase.setting_of(configs[0].speed)
+        setting = setting_of(configs[0].speed)
         times = {"Some CPU": (2.0, [0.5, 0.8]), "Some GPU": (0.1, [1.0])}
         for device, (baseline_ms, ratios) in times.items():
             place = {"host": platform.node(), "device": device, "device_kind": "cpu"}
             for config, ratio in zip(configs[1:], ratios, strict=False):
                 variant = make_variant(config, fingerprint(config.data))
-                figures = {"baseline_latency_ms": baseline_ms, "relative_latency": ratio}
-                phase.save(variant, {**place, **setting, **figures})
+                figures = measurement(ratio, latency_ms=baseline_ms * ratio)
+                archive.save(variant, {**figures, **place, **setting})
         for config in configs:
             write_run(config, record=RECORD)
         plan = make_plan(configs)
@@ -224,7 +226,7 @@ class TestWhatIsTried:
         configs = configs_of((), MAXPOOL)
         variants = [make_variant(config, fingerprint(config.data)) for config in configs]
         place = {"host": platform.node(), "device": "Some CPU", "device_kind": "cpu"}
-        setting = {**place, **phase.setting_of(configs[0].speed)}
+        setting = {**place, **setting_of(configs[0].speed)}
         cells = {site: {"original": 0.2, "maxpool": 0.1} for site in variants[0].operations}
         backbone = backbone_of(variants[0])
         table = BlockTable(setting, {}, "resnet_digits", backbone, 10.0, 0.2, cells)
@@ -571,12 +573,8 @@ class TestConsole:
         took = training["seconds"] + training["test_seconds"]
         assert (mine["state"], mine["seconds_per_run"]) == ("done", took)
         assert mine["seconds_per_run_is_estimate"] is False
-        speeds = {
-            label: store.read_speeds(own_sweep.run_dir(label).parent)[0]
-            for label in ("original", "mine")
-        }
-        expected = speeds["original"]["baseline_latency_ms"] * speeds["mine"]["relative_latency"]
-        assert mine["latency_ms"] == pytest.approx(expected)
+        (measured,) = store.read_speeds(own_sweep.run_dir("mine").parent)
+        assert mine["latency_ms"] == measured["latency_ms"]
         assert mine["latency_is_estimate"] is False
         assert mine["peak_memory_bytes"] is None
         assert (maxpool["state"], maxpool["latency_is_estimate"]) == ("new", True)

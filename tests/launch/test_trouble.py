@@ -20,7 +20,7 @@ from pfstudy import files, ledger, store
 from pfstudy.launch.display import Display
 from pfstudy.launch.measure import measure_speed
 from pfstudy.launch.pool import Pool
-from pfstudy.speed import phase
+from pfstudy.speed import archive
 from pfstudy.tasks import Device
 from trouble import SMALL, set_pace, write_module
 from under_way import PATIENCE_S, Sweep, Sweeps, wait_until
@@ -130,7 +130,7 @@ def test_a_measuring_process_that_dies_costs_the_measurement_alone(
 
         monkeypatch.setattr(pool, "start", die)
         device = Device("cpu", "cpu", "Some CPU")
-        measure_speed(pool, display, device, [variant], phase.save)
+        measure_speed(pool, display, device, [variant], archive.save)
     assert "speed could not be measured" in capfd.readouterr().err
     assert store.read_speeds(store.variant_directory(variant)) == []
 

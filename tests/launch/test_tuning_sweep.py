@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from pfstudy.errors import PfstudyError
 from pfstudy.inventory import find_runs
 from pfstudy.launch import job
 from pfstudy.launch.tuning import list_trials
+from pfstudy.sources import gather
 from pfstudy.tables.content import make_content
 from pfstudy.tables.rows import make_rows
 from pfstudy.tasks import Task
-from pfstudy.tuning import TUNED, TUNING
+from pfstudy.tuning import TUNED, TUNING, check_tuning
 from pfstudy.worker.run import train_run
 from trouble import SMALL, set_pace, write_module
-from under_way import Sweep, Sweeps, resumed_like, wait_until
+from under_way import Sweep, Sweeps, wait_until
 
 Ended = subprocess.CompletedProcess[str]
 
@@ -74,6 +76,12 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, pfstudy: Callable[..., Ended
     return Tuned(directory / "runs", done, pfstudy(directory, *GRID), attempts)
 
 
+def curves(directory: Path) -> list[list[str]]:
+    """What a run has written of its epochs, but for the seconds."""
+    with (directory / store.METRICS).open() as file:
+        return [line[:-1] for line in csv.reader(file)]
+
+
 BOTH = pytest.mark.parametrize("label", ["original", "maxpool"])
 
 
@@ -106,7 +114,7 @@ class TestTuned:
         choice = files.read_json(tuned.variant(label) / TUNED)
         chosen = choice["tried"]["lr"].index(choice["lr"])
         for index, run in enumerate(choice["runs"]):  # of the same seed and length
-            same = resumed_like(tuned.variant(label) / "seed0", tuned.runs / run)
+            same = curves(tuned.variant(label) / "seed0") == curves(tuned.runs / run)
             assert same == (index == chosen)
 
     def test_variants_are_tried_with_the_same_pairs(self, tuned: Tuned) -> None:
@@ -124,6 +132,16 @@ class TestTuned:
         config = files.read_json(directory / store.CONFIG)["config"]
         assert config["recipe"]["lr"] == 0.002
         assert config["tune"]["trials"] == 3
+
+    def test_trials_do_not_touch_the_test_images(self, tuned: Tuned) -> None:
+        for trial in find_runs(tuned.runs / TUNING):
+            metrics = files.read_json(trial / ledger.RECORD)["metrics"]
+            assert set(metrics) == {"val_top1_percent", "val_top5_percent", "val_loss"}
+            assert not (trial / store.PREDICTIONS).exists()
+        content = make_content(make_rows(gather([tuned.runs / TUNING]).records))
+        keys = [column.key for column in content.columns]
+        assert "val_top1_percent" in keys
+        assert not [key for key in keys if key.startswith("test")]
 
     def test_trials_say_nothing_of_tuning_and_keep_no_weights(self, tuned: Tuned) -> None:
         trials = find_runs(tuned.runs / TUNING)
@@ -294,3 +312,11 @@ def test_what_was_chosen_is_not_tried_again(make_run: Callable[..., Any]) -> Non
 
 def test_what_is_not_tuned_has_no_trials(make_run: Callable[..., Any]) -> None:
     assert list_trials(make_run().variant) == []
+
+
+def test_runs_are_not_mistaken_for_trials(tmp_path: Path) -> None:
+    config = compose(f"runs_dir={tmp_path / TUNING}")
+    with pytest.raises(PfstudyError, match="is the name of a directory of tuning trials"):
+        check_tuning(config)
+    files.write_json(tmp_path / TUNING / store.STUDIES / f"mine-{TUNING}.json", {})
+    check_tuning(config)  # of trials that are resumed

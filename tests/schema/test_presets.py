@@ -88,6 +88,14 @@ def test_hybrid_keeps_convolutions_where_the_resolution_falls_or_in_one_stage() 
     ]
 
 
+def test_norm_control_has_each_operation_with_norm_and_activation_and_without() -> None:
+    """The convolution with both is the backbone."""
+    assert labels_of("study=norm_control") == [
+        *("original", "conv-norm", "maxpool+norm", "maxpool"),
+        *("avgpool+norm", "avgpool", "dwconv", "dwconv-norm"),
+    ]
+
+
 def test_transformer_has_the_alternation_of_the_paper() -> None:
     found = [list(variant.operations.values()) for variant in variants_of("study=transformer")]
     assert ["original", "maxpool_mlp", "original", "maxpool_mlp"] in found

@@ -1,18 +1,13 @@
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from configs import variant_of
-from pfstudy import files, store
 from pfstudy.speed import phase
-from pfstudy.speed.setting import expected_place, setting_of
 from pfstudy.speed.summary import Timings
 from pfstudy.variant import Variant
 
@@ -281,137 +276,3 @@ def test_measuring_goes_on_until_the_widest_interval_is_narrow() -> None:
     width = maxpool["relative_latency_high"] - maxpool["relative_latency_low"]
     assert width / maxpool["relative_latency"] == pytest.approx(told[-1][1])
     assert told[-1][1] <= 0.025
-
-
-def saved(directory: Path, *settings: str) -> Variant:
-    """A variant in a directory of its own, with a measurement."""
-    variant = variant_of(MAXPOOL, *settings)
-    variant = replace(variant, config=replace(variant.config, runs_dir=str(directory)))
-    _, result = measure(FakeMeasure([1.0, 0.5]), *settings)
-    phase.save(variant, result)
-    return variant
-
-
-def test_a_measurement_is_found_again(tmp_path: Path) -> None:
-    variant = saved(tmp_path)
-    for place in ({"host": "here"}, {"host": "here", "device_kind": "cpu"}, PLACE):
-        found = phase.find_measured(variant, place)
-        assert found is not None
-        assert (found["relative_latency"], found["baseline_latency_ms"]) == (0.5, 2)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        pytest.param({"host": "elsewhere"}, id="host"),
-        pytest.param({"device": "Another CPU"}, id="device"),
-        pytest.param({"device_kind": "gpu"}, id="kind"),
-    ],
-)
-def test_a_measurement_of_another_place_is_not_taken(tmp_path: Path, change: Any) -> None:
-    assert phase.find_measured(saved(tmp_path), {**PLACE, **change}) is None
-
-
-def test_a_measurement_of_another_setting_is_not_taken(tmp_path: Path) -> None:
-    variant = saved(tmp_path)
-    changes: list[dict[str, Any]] = [
-        *({"batch_size": 2}, {"num_threads": 2}, {"layout": "channels_last"}),
-        *({"dtype": "bfloat16"}, {"backend": "compile"}, {"passes": "forward_backward"}),
-        *({"cache": "cold"}, {"cuda_graph": True}),
-    ]
-    for change in changes:
-        speed = replace(variant.config.speed, **change)
-        other = replace(variant, config=replace(variant.config, speed=speed))
-        assert phase.find_measured(other, PLACE) is None
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        pytest.param([], {}, id="auto"),
-        pytest.param(["trainer.accelerator=gpu"], {"device_kind": "gpu"}, id="where runs train"),
-        pytest.param(
-            ["trainer.accelerator=gpu", "speed.device=cpu"], {"device_kind": "cpu"}, id="named"
-        ),
-    ],
-)
-def test_the_kind_of_device_is_known_where_a_config_names_it(
-    settings: list[str], expected: dict[str, str]
-) -> None:
-    found = expected_place(variant_of(*settings).config)
-    assert found == {"host": platform.node(), **expected}
-
-
-def test_measurements_of_several_settings_stand_side_by_side(tmp_path: Path) -> None:
-    one, other = saved(tmp_path), saved(tmp_path, "speed.batch_size=8")
-    assert one.hash == other.hash
-    assert len(store.read_speeds(store.variant_directory(one))) == 2
-    found = [phase.find_measured(variant, PLACE) for variant in (one, other)]
-    assert [measured and measured["batch_size"] for measured in found] == [1, 8]
-
-
-OLD_KEYS = ("batch_size", "layout", "dtype", "backend", "num_threads")
-OLD_FIGURES = ("latency_ms", "baseline_latency_ms", "relative_latency")
-
-
-def old_measurement() -> dict[str, Any]:
-    """As it was written before there were passes, caches and CUDA graphs."""
-    _, result = measure(FakeMeasure([1.0, 0.5]))
-    return {key: result[key] for key in (*PLACE, *OLD_KEYS, *OLD_FIGURES)}
-
-
-def test_a_measurement_from_before_some_settings_is_found(tmp_path: Path) -> None:
-    variant = variant_of(MAXPOOL)
-    variant = replace(variant, config=replace(variant.config, runs_dir=str(tmp_path)))
-    here = {"version": setting_of(variant.config.speed)["version"]}
-    phase.save(variant, old_measurement() | here)
-    assert phase.find_measured(variant, PLACE) == old_measurement() | here
-
-
-@pytest.mark.parametrize("version", [None, "torch1.0"])
-def test_a_measurement_with_another_library_is_not_taken(
-    tmp_path: Path, version: str | None
-) -> None:
-    variant = variant_of(MAXPOOL)
-    variant = replace(variant, config=replace(variant.config, runs_dir=str(tmp_path)))
-    phase.save(variant, old_measurement() | {"version": version})
-    assert phase.find_measured(variant, PLACE) is None
-
-
-def test_a_figure_that_fell_back_is_taken_where_that_is_allowed_alone(tmp_path: Path) -> None:
-    variant = saved(tmp_path, "speed.backend=compile", "speed.fallback=true")
-    (path,) = (store.variant_directory(variant) / "speed").iterdir()
-    files.write_json(path, files.read_json(path) | {"fell_back": True})
-    assert phase.find_measured(variant, PLACE) is not None
-    strict = replace(variant.config, speed=replace(variant.config.speed, fallback=False))
-    assert phase.find_measured(replace(variant, config=strict), PLACE) is None
-
-
-def test_a_measurement_anew_replaces_the_file_from_before_some_settings(tmp_path: Path) -> None:
-    directory = store.variant_directory(saved(tmp_path))
-    (path,) = (directory / "speed").iterdir()
-    files.write_json(path, old_measurement())
-    saved(tmp_path)
-    assert list((directory / "speed").iterdir()) == [path]
-    assert "passes" in files.read_json(path)
-
-
-USUAL_NAME = "some-cpu_here_float32_contiguous_b1_t1_eager"
-
-
-@pytest.mark.parametrize(
-    ("change", "name"),
-    [
-        pytest.param({}, USUAL_NAME, id="usual"),
-        pytest.param({"passes": "forward_backward"}, f"{USUAL_NAME}_forward_backward", id="passes"),
-        pytest.param({"cache": "cold"}, f"{USUAL_NAME}_cold", id="cold"),
-        pytest.param({"cuda_graph": True}, f"{USUAL_NAME}_graph", id="graph"),
-        pytest.param(
-            {"backend": "compile", "num_threads": 4, "batch_size": 8, "dtype": "bfloat16"},
-            "some-cpu_here_bfloat16_contiguous_b8_t4_compile",
-            id="others",
-        ),
-    ],
-)
-def test_a_file_is_named_after_what_is_unusual(change: dict[str, Any], name: str) -> None:
-    assert phase.name_setting(old_measurement() | change) == name

@@ -1,26 +1,31 @@
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
-from configs import compose
+from configs import compose, variant_of
+from measurements import SETTING
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Speed
 from pfstudy.speed import setting
 from pfstudy.speed.setting import (
     KEYS,
+    MEASURING,
     VERSION,
     check_segments,
     check_settings,
     complete_setting,
     describe_setting,
+    expected_place,
+    name_setting,
     setting_of,
 )
 
-PLACE = {"device": "Some CPU", "host": "here"}
+PLACE = {"device": "Some CPU", "host": "here", "driver": None}
 
 
 def speed(**changes: Any) -> Speed:
@@ -70,15 +75,17 @@ def test_a_setting_without_a_device_is_named_without() -> None:
 
 
 def test_a_setting_has_every_key_that_is_comparable() -> None:
-    assert set(setting_of(speed())) == {*KEYS, VERSION}
+    assert set(setting_of(speed())) == {*KEYS, VERSION, MEASURING}
     measured = PLACE | setting_of(speed()) | {"latency_ms": 1.0}
     assert complete_setting(measured) == PLACE | setting_of(speed())
 
 
 def test_keys_that_an_older_measurement_lacks_have_their_only_value_of_then() -> None:
     old = {key: value for key, value in setting_of(speed()).items()
-           if key not in ("passes", "cache", "cuda_graph")}  # fmt: skip
-    assert complete_setting(PLACE | old) == PLACE | setting_of(speed())
+           if key not in ("passes", "cache", "cuda_graph", "measuring")}  # fmt: skip
+    assert complete_setting({"device": "Some CPU", "host": "here"} | old) == PLACE | setting_of(
+        speed()
+    )
 
 
 @pytest.mark.usefixtures("_onnxruntime")
@@ -240,3 +247,43 @@ def test_a_pass_that_cannot_be_looked_into_on_a_gpu_is_refused(
 @pytest.mark.parametrize("backend", ["eager", "compile", "compile_max_autotune"])
 def test_a_pass_that_can_be_looked_into_is_not_refused(backend: str) -> None:
     check_segments(speed(backend=backend, layout="channels_last", dtype="bfloat16"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        pytest.param([], {}, id="auto"),
+        pytest.param(["trainer.accelerator=gpu"], {"device_kind": "gpu"}, id="where runs train"),
+        pytest.param(
+            ["trainer.accelerator=gpu", "speed.device=cpu"], {"device_kind": "cpu"}, id="named"
+        ),
+    ],
+)
+def test_the_kind_of_device_is_known_where_a_config_names_it(
+    settings: list[str], expected: dict[str, str]
+) -> None:
+    found = expected_place(variant_of(*settings).config)
+    assert found == {"host": platform.node(), **expected}
+
+
+USUAL_NAME = "some-cpu_here_float32_contiguous_b1_t1_eager"
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        pytest.param({}, USUAL_NAME, id="usual"),
+        pytest.param({"passes": "forward_backward"}, f"{USUAL_NAME}_forward_backward", id="passes"),
+        pytest.param({"cache": "cold"}, f"{USUAL_NAME}_cold", id="cold"),
+        pytest.param({"cuda_graph": True}, f"{USUAL_NAME}_graph", id="graph"),
+        pytest.param({"driver": "580.65.06"}, f"{USUAL_NAME}_driver580.65.06", id="driver"),
+        pytest.param({"measuring": 2}, f"{USUAL_NAME}_measuring2", id="way of measuring"),
+        pytest.param(
+            {"backend": "compile", "num_threads": 4, "batch_size": 8, "dtype": "bfloat16"},
+            "some-cpu_here_bfloat16_contiguous_b8_t4_compile",
+            id="others",
+        ),
+    ],
+)
+def test_a_file_is_named_after_what_is_unusual(change: dict[str, Any], name: str) -> None:
+    assert name_setting({**SETTING, "version": None} | change) == name

@@ -10,22 +10,19 @@ import pytest
 
 from configs import variant_of
 from measurements import ENVIRONMENT, SETTING, measurement
-from pfstudy import files, store
+from pfstudy import files
 from pfstudy.errors import PfstudyError
-from pfstudy.speed.phase import find_measured
 from pfstudy.speed.results import (
     Network,
     Results,
     add_results,
     agree,
     compare_results,
-    find_results,
+    list_results,
     network_of,
     read_results,
     results_path,
-    take_results,
 )
-from pfstudy.speed.setting import setting_of
 
 LABELS = ("original", "maxpool", "avgpool", "identity")
 VARIANTS = {label: variant_of(f"block.spatial={label}") for label in LABELS}
@@ -62,22 +59,28 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     }
 
 
-def test_results_join_those_that_are_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("replaces", [False, True])
+def test_results_join_those_that_are_there(tmp_path: Path, replaces: bool) -> None:
     path = tmp_path / "x.json"
     add_results(path, networks(original=1.0, maxpool=0.8), ENVIRONMENT)
-    add_results(path, networks(avgpool=0.9, maxpool=0.7), ENVIRONMENT)
+    more = networks(avgpool=0.9, maxpool=0.7)  # as wide, of as many processes
+    add_results(path, more, ENVIRONMENT, replace=replaces)
     found = {n.label: n.measured["relative_latency"] for n in read_results(path).networks}
-    assert found == {"original": 1.0, "maxpool": 0.7, "avgpool": 0.9}
+    assert found == {"original": 1.0, "maxpool": 0.7 if replaces else 0.8, "avgpool": 0.9}
 
 
-def test_a_network_is_found_by_what_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    assert find_results(path) == {}
-    add_results(path, networks(maxpool=0.8), ENVIRONMENT)
-    found = find_results(path)
-    same = variant_of("block.spatial=maxpool", "recipe.lr=0.3")
-    assert found[same.architecture_hash].measured == measurement(0.8)
-    assert VARIANTS["avgpool"].architecture_hash not in found
+def test_results_files_below_the_runs_are_listed(tmp_path: Path) -> None:
+    """Neither block tables nor damaged files."""
+    for batch_size in (1, 8):
+        found = [
+            replace(n, measured=measurement(batch_size=batch_size)) for n in networks(maxpool=1)
+        ]
+        add_results(results_path(tmp_path, found[0].measured), found, ENVIRONMENT)
+    (tmp_path / "speed" / "damaged.json").write_text("{")
+    listed = list_results(tmp_path)
+    assert [results.setting["batch_size"] for results in listed] == [1, 8]
+    (network,) = listed[0].networks_by_identity.items()
+    assert network == (VARIANTS["maxpool"].architecture_hash, listed[0].networks[0])
 
 
 @pytest.mark.parametrize(
@@ -135,61 +138,6 @@ def test_another_schema_is_named(tmp_path: Path, version: int | None) -> None:
     files.write_json(path, {"schema_version": version})
     with pytest.raises(PfstudyError, match=f"its schema version is {version}, not 1"):
         read_results(path)
-
-
-class TestTakeResults:
-    @pytest.fixture
-    def prepare(self, make_run: Callable[..., store.Run]) -> Callable[..., Path]:
-        """Make the directory of a run; returns that of its variant."""
-
-        def prepared(*overrides: str) -> Path:
-            run = make_run(*overrides)
-            store.prepare(run)
-            return run.directory.parent
-
-        return prepared
-
-    def test_go_beside_every_variant_with_the_network(self, tmp_path: Path, prepare: Any) -> None:
-        maxpool = [
-            prepare("block.spatial=maxpool"),
-            prepare("block.spatial=maxpool", "recipe.lr=0.3"),
-        ]
-        prepare("block.spatial=maxpool", "seed=1")  # of the first variant
-        avgpool = prepare("block.spatial=avgpool")
-        taken = take_results(results_of(maxpool=0.8, identity=0.5).networks, tmp_path / "runs")
-        assert list(taken.written) == ["resnet_digits maxpool"]
-        written = taken.written["resnet_digits maxpool"]
-        assert {path.parent.parent for path in written} == set(maxpool)
-        assert len(written) == 2
-        assert [store.read_speeds(directory) for directory in maxpool] == [[measurement(0.8)]] * 2
-        assert store.read_speeds(avgpool) == []
-
-    def test_are_found_afterwards(self, tmp_path: Path, make_run: Callable[..., store.Run]) -> None:
-        run = make_run("block.spatial=maxpool")
-        store.prepare(run)
-        here = setting_of(run.variant.config.speed)["version"]
-        network = replace(*networks(maxpool=0.8), measured=measurement(0.8, version=here))
-        take_results([network], tmp_path / "runs")
-        assert find_measured(run.variant, {"device": "Some CPU"}) == network.measured
-
-    @pytest.mark.parametrize("again", [False, True])
-    def test_replace_those_of_the_same_setting_if_asked(
-        self, tmp_path: Path, prepare: Any, again: bool
-    ) -> None:
-        directory = prepare("block.spatial=maxpool")
-        for results in (results_of(maxpool=0.8), results_of("Another CPU", maxpool=0.7)):
-            take_results(results.networks, tmp_path / "runs")
-        new = results_of(maxpool=0.6).networks
-        taken = take_results(new, tmp_path / "runs", replace=again)
-        found = {m["device"]: m["relative_latency"] for m in store.read_speeds(directory)}
-        assert found == {"Some CPU": 0.6 if again else 0.8, "Another CPU": 0.7}
-        assert list(taken.written if again else taken.kept) == ["resnet_digits maxpool"]
-        assert list(take_results(results_of("Another CPU", maxpool=0.7).networks, tmp_path / "runs").same) == ["resnet_digits maxpool"]  # fmt: skip  # noqa: E501
-
-    def test_without_runs_write_nothing(self, tmp_path: Path) -> None:
-        taken = take_results(results_of(maxpool=0.8).networks, tmp_path / "runs")
-        assert (taken.written, taken.kept, taken.same) == ({}, {}, {})
-        assert list(tmp_path.iterdir()) == []
 
 
 class TestCompareResults:

@@ -509,3 +509,44 @@ class TestCommand:
         assert (code, out) == (2, "")
         (sentence,) = err.splitlines()
         assert sentence.startswith(f"pfstudy: {phrase}")
+
+
+class TestNorm:
+    """Norm and activation go with the replaced layers of some variants."""
+
+    @staticmethod
+    def variant(record: Callable[..., Record], label: str, *, loses: bool) -> Record:
+        made = record(label)
+        if loses:
+            site = made["identity"]["canonical"]["sites"]["layer1.0.conv2"]
+            site["drops"] = ["layer1.0.act2", "layer1.0.bn2"]
+        return made
+
+    def test_that_some_lost_is_a_finding(self, record: Callable[..., Record]) -> None:
+        variants = [self.variant(record, "maxpool", loses=True), record("dwconv")]
+        audit = audit_records([record(), *variants])
+        (finding,) = audit.findings
+        assert (finding.key, finding.kind) == ("norm_act", "norm and activation")
+        assert values(finding) == {"dropped": ["maxpool"], "kept": ["dwconv"]}
+        caption = make_content(make_rows([record(), *variants])).caption
+        assert "Not the same for all rows: norm and activation; see pfstudy audit." in caption
+        assert "(no norm): without the norm and activation of the replaced layers" in caption
+
+    def test_that_all_lost_is_a_remark(self, record: Callable[..., Record]) -> None:
+        names = ("maxpool", "avgpool")
+        variants = [self.variant(record, name, loses=True) for name in names]
+        audit = audit_records([record(), *variants])
+        assert audit.findings == ()
+        assert "norm and activation" in audit.compared
+        (remark,) = audit.remarks
+        assert remark.startswith("All substituted variants lack the norm and activation")
+
+    def test_that_none_lost_is_nothing(self, record: Callable[..., Record]) -> None:
+        audit = audit_records([record(), record("dwconv")])
+        assert (audit.findings, audit.remarks) == ((), ())
+        assert "norm and activation" not in audit.compared
+
+    def test_it_is_marked_in_tables(self, record: Callable[..., Record]) -> None:
+        variants = [self.variant(record, "maxpool", loses=True), record("dwconv")]
+        rows = make_rows([record(), *variants])
+        assert list(rows.frame["variant"]) == ["original (conv)", "maxpool (no norm)", "dwconv"]

@@ -16,7 +16,7 @@ from pfstudy.counting import MACS_SENTENCE
 from pfstudy.errors import PfstudyError
 from pfstudy.speed.blocktable import BlockTable, HeldOut
 from pfstudy.speed.layers import Layers, put_together
-from pfstudy.speed.phase import name_setting
+from pfstudy.speed.setting import name_setting
 from pfstudy.speed.summary import Ceilings, SegmentTimings
 from pfstudy.tables.layers import (
     block_table,

@@ -176,14 +176,16 @@ class TestLatency:
 
 
 class TestReconciledLatencies:
-    MAXPOOL = a_row(latency_source={"baseline_latency_ms": 3.0, "relative_latency": 0.5})
+    MAXPOOL = a_row(
+        latency_source={"latency_ms": 1.6, "baseline_latency_ms": 3.0, "relative_latency": 0.5}
+    )
 
     def latencies(self, *rows: PlannedVariant) -> list[float | None]:
         return [row.latency_ms for row in reconcile_latencies(rows)]
 
-    def test_are_referred_to_the_time_of_the_backbone(self) -> None:
+    def test_that_are_predicted_are_referred_to_the_time_of_the_backbone(self) -> None:
         """The backbone was measured when the machine was faster."""
-        backbone = {"baseline_latency_ms": 2.0, "relative_latency": 1.0}
+        backbone = {"latency_ms": 2.1, "baseline_latency_ms": 2.0, "relative_latency": 1.0}
         predicted = a_row(
             "avgpool",
             latency_source={"baseline_latency_ms": 5.0},
@@ -191,19 +193,19 @@ class TestReconciledLatencies:
         )
         done = replace(DONE, latency_source=backbone)
         measured = replace(self.MAXPOOL, latency_is_estimate=False)
-        assert self.latencies(measured, predicted, done) == pytest.approx([1.0, 1.6, 2.0])
-        assert self.latencies(predicted, measured) == pytest.approx([2.4, 1.5])
+        assert self.latencies(measured, predicted, done) == pytest.approx([1.6, 1.6, 2.1])
+        assert self.latencies(predicted, measured) == pytest.approx([2.4, 1.6])
         assert self.latencies(predicted) == pytest.approx([4.0])
 
     def test_are_as_they_are_where_they_were_timed_for_a_moment(self) -> None:
-        assert self.latencies(self.MAXPOOL, a_row("avgpool")) == pytest.approx([1.5, 0.4687])
+        assert self.latencies(self.MAXPOOL, a_row("avgpool")) == pytest.approx([1.6, 0.4687])
 
     def test_are_not_referred_to_another_backbone(self) -> None:
         other = replace(
             a_row(latency_source={"baseline_latency_ms": 7.0, "relative_latency": 1.0}),
             variant=variant_of("model=vit_digits"),
         )
-        assert self.latencies(other, self.MAXPOOL) == pytest.approx([7.0, 1.5])
+        assert self.latencies(other, self.MAXPOOL) == pytest.approx([7.0, 1.6])
 
 
 class TestState:

@@ -35,7 +35,7 @@ def rows(record: Any) -> Rows:
             *(
                 record("maxpool", accuracy, seed=seed, speed=(1.6, 0.8), params=500_000,
                        macs=123_456_789)
-                for seed, accuracy in enumerate((96.0, 96.6))
+                for seed, accuracy in enumerate((96.0, 96.9))
             ),
         ]
     )  # fmt: skip
@@ -336,3 +336,12 @@ class TestCompiledLatex:
         text, _ = compiled(content)
         assert latex(content).count(r"\multirow{2}{*}") == 2
         assert text.count("resnet18") == text.count("resnet50") == 1
+
+
+@pytest.mark.parametrize("value", [1.2345e-15, 96.123456789012345, 1 / 3, 0.1 + 0.2])
+def test_json_keeps_every_digit(record: Any, value: float) -> None:
+    made = record("maxpool", value)
+    (row,) = json.loads(render.json(make_content(make_rows([made]))))
+    assert row["test_top1_percent"] == value
+    assert row["test_top1_percent_std"] is None
+    assert row["num_seeds"] == 1

@@ -8,6 +8,8 @@ import pytest
 
 from pfstudy.errors import PfstudyError
 from pfstudy.tables.columns import COLUMNS
+from pfstudy.tables.content import make_content
+from pfstudy.tables.effects import fit_levels
 from pfstudy.tables.marks import explain_marks, speed_mark
 from pfstudy.tables.rows import Rows, make_rows
 from pfstudy.tables.speeds import choose_speed
@@ -115,10 +117,11 @@ def test_speed_is_the_inverse_of_the_relative_latency(record: Any) -> None:
     assert rows.speed["device"] == "Some CPU"
 
 
-def test_latencies_agree_with_the_speed_beside_them(record: Any) -> None:
+def test_latencies_are_as_measured_and_compared_by_ratios(record: Any) -> None:
     """The variant was timed later, when the machine was slower by half."""
     rows = make_rows([record(speed=(2.0, 1.0)), record("maxpool", speed=(2.4, 0.8))])
-    assert by_variant(rows, "latency_ms") == {"original (conv)": 2.0, "maxpool": 1.6}
+    assert by_variant(rows, "latency_ms") == {"original (conv)": 2.0, "maxpool": 2.4}
+    assert by_variant(rows, "comparable_latency_ms") == {"original (conv)": 2.0, "maxpool": 1.6}
 
 
 def test_without_the_baseline_its_latency_is_the_one_beside_the_variant(record: Any) -> None:
@@ -181,8 +184,8 @@ def test_an_unknown_setting_of_speed_lists_the_choices(measured: Any) -> None:
         choose_speed(measured, ["bach_size=64"])
     assert str(caught.value) == (
         "the setting of speed 'bach_size' does not exist; choose from: device, host, batch_size, "
-        "layout, dtype, backend, passes, cache, cuda_graph, num_threads, version. Did you mean "
-        "'batch_size'?"
+        "layout, dtype, backend, passes, cache, cuda_graph, num_threads, version, driver, "
+        "measuring. Did you mean 'batch_size'?"
     )
 
 
@@ -291,3 +294,38 @@ def test_values_are_written_for_people(key: str, value: Any, written: str) -> No
 def test_keys_of_columns_are_unique() -> None:
     keys = [column.key for column in COLUMNS]
     assert len(set(keys)) == len(keys)
+
+
+class TestTrials:
+    """Tuning trials are not tested: they show their validation accuracy, and nothing is judged."""
+
+    @staticmethod
+    def trial(record: Any, label: str, lr: float) -> Any:
+        made = record(label, family=f"lr{lr}", lr=lr)
+        made["metrics"] = {"val_top1_percent": 100 * lr}
+        return made
+
+    def test_a_table_of_trials_shows_validation_accuracy(self, record: Any) -> None:
+        rows = make_rows([self.trial(record, "original", lr) for lr in (0.1, 0.2)])
+        content = make_content(rows)
+        keys = [column.key for column in content.columns]
+        assert "val_top1_percent" in keys
+        assert not [key for key in keys if key.startswith(("test", "difference", "verdict"))]
+        assert content.caption.startswith("Validation accuracy on digits after the last epoch")
+        assert "not tested" in content.caption
+        assert rows.lacks_baseline == ()
+        assert fit_levels(rows) == []
+
+    def test_asked_for_test_columns_are_blank(self, record: Any) -> None:
+        rows = make_rows([self.trial(record, "original", 0.1)])
+        content = make_content(rows, columns=["test_top1_percent", "difference_points"])
+        assert [cell.first for cell in content.lines[0][-2:]] == ["", ""]
+
+    def test_runs_beside_them_are_judged_as_without_them(self, record: Any) -> None:
+        runs = [record(label, a, seed=s) for label, a, s in
+                (("original", 97, 0), ("original", 97.5, 1), ("maxpool", 95, 0), ("maxpool", 95.2, 1))]  # fmt: skip  # noqa: E501
+        alone = make_rows(runs).frame.set_index("hash")
+        beside = make_rows([self.trial(record, "original", 0.3), *runs]).frame.set_index("hash")
+        keys = ["difference_points", "difference_low", "p_value", "verdict", "is_control", "front"]
+        assert beside.loc[alone.index, keys].equals(alone[keys])
+        assert beside.loc["lr0.3", keys].isna().sum() == 5

@@ -213,13 +213,15 @@ def gather_runs(sources: Sequence[str | Path], study: str | None) -> Gathered:
     Raises:
         PfstudyError: There are none; says what there is instead.
     """
-    from pfstudy.sources import gather
+    from pfstudy.sources import DAMAGED, gather
 
     found = gather(sources, study, lambda text: print(text, file=sys.stderr))
     if found.records:
         return found
     where = ", ".join(map(str, sources)) + (f" of the study {study}" if study else "")
-    parts = [counted(len(found.incomplete), "run") + " not done"] if found.incomplete else []
+    num_damaged = sum(run.state == DAMAGED for run in found.incomplete)
+    left = {"damaged": num_damaged, "not done": len(found.incomplete) - num_damaged}
+    parts = [f"{counted(number, 'run')} {state}" for state, number in left.items() if number]
     if found.num_foreign:
         parts.append(f"{counted(found.num_foreign, 'run')} that pfstudy did not log")
     there = f", but {' and '.join(parts)}" if parts else "; train some first"

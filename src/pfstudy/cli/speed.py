@@ -26,8 +26,9 @@ _HELP = """Measure speed beside the unsubstituted backbone; trains nothing, read
         speed.layout=contiguous,channels_last speed.backend=eager,compile
     pfstudy speed --by-layer paper=r50_max data=imagenet    where the time goes
 
-What has been measured on this device in the same setting is shown and not measured again,
-unless --again is given. Results are kept in runs/speed, a file for every device and setting.
+What has been measured on this device in the same setting, by a sweep for example, is shown and
+not measured again. --again measures more processes and pools them with those before; --replace
+forgets those before. Results are kept in runs/speed, a file for every device and setting.
 """
 
 
@@ -55,7 +56,10 @@ def measure(
         bool, typer.Option("--by-layer", help="Show where the time goes, block by block.")
     ] = False,
     again: Annotated[
-        bool, typer.Option("--again", help="Measure what has been measured before, too.")
+        bool, typer.Option("--again", help="Measure more of what has been measured before.")
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Forget what has been measured before.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -66,15 +70,22 @@ def measure(
     if by_layer:
         _show_layers(configs, as_json)
     else:
-        show_speed(configs, again=again, as_json=as_json)
+        show_speed(configs, again=again, replace=replace, as_json=as_json)
 
 
-def show_speed(configs: Sequence[Config], *, again: bool = False, as_json: bool = False) -> None:
+def show_speed(
+    configs: Sequence[Config],
+    *,
+    again: bool = False,
+    replace: bool = False,
+    as_json: bool = False,
+) -> None:
     """Measure networks and print a table for every device.
 
     Args:
         configs: What to measure, and how.
-        again: Whether to measure what has been measured before, too.
+        again: Whether to measure what has been measured before, too, and to pool both.
+        replace: Whether to measure it and to forget what was known.
         as_json: Print the measurements as JSON and nothing else.
 
     Raises:
@@ -84,7 +95,7 @@ def show_speed(configs: Sequence[Config], *, again: bool = False, as_json: bool 
     from pfstudy.launch.speed import measure_networks
     from pfstudy.tables.speed import speed_data, speed_tables
 
-    measured = measure_networks(configs, again=again)
+    measured = measure_networks(configs, again=again, replace=replace)
     if as_json:
         print(json.dumps(speed_data(measured.networks), indent=1))
     else:
@@ -188,18 +199,19 @@ def compare(
 def take(
     results: Annotated[list[Path], typer.Argument(help="Results files of pfstudy speed.")],
     runs: RunsDir = Path("runs"),
-    again: Annotated[
-        bool, typer.Option("--again", help="Replace what is there of the same setting, too.")
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Forget what is there of the same setting.")
     ] = False,
 ) -> None:
     """Take results, of another machine, say, into the runs here: tables can show them then."""
-    from pfstudy.speed.results import read_results, take_results
+    from pfstudy.speed.archive import take_results
+    from pfstudy.speed.results import read_results
 
     read = [(path, read_results(path)) for path in results]
     if not runs.is_dir():
         raise PfstudyError(f"there is no directory {runs}; --runs says where the runs are.")
     for path, found in read:
-        taken = take_results(found.networks, runs, replace=again)
+        taken = take_results(found.networks, runs, replace=replace)
         number = sum(map(len, taken.written.values()))
         names = [network.name for network in found.networks]
         print(
@@ -207,7 +219,9 @@ def take(
             f"{counted(number, 'variant')} in {runs}"
         )
         if taken.kept:
-            print(f"  measured here already, --again replaces it: {', '.join(taken.kept)}")
+            print(
+                f"  measured here better, --replace takes it in any case: {', '.join(taken.kept)}"
+            )
         left = [name for name in names if name not in {**taken.written, **taken.kept, **taken.same}]
         if left:
             print(f"  no runs here have the networks of {', '.join(left)}")

@@ -21,6 +21,7 @@ from pfstudy.stats.front import on_front
 from pfstudy.tables.columns import ACCURACY, BY_KEY
 from pfstudy.tables.effects import in_order
 from pfstudy.tables.rows import Rows, main_operation
+from pfstudy.tables.timing import COMPARABLE, were_timed_together
 
 COSTS = ("latency_ms", "macs", "params")
 
@@ -41,13 +42,16 @@ def accuracy_against(rows: Rows, cost: str) -> Any:
     relative to the backbone. A ring marks who is on the front in at least 95 % of bootstrap draws.
 
     Raises:
-        PfstudyError: The cost is not known of any variant.
+        PfstudyError: The cost is not known of any variant, or none was tested.
     """
-    frame = rows.frame[rows.frame[cost].notna()].copy()
+    frame = rows.frame[rows.frame[cost].notna() & rows.frame[ACCURACY].notna()].copy()
     column = BY_KEY[cost]
+    if rows.frame[ACCURACY].isna().all():
+        raise PfstudyError("these are tuning trials, which have no test accuracy to plot.")
     if frame.empty:
         raise PfstudyError(f"no {column.label} is known here; measure it with pfstudy speed.")
-    frame["x"] = frame[cost] * (column.scale or 1)
+    apart = cost == "latency_ms" and not were_timed_together(rows.frame)
+    frame["x"] = frame[COMPARABLE if apart else cost] * (column.scale or 1)
     frame["y"] = frame[ACCURACY]
     spread = frame[f"{ACCURACY}_std"].fillna(0)
     frame["y_low"], frame["y_high"] = frame["y"] - spread, frame["y"] + spread
@@ -97,6 +101,8 @@ def accuracy_against(rows: Rows, cost: str) -> Any:
         ]
     said = [describe_setting(rows.speed), *rows.speed_remarks] if cost == "latency_ms" else []
     said += textwrap.wrap(MACS_SENTENCE, _TITLE_WIDTH) if cost == "macs" else []
+    if apart:
+        said.append("Latency: time relative to the backbone, times the latency of one backbone.")
     title = alt.TitleParams(said, fontSize=7) if any(said) else alt.Undefined
     return dress(alt.layer(*layers, title=title).properties(width=COLUMN_WIDTH, height=_HEIGHT))
 

@@ -17,7 +17,7 @@ from pfstudy.data.loading import (
     describe_pixels,
 )
 from pfstudy.data.order import Share, check_share
-from pfstudy.environment import cpu_model
+from pfstudy.environment import cpu_model, nvidia_driver
 from pfstudy.errors import PfstudyError, first_line
 from pfstudy.losses import check_objective
 from pfstudy.network.behaviour import Backbone
@@ -233,7 +233,8 @@ def _devices(key: str, wanted: str) -> tuple[Device, ...]:
         raise PfstudyError(f"{key}=gpu, but there is no GPU here; use auto or cpu.")
     gpus = [torch.cuda.get_device_properties(index) for index in range(number)]
     found = tuple(
-        Device("gpu", gpu_id(gpu.uuid, index), gpu.name) for index, gpu in enumerate(gpus)
+        Device("gpu", gpu_id(gpu.uuid, index), gpu.name, nvidia_driver())
+        for index, gpu in enumerate(gpus)
     )
     return found or (Device("cpu", "cpu", cpu_model()),)
 

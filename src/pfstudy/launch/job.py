@@ -35,7 +35,7 @@ from pfstudy.launch.sweep import (
 )
 from pfstudy.launch.tuning import list_trials
 from pfstudy.schema.config import Config
-from pfstudy.speed import phase
+from pfstudy.speed import archive
 from pfstudy.tasks import Task
 from pfstudy.variant import make_variant
 from pfstudy.words import counted
@@ -190,7 +190,7 @@ def _run_as_rank(config: Config) -> SweepResult | None:
             run.directory.absolute(),
             study=study,
             mode=mode,
-            speed=phase.find_measured(variant, {"host": platform.node()}) or {},
+            speed=archive.find_measured(variant, {"host": platform.node()}) or {},
             environment=describe_environment(),
             accumulation=ledger.last_accumulation(run.directory, config.trainer.accumulation),
         )

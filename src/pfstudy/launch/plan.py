@@ -38,7 +38,7 @@ from pfstudy.launch.training import choose_slots
 from pfstudy.launch.trials import NOWHERE, Candidate, Trials, Tried
 from pfstudy.launch.tuning import list_trials
 from pfstudy.schema.config import Config
-from pfstudy.speed import phase
+from pfstudy.speed import archive
 from pfstudy.speed.blocktable import Prediction, TableFinder
 from pfstudy.speed.setting import expected_place, setting_of
 from pfstudy.tasks import Checked, Device, Slot, place_of
@@ -178,7 +178,7 @@ class _Planner:
         self.display.note(f"done in {time.monotonic() - started:.1f} s")
 
     def _lacks_speed(self, variant: Variant) -> bool:
-        known = phase.find_measured(variant, self.place) or self._predict(variant)
+        known = archive.find_measured(variant, self.place) or self._predict(variant)
         return self.config.speed.enabled and known is None
 
     def _predict(self, variant: Variant) -> Prediction | None:
@@ -201,7 +201,7 @@ class _Planner:
         """The devices on which a variant was measured in its setting."""
         speeds = store.read_speeds(store.variant_directory(variant))
         devices = dict.fromkeys(str(measured["device"]) for measured in speeds)
-        return [d for d in devices if phase.find_measured(variant, {**self.place, "device": d})]
+        return [d for d in devices if archive.find_measured(variant, {**self.place, "device": d})]
 
     def _assemble(self) -> Plan:
         runs: dict[str, list[PlannedRun]] = {}
@@ -251,7 +251,7 @@ class _Planner:
     ) -> PlannedVariant:
         tried = self.tried.get(variant.hash)
         cost = tried.cost if tried else recorded_cost(runs)
-        measured = phase.find_measured(variant, self.place)
+        measured = archive.find_measured(variant, self.place)
         is_predicted = self.config.speed.enabled and not measured
         table = self.tables.find(variant, self.place) if is_predicted else None
         predicted = table.predict(variant) if table else None

@@ -187,7 +187,7 @@ def recorded_cost(runs: Iterable[PlannedRun]) -> dict[str, Any]:
 
 
 def reconcile_latencies(rows: Iterable[PlannedVariant]) -> list[PlannedVariant]:
-    """Refer what was measured or predicted of a backbone's networks to one time of the backbone.
+    """Give latencies: as measured, or predicted relative to one time of the backbone.
 
     Ratios to it hold from day to day; times differ by more.
     """
@@ -198,7 +198,9 @@ def reconcile_latencies(rows: Iterable[PlannedVariant]) -> list[PlannedVariant]:
             reference = row.latency_source["baseline_latency_ms"]
             references.setdefault(backbone_of(row.variant), reference)
     return [
-        replace(row, latency_ms=row.relative_latency * references[backbone_of(row.variant)])
+        replace(row, latency_ms=row.latency_source["latency_ms"])
+        if "latency_ms" in row.latency_source
+        else replace(row, latency_ms=row.relative_latency * references[backbone_of(row.variant)])
         if row.relative_latency
         else row
         for row in found

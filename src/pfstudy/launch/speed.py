@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ from pfstudy.launch.display import Display
 from pfstudy.launch.measure import measure_speed
 from pfstudy.launch.pool import PRELOAD, Pool
 from pfstudy.schema.config import Config
-from pfstudy.speed import results
-from pfstudy.speed.phase import may_stand
+from pfstudy.speed import archive, results
+from pfstudy.speed.pooling import pool as pool_measurements
 from pfstudy.speed.results import Network
-from pfstudy.speed.setting import check_settings, device_name, expected_place, setting_of
+from pfstudy.speed.setting import PLACE, check_settings, device_name, expected_place, setting_of
 from pfstudy.tasks import Device, place_of
 from pfstudy.variant import Variant, make_variant
 
@@ -42,12 +41,16 @@ class Measured:
     problems: Mapping[str, str] = field(default_factory=dict)
 
 
-def measure_networks(configs: Sequence[Config], *, again: bool = False) -> Measured:
+def measure_networks(
+    configs: Sequence[Config], *, again: bool = False, replace: bool = False
+) -> Measured:
     """Measure the networks of configs beside their baselines, each in its setting.
 
     Args:
         configs: What to measure; ``speed`` may differ between them.
-        again: Whether to measure what has been measured on this device and setting, too.
+        again: Whether to measure what has been measured on this device and setting, too, and to
+            pool both.
+        replace: Whether to measure it and to forget what was known.
 
     Raises:
         PfstudyError: Something cannot be measured; found before anything is.
@@ -59,9 +62,10 @@ def measure_networks(configs: Sequence[Config], *, again: bool = False) -> Measu
     root = Path(configs[0].runs_dir)
     store.check_writable(root)
     found: dict[tuple[str, str], Network] = {}
-    new: list[Network] = []
+    new: dict[tuple[str, str], Network] = {}
     paths: dict[Path, None] = {}
-    known_in = cache(results.find_results)
+    directories = archive.list_directories(root)
+    outdated = {_key(variant) for variant in variants} if replace else set()
     problems: dict[str, str] = {}
     with Display() as display, Pool(PRELOAD, configs[0].launcher.stop_seconds) as pool:
         devices = check_networks(pool, display, variants)
@@ -72,30 +76,30 @@ def measure_networks(configs: Sequence[Config], *, again: bool = False) -> Measu
             here = [variant for variant in variants if device_name(variant.config) == name]
 
             def keep(variant: Variant, measured: Mapping[str, Any]) -> None:
-                network = results.network_of(variant, measured)
-                path = results.results_path(root, measured)
-                results.add_results(path, [network], measured["environment"])
-                found[_key(variant)] = network
-                new.append(network)
-                paths[path] = None
+                key = _key(variant)
+                is_first = key in outdated  # and pooled where it is measured several times
+                outdated.discard(key)
+                at = {part: measured[part] for part in PLACE}
+                known = None if is_first else archive.find_measured(variant, at, directories)
+                measured = measured if known is None else pool_measurements(known, measured)
+                found[key] = new[key] = archive.add(variant, measured, replace=is_first)
+                archive.take_results([new[key]], root, replace=True, directories=directories)
+                paths[results.results_path(root, measured)] = None
 
             todo = []
             for variant in here:
-                expected = {**place, **setting_of(variant.config.speed)}
-                path = results.results_path(root, expected)
-                known = None if again else known_in(path).get(variant.architecture_hash)
-                if known is None or not may_stand(known.measured, variant.config.speed):
+                known = archive.find_measured(variant, place, directories)
+                if known is None or again or replace:
                     todo.append(variant)
                 else:
-                    found[_key(variant)] = known
-                    paths[path] = None
+                    found[_key(variant)] = archive.add(variant, known)
+                    paths[results.results_path(root, known)] = None
             if len(todo) < len(here):
-                display.note(f"{len(here) - len(todo)} measured before; --again measures anew")
+                display.note(f"{len(here) - len(todo)} measured before; --again measures more")
             if todo:
                 problems |= measure_speed(pool, display, device, todo, keep, here)
     asked = [found[_key(variant)] for variant in variants if _key(variant) in found]
-    taken = results.take_results(new, root, replace=True)
-    beside = {path.parent for written in taken.written.values() for path in written}
+    beside = {d for network in new.values() for d in directories.get(network.architecture_hash, ())}
     return Measured(tuple(asked), tuple(paths), len(beside), problems)
 
 

@@ -27,9 +27,10 @@ from pfstudy.schema.closure import source_files
 from pfstudy.schema.config import Config
 from pfstudy.schema.designs import parse_constraints
 from pfstudy.schema.operations import ORIGINAL, find_operation
-from pfstudy.speed import phase
+from pfstudy.speed import archive
+from pfstudy.speed.results import Network
 from pfstudy.speed.setting import check_settings, expected_place
-from pfstudy.tasks import Checked, place_of
+from pfstudy.tasks import Checked, Device, place_of
 from pfstudy.tuning import check_tuning
 from pfstudy.variant import Variant, make_variant
 from pfstudy.words import counted
@@ -256,12 +257,13 @@ class _Sweep:
 
     def unmeasured(self) -> list[Variant]:
         """The variants whose speed is asked for and not known at the place."""
-        return [v for v in self.timed() if phase.find_measured(v, self.place) is None]
+        return [v for v in self.timed() if archive.find_measured(v, self.place) is None]
 
     def run_phases(self, *, train: bool, patient: bool) -> None:
         """Check, measure and train what is not done."""
         if not self.todo and not self.unmeasured():
             self._add_to_study()
+            self._place_known()
             return
         tracked = self.config.logger.name != "none" and bool(self.todo)
         preload = PRELOAD + PRELOAD_TRACKING if tracked else PRELOAD
@@ -289,13 +291,8 @@ class _Sweep:
             if unmeasured and not patient and not lease.is_free(device.id):
                 self.display.note("speed is not measured: other runs use the device")
             elif unmeasured:
-                wanted = {variant.hash for variant in unmeasured}
-
-                def keep(variant: Variant, result: Mapping[str, Any]) -> None:
-                    if variant.hash in wanted:
-                        phase.save(variant, result)
-
-                measure_speed(pool, self.display, device, unmeasured, keep, self.timed())
+                self._measure(pool, device, unmeasured)
+            self._place_known()
             if not train:
                 return
             if mode != "disabled" and self.todo:
@@ -309,6 +306,22 @@ class _Sweep:
                 self._stop(pool)
                 if mode != "disabled":
                     tracking.stop_service()
+
+    def _measure(self, pool: Pool, device: Device, variants: Sequence[Variant]) -> None:
+        known = {variant.hash for variant in self.variants}
+        networks: dict[str, Network] = {}
+
+        def keep(variant: Variant, result: Mapping[str, Any]) -> None:
+            add = archive.save if variant.hash in known else archive.add
+            networks[variant.architecture_hash] = add(variant, result)
+
+        measure_speed(pool, self.display, device, variants, keep, self.timed())
+        archive.take_results(networks.values(), self.root)  # of other recipes, too
+
+    def _place_known(self) -> None:
+        """Put what `pfstudy speed` has measured where tables look for it."""
+        for variant in self.timed():
+            archive.place_beside(variant, self.place)
 
     def _add_to_study(self) -> None:
         store.add_to_study(self.root, self.study, self.runs, self.config.study.looks)

@@ -283,9 +283,10 @@ class Training:
 
     def _say_done(self, run: store.Run, how: str) -> None:
         metrics: Mapping[str, Any] = files.read_json(run.directory / ledger.RECORD)["metrics"]
-        text = f"{metrics['test_top1_percent']:.2f} %{how}"
-        if is_trial(run.directory):  # on the test split, nobody is to look at it
+        if is_trial(run.directory):
             text = f"{metrics['val_top1_percent']:.2f} % on validation{how}"
+        else:
+            text = f"{metrics['test_top1_percent']:.2f} %{how}"
         self.display.end(self.names[run.directory], text)
 
 

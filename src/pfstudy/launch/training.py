@@ -13,7 +13,7 @@ from pfstudy.launch.pool import Event, Pool
 from pfstudy.launch.probe import probe_slots
 from pfstudy.launch.slots import available_cores, make_slots
 from pfstudy.launch.train import Training
-from pfstudy.speed import phase
+from pfstudy.speed import archive
 from pfstudy.tasks import Device, Slot, Task
 from pfstudy.tracking import Mode
 from pfstudy.variant import Variant
@@ -79,7 +79,7 @@ class RunTrainer:
                 study=study,
                 mode=self._mode,
                 devices=tuple(device.id for device in slot.devices),
-                speed=phase.find_measured(run.variant, self._place) or {},
+                speed=archive.find_measured(run.variant, self._place) or {},
                 environment=self._environment,
                 accumulation=accumulation,
             )

@@ -32,9 +32,9 @@ def tune_variants(
 ) -> None:
     """Try every variant that is to be tuned, and write beside its runs what was chosen.
 
-    The trials are runs like others, in a study and a directory of their own: what is done is not
-    trained again, and what was interrupted goes on. Where all trials of a variant failed, nothing
-    is written, its runs fail, and the same command tries again.
+    The trials are runs in a study and a directory of their own, which do not touch the test images:
+    what is done is not trained again, and what was interrupted is resumed. Where all trials of a
+    variant failed, nothing is written, its runs fail, and the same command tries again.
 
     Args:
         variants: The variants; others than those to be tuned are left alone.

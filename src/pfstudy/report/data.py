@@ -18,6 +18,7 @@ from pfstudy.stats.front import on_front
 from pfstudy.tables.columns import ACCURACY, BY_KEY, COLUMNS
 from pfstudy.tables.content import Content
 from pfstudy.tables.rows import SEVERAL, main_operation
+from pfstudy.tables.timing import COMPARABLE, were_timed_together
 
 _MOST_POINTS = 100_000
 _MOST_COLOURS = 9
@@ -96,13 +97,15 @@ def _costs(frame: pd.DataFrame) -> list[dict[str, Any]]:
     for key in keys:
         if key not in frame or not frame[key].notna().any():
             continue
-        values = (frame[key] * (BY_KEY[key].scale or 1)).astype(float)
-        cost = {"key": key, "label": BY_KEY[key].label, "x": _plain(values)}
+        apart = key == "latency_ms" and not were_timed_together(frame)
+        values = (frame[COMPARABLE if apart else key] * (BY_KEY[key].scale or 1)).astype(float)
+        label = BY_KEY[key].label + (", relative time x one backbone's" if apart else "")
+        cost = {"key": key, "label": label, "x": _plain(values)}
         if key in ("latency_ms", "relative_latency"):
             for end in ("low", "high"):
                 ratio = frame[f"relative_latency_{end}"] / frame["relative_latency"]
                 cost[end] = _plain(values * ratio)
-        known = np.flatnonzero(values.notna())
+        known = np.flatnonzero(values.notna() & frame[ACCURACY].notna())
         best = on_front(values.to_numpy()[known], frame[ACCURACY].to_numpy(float)[known])
         # accuracies on several datasets have no common front
         front = known[best & (frame["test_set"].nunique() == 1)]

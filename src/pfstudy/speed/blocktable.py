@@ -20,8 +20,7 @@ from pfstudy import files
 from pfstudy.canonical import digest
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.operations import ORIGINAL
-from pfstudy.speed.phase import name_setting
-from pfstudy.speed.setting import setting_of
+from pfstudy.speed.setting import complete_setting, name_setting, setting_of
 from pfstudy.speed.summary import (
     SegmentTimings,
     mean_load,
@@ -341,7 +340,7 @@ class TableFinder:
         found = {
             str(table.setting.get("device")): table
             for table in map(self._read, paths)
-            if all(table.setting.get(key) == value for key, value in wanted.items())
+            if wanted.items() <= {**table.setting, **complete_setting(table.setting)}.items()
         }
         if len(found) > 1:
             raise PfstudyError(

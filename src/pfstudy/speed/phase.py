@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from pfstudy import files, store
 from pfstudy.schema.config import Speed
-from pfstudy.speed.setting import complete_setting, setting_of
-from pfstudy.speed.summary import Ratio, Timings, paired_ratio, percentiles_ms
+from pfstudy.speed.pooling import PROCESSES, figures_of_processes
+from pfstudy.speed.setting import setting_of
+from pfstudy.speed.summary import Timings, paired_mean, paired_ratio, percentiles_ms
 from pfstudy.variant import SCHEMA_VERSION, Variant, architecture_of
 
 MOST_TOGETHER = 8
@@ -23,22 +22,6 @@ _BESIDE = (
 )
 
 Measure = Callable[[Sequence[Variant], bool, float], Timings]
-
-
-def find_measured(variant: Variant, place: Mapping[str, str]) -> dict[str, Any] | None:
-    """Find the measurement of a variant in its config's setting.
-
-    Args:
-        variant: The variant.
-        place: Where it must be from: ``host``, and ``device`` or ``device_kind`` where known.
-    """
-    wanted = {**setting_of(variant.config.speed), **place}
-    for found in store.read_speeds(store.variant_directory(variant)):
-        known = found | complete_setting(found)
-        is_same = all(known.get(key) == value for key, value in wanted.items())
-        if is_same and may_stand(found, variant.config.speed):
-            return found
-    return None
 
 
 def may_stand(measured: Mapping[str, Any], settings: Speed) -> bool:
@@ -162,26 +145,23 @@ def measure_portion(
         stopped_by = _stop(settings, len(done), widest, time.monotonic() - started)
         if stopped_by:
             break
-    loads = [each.load for each in done if each.load is not None]
+    ids = [uuid4().hex[:12] for _ in done]
     shared = {
         "schema_version": SCHEMA_VERSION,
         **place,
         **setting_of(settings),
-        "num_processes": len(done),
-        "num_rounds": min(len(each.latencies_ms[0]) for each in done),
         "stopped_by": stopped_by,
-        "others_load": round(statistics.mean(loads), 3) if loads else None,
         "max_load": settings.max_load,
     }
     return [
         shared
-        | _figures(timing, timings[0], ratio, settings)
+        | _figures(timing, timings[0], done, ids, settings.batch_size)
         | {
             "peak_memory_bytes": done[0].peak_memory_bytes[index],
             "energy_j": done[0].energy_j[index],
             "fell_back": any(index in each.fell_back for each in done),
         }
-        for index, (timing, ratio) in enumerate(zip(timings, ratios, strict=True))
+        for index, timing in enumerate(timings)
     ]
 
 
@@ -197,37 +177,6 @@ def was_busy(measured: Mapping[str, Any]) -> bool:
     return load is not None and bool(load > measured.get("max_load", float("inf")))
 
 
-def save(variant: Variant, result: Mapping[str, Any]) -> Path:
-    """Write a measurement beside the runs of a variant, in a file named after its setting."""
-    path = measurement_path(store.variant_directory(variant), result)
-    files.write_json(path, result)
-    return path
-
-
-def measurement_path(variant_directory: Path, result: Mapping[str, Any]) -> Path:
-    """Name the file of a measurement, after its setting, in a variant's directory."""
-    return variant_directory / "speed" / f"{name_setting(result)}.json"
-
-
-def name_setting(measured: Mapping[str, Any]) -> str:
-    """Name a file after device, host and setting; what is as usual is not part of it."""
-    setting = complete_setting(measured)
-    parts = [
-        str(setting["device"]),
-        str(setting["host"]),
-        str(setting["dtype"]),
-        str(setting["layout"]),
-        f"b{setting['batch_size']}",
-        f"t{setting['num_threads']}",
-        str(setting["backend"]),
-        "" if setting["passes"] == "forward" else str(setting["passes"]),
-        "" if setting["cache"] == "warm" else "cold",
-        "graph" if setting["cuda_graph"] else "",
-        str(setting["version"] or ""),
-    ]
-    return files.file_name("_".join(filter(None, parts)))
-
-
 def _stop(settings: Speed, number: int, widest: float, seconds: float) -> str | None:
     if number < settings.num_processes:
         return "max_seconds" if number > 1 and seconds > settings.max_seconds else None
@@ -241,17 +190,24 @@ def _stop(settings: Speed, number: int, widest: float, seconds: float) -> str | 
 def _figures(
     timing: Sequence[Sequence[float]],
     baseline: Sequence[Sequence[float]],
-    ratio: Ratio,
-    settings: Speed,
-) -> dict[str, float]:
-    median, low, high = percentiles_ms(timing)
-    return {
-        "latency_ms": median,
-        "latency_p10_ms": low,
-        "latency_p90_ms": high,
-        "throughput_images_per_s": 1e3 * settings.batch_size / median,
-        "baseline_latency_ms": percentiles_ms(baseline)[0],
-        "relative_latency": ratio.value,
-        "relative_latency_low": ratio.low,
-        "relative_latency_high": ratio.high,
-    }
+    done: Sequence[Timings],
+    ids: Sequence[str],
+    batch_size: int,
+) -> dict[str, Any]:
+    """Figures of a network, and those of every process that they are made of."""
+    processes = []
+    for rounds, others, process, id in zip(timing, baseline, done, ids, strict=True):
+        median, low, high = percentiles_ms([rounds])
+        processes.append(
+            {
+                "id": id,
+                "num_rounds": len(rounds),
+                "others_load": process.load,
+                "latency_ms": median,
+                "latency_p10_ms": low,
+                "latency_p90_ms": high,
+                "baseline_latency_ms": percentiles_ms([others])[0],
+                "relative_latency": paired_mean(rounds, others),
+            }
+        )
+    return {**figures_of_processes(processes, batch_size), PROCESSES: processes}

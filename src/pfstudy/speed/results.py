@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from pfstudy import files, store
-from pfstudy.canonical import digest
+from pfstudy import files
 from pfstudy.errors import PfstudyError
-from pfstudy.speed.phase import measurement_path, name_setting
-from pfstudy.speed.setting import complete_setting, describe_setting
+from pfstudy.speed.pooling import pool
+from pfstudy.speed.setting import complete_setting, describe_setting, name_setting
 from pfstudy.speed.summary import joint_interval
-from pfstudy.variant import SCHEMA_VERSION, Variant, architecture_of
+from pfstudy.variant import SCHEMA_VERSION, Variant
 
 DIRECTORY = "speed"
 
@@ -74,6 +75,11 @@ class Results:
         """Name of the device."""
         return str(self.setting["device"])
 
+    @cached_property
+    def networks_by_identity(self) -> dict[str, Network]:
+        """The networks by their identity."""
+        return {network.architecture_hash: network for network in self.networks}
+
 
 def network_of(variant: Variant, measured: Mapping[str, Any]) -> Network:
     """Put a variant and its measurement together."""
@@ -92,20 +98,66 @@ def results_path(root: Path, measured: Mapping[str, Any]) -> Path:
     return root / DIRECTORY / f"{name_setting(measured)}.json"
 
 
-def find_results(path: Path) -> dict[str, Network]:
-    """The networks of a results file by their identity; empty if there is no such file."""
-    networks = read_results(path).networks if path.exists() else ()
-    return {network.architecture_hash: network for network in networks}
+def list_results(root: Path) -> list[Results]:
+    """Read the results files below the directory of the runs, as far as they can be read."""
+    found = (
+        _read_cached(path, *_version(path)) for path in sorted(root.glob(f"{DIRECTORY}/*.json"))
+    )
+    return [results for results in found if results is not None]
 
 
-def add_results(path: Path, networks: Iterable[Network], environment: Mapping[str, Any]) -> Results:
+def _version(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=64)
+def _read_cached(path: Path, changed_ns: int, size: int) -> Results | None:
+    del changed_ns, size
+    try:
+        return read_results(path)
+    except PfstudyError:  # of block tables, or damaged
+        return None
+
+
+def is_complete(measured: Mapping[str, Any]) -> bool:
+    """Whether a measurement has every figure that a results file needs; very old ones do not."""
+    return all(
+        isinstance(measured.get(key), kind)
+        for kind, keys in ((int | float, _NUMBERS), (str, _TEXTS))
+        for key in keys
+    )
+
+
+def add_results(
+    path: Path,
+    networks: Iterable[Network],
+    environment: Mapping[str, Any],
+    *,
+    replace: bool = False,
+) -> Results:
     """Write networks into a results file, beside those that are in it already.
 
-    A network that is measured again replaces what was known of it.
+    A network that is measured again is pooled with what was known of it.
+
+    Args:
+        path: The file.
+        networks: The networks.
+        environment: Of the measurement.
+        replace: Whether what was known of these networks is forgotten.
     """
-    found = {network.architecture_hash: network for network in networks}
     with files.locked(path):
-        merged = find_results(path) | found
+        before = read_results(path) if path.exists() else None
+        merged = {} if before is None else dict(before.networks_by_identity)
+        for network in networks:
+            known = merged.get(network.architecture_hash)
+            if known is not None and not replace:
+                network = dataclasses.replace(
+                    network, measured=pool(known.measured, network.measured)
+                )
+            merged[network.architecture_hash] = network
+        if before is not None and merged == before.networks_by_identity:
+            return before
         first = next(iter(merged.values()))
         results = Results(complete_setting(first.measured), environment, tuple(merged.values()))
         files.write_json(path, _as_data(results))
@@ -127,61 +179,13 @@ def read_results(path: Path) -> Results:
         )
     try:
         networks = tuple(Network(**network) for network in content["networks"])
-        for network in networks:
-            for kind, keys in ((int | float, _NUMBERS), (str, _TEXTS)):
-                if not all(isinstance(network.measured[key], kind) for key in keys):
-                    raise ValueError
+        if not all(is_complete(network.measured) for network in networks):
+            raise ValueError
         setting = complete_setting(content["setting"])
         describe_setting(setting)
         return Results(setting, {**content["environment"]}, networks)
     except (KeyError, TypeError, ValueError):
         raise PfstudyError(f"{path} is damaged: it is no results file of pfstudy speed.") from None
-
-
-@dataclass(frozen=True)
-class Taken:
-    """Measurements that were put beside records.
-
-    Attributes:
-        written: The files, by name of the network.
-        kept: Those that have another measurement and stayed as they were, likewise.
-        same: Those that had the same already.
-    """
-
-    written: Mapping[str, list[Path]]
-    kept: Mapping[str, list[Path]]
-    same: Mapping[str, list[Path]]
-
-
-def take_results(networks: Iterable[Network], root: Path, *, replace: bool = False) -> Taken:
-    """Put measurements beside the records of the variants that have the same networks.
-
-    Args:
-        networks: Measured on this or another machine.
-        root: Directory of the run directories.
-        replace: Whether to replace one of the same device, host and setting that is there.
-    """
-    directories: dict[str, list[Path]] = {}
-    for path in sorted(root.glob(f"*/seed*/{store.CONFIG}")):
-        canonical = files.read_json(path)["identity"]["canonical"]
-        places = directories.setdefault(digest(architecture_of(canonical)), [])
-        if path.parent.parent not in places:
-            places.append(path.parent.parent)
-    written: dict[str, list[Path]] = {}
-    kept: dict[str, list[Path]] = {}
-    same: dict[str, list[Path]] = {}
-    for network in networks:
-        for place in directories.get(network.architecture_hash, ()):
-            path = measurement_path(place, network.measured)
-            known = files.read_json(path) if path.exists() else None
-            if known == network.measured:
-                same.setdefault(network.name, []).append(path)
-            elif known is not None and not replace:
-                kept.setdefault(network.name, []).append(path)
-            else:
-                files.write_json(path, network.measured)
-                written.setdefault(network.name, []).append(path)
-    return Taken(written, kept, same)
 
 
 def _as_data(results: Results) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from pfstudy import files
 from pfstudy.environment import package_version
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.config import Config, Speed
@@ -20,13 +21,20 @@ KEYS = (
 VERSION = "version"
 """Key of what computed: a library and its version."""
 
+DRIVER = "driver"
+"""Key of the version of the GPU's driver; ``None`` on a CPU, and where it is not known."""
+
+MEASURING = "measuring"
+"""Key of the version of the way in which time is taken; raise it where that changes figures."""
+
 PLACE = ("device", "host")
 """What a measurement is comparable by besides."""
 
-ALL_KEYS = (*PLACE, *KEYS, VERSION)
+ALL_KEYS = (*PLACE, *KEYS, VERSION, DRIVER, MEASURING)
 """Keys of a complete setting."""
 
-_WHERE_MISSING = {"passes": "forward", "cache": "warm", "cuda_graph": False}
+_MEASURING = 1
+_WHERE_MISSING = {"passes": "forward", "cache": "warm", "cuda_graph": False, MEASURING: _MEASURING}
 _COMPILERS = ("compile", "compile_max_autotune")
 
 
@@ -34,7 +42,8 @@ def setting_of(settings: Speed) -> dict[str, Any]:
     """What a measurement is comparable by, besides the device."""
     library = "onnxruntime" if settings.backend == "onnxruntime" else "torch"
     version = f"{library}{package_version(library)}"
-    return {**{key: getattr(settings, key) for key in KEYS}, VERSION: version}
+    keys = {key: getattr(settings, key) for key in KEYS}
+    return {**keys, VERSION: version, MEASURING: _MEASURING}
 
 
 def complete_setting(measured: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,6 +52,28 @@ def complete_setting(measured: Mapping[str, Any]) -> dict[str, Any]:
     Keys that came later have, in older measurements, the value that was the only one then.
     """
     return {key: measured.get(key, _WHERE_MISSING.get(key)) for key in ALL_KEYS}
+
+
+def name_setting(measured: Mapping[str, Any]) -> str:
+    """Name a file after device, host and setting; what is as usual is not part of it."""
+    setting = complete_setting(measured)
+    driver, measuring = setting[DRIVER], setting[MEASURING]
+    parts = [
+        str(setting["device"]),
+        str(setting["host"]),
+        str(setting["dtype"]),
+        str(setting["layout"]),
+        f"b{setting['batch_size']}",
+        f"t{setting['num_threads']}",
+        str(setting["backend"]),
+        "" if setting["passes"] == "forward" else str(setting["passes"]),
+        "" if setting["cache"] == "warm" else "cold",
+        "graph" if setting["cuda_graph"] else "",
+        str(setting["version"] or ""),
+        f"driver{driver}" if driver else "",
+        "" if measuring == 1 else f"measuring{measuring}",
+    ]
+    return files.file_name("_".join(filter(None, parts)))
 
 
 def device_name(config: Config) -> str:

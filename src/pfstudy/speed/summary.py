@@ -106,7 +106,20 @@ def paired_ratio(
         baseline: The same of the baseline.
     """
     pairs = zip(latencies, baseline, strict=True)
-    ratios_P = np.array([trimmed_mean(np.divide(*pair)) for pair in pairs])
+    return pooled_ratio(np.array([paired_mean(*pair) for pair in pairs]))
+
+
+def paired_mean(latencies: Sequence[float], baseline: Sequence[float]) -> float:
+    """Trimmed mean over the rounds of a process of the ratio of two networks."""
+    return float(trimmed_mean(np.divide(latencies, baseline)))
+
+
+def pooled_ratio(ratios_P: np.ndarray) -> Ratio:
+    """Median over processes of a ratio, with the interval of `paired_ratio`.
+
+    Args:
+        ratios_P: `paired_mean` of every process.
+    """
     number = len(ratios_P)
     if number == 1:  # says nothing about the others
         return Ratio(float(ratios_P[0]), 0.0, float("inf"))

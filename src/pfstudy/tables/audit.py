@@ -14,11 +14,13 @@ from pfstudy.speed.setting import complete_setting
 from pfstudy.tables.facts import (
     KINDS,
     MODIFIED,
+    NORM,
     SEEDS,
     SPEED,
     Facts,
     FactsReader,
     kind_of,
+    loses_norm,
     position_of,
     where_missing,
 )
@@ -28,6 +30,10 @@ _CAUSES = {  # settings of the config that a record repeats: one difference, one
     "training.effective_batch_size": "recipe.batch_size",
     "training.precision": "precision",
 }
+_NORM_LOST = (
+    "All substituted variants lack the norm and activation of the layers that they replace, which "
+    "the backbone has; study=norm_control tells how much that matters."
+)
 _MOST_NAMES = 4
 _MOST_OF_A_KIND = 2
 
@@ -124,13 +130,20 @@ def audit_records(records: Iterable[Mapping[str, Any]]) -> Audit:
     reader = FactsReader()
     facts = {variant: reader.read(seeds) for variant, seeds in variants.items()}
     settings = _compare_facts(facts)
-    others = (_compare_seeds(variants), _compare_speed(variants))
+    loses = {
+        name: loses_norm(r[0]) for name, r in variants.items() if not r[0]["variant"]["is_baseline"]
+    }
+    others = (_compare_norms(loses), _compare_seeds(variants), _compare_speed(variants))
     findings = [*settings, *(finding for finding in others if finding is not None)]
     keys = {key for run in _distinct(facts) for key in run} | {SEEDS}
     if any(record["speed"] for record in found):
         keys.add(SPEED)
+    if any(loses.values()):
+        keys.add(NORM)
     compared = dict.fromkeys(map(kind_of, sorted(keys, key=position_of)))
-    return Audit(len(found), len(variants), tuple(compared), tuple(findings), _remarks(facts))
+    return Audit(
+        len(found), len(variants), tuple(compared), tuple(findings), _remarks(facts, loses)
+    )
 
 
 def in_short(findings: Sequence[Finding]) -> str:
@@ -199,6 +212,16 @@ def _follows(key: str, found: Mapping[str, Groups]) -> bool:
     return cause is not None and list(cause.values()) == list(found[key].values())
 
 
+def _compare_norms(loses: Mapping[str, bool]) -> Finding | None:
+    """Find out whether norm and activation went with the replaced layers in some variants alone."""
+    if len(set(loses.values())) < 2:
+        return None
+    groups: Groups = {"dropped": {}, "kept": {}}
+    for variant, lost in loses.items():
+        groups["dropped" if lost else "kept"][variant] = ()
+    return _finding(NORM, groups)
+
+
 def _compare_seeds(variants: Mapping[str, Sequence[Mapping[str, Any]]]) -> Finding | None:
     groups: Groups = {}
     for variant, records in variants.items():
@@ -242,11 +265,15 @@ def _finding(key: str, groups: Groups) -> Finding:
     return Finding(key, kind_of(key), tuple(values))
 
 
-def _remarks(facts: Mapping[str, Sequence[tuple[int, Facts]]]) -> tuple[str, ...]:
+def _remarks(
+    facts: Mapping[str, Sequence[tuple[int, Facts]]], loses: Mapping[str, bool]
+) -> tuple[str, ...]:
+    lost = [_NORM_LOST] if loses and all(loses.values()) else []
     commits = Counter(run.get("environment.git", "") for runs in facts.values() for _, run in runs)
-    return tuple(
+    uncommitted = (
         f"{commit}: {number} runs were made with changes that are not committed; whether with the "
         "same ones is not known."
         for commit, number in commits.items()
         if commit.endswith(MODIFIED) and number > 1
     )
+    return (*lost, *uncommitted)

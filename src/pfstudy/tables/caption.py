@@ -11,9 +11,9 @@ from pfstudy.counting import MACS_SENTENCE, RECOUNTED
 from pfstudy.speed.setting import describe_setting
 from pfstudy.stats.front import SURE
 from pfstudy.tables.audit import in_short
-from pfstudy.tables.columns import Column
+from pfstudy.tables.columns import ACCURACY, Column
 from pfstudy.tables.marks import OUTDATED
-from pfstudy.tables.rows import PROJECTED, Rows
+from pfstudy.tables.rows import NO_NORM, PROJECTED, Rows
 from pfstudy.tables.statistics import POPULATIONS
 from pfstudy.tables.timing import timing_sentences
 from pfstudy.words import counted
@@ -56,8 +56,13 @@ def write_caption(rows: Rows, columns: Sequence[Column]) -> str:
         )
     if any(key.startswith("published") for key in shown):
         parts.append(
-            "Published: Han et al. 2022, ImageNet-1k, the shorter training, without CutMix; times "
-            "on the authors' GPU relative to R50."
+            "Published: Han et al. 2022, ImageNet-1k, accuracy for the same recipe alone; times on "
+            "the authors' GPU relative to R50."
+        )
+    if rows.frame["variant"].str.contains(NO_NORM, regex=False).any():
+        parts.append(
+            f"{NO_NORM.strip()}: without the norm and activation of the replaced layers, which "
+            "block.norm_act=keep keeps."
         )
     if rows.frame["variant"].str.endswith(PROJECTED).any():
         parts.append(
@@ -88,6 +93,12 @@ def _seeds(rows: Rows) -> str:
     seeds = sorted(set(rows.frame["num_seeds"]))
     number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     data = ", ".join(dict.fromkeys(rows.frame["data"]))
+    is_tested = rows.frame[ACCURACY].notna()
+    if not is_tested.any():
+        return (
+            f"Validation accuracy on {data} after the last epoch, {number} "
+            f"seed{'' if number == '1' else 's'}; these are tuning trials, which are not tested."
+        )
     return (
         f"Test accuracy on {data} after the last epoch, {number} seed{'' if number == '1' else 's'}"
         + (" (mean ± standard deviation)." if seeds[-1] > 1 else ".")

@@ -11,8 +11,9 @@ import pandas as pd
 from pfstudy.counting import RECOUNTED
 from pfstudy.environment import package_version
 from pfstudy.errors import PfstudyError, unknown_name
+from pfstudy.record import VALIDATION_TOP1
 from pfstudy.tables.caption import write_caption
-from pfstudy.tables.columns import Column, choose_columns, setting_columns
+from pfstudy.tables.columns import ACCURACY, BY_KEY, Column, choose_columns, setting_columns
 from pfstudy.tables.published import PUBLISHED
 from pfstudy.tables.rows import Rows
 from pfstudy.words import counted
@@ -157,9 +158,12 @@ def make_content(
     if compare and frame["published"].isna().all():
         raise PfstudyError(
             "none of these networks has published figures, which are known by parameters and "
-            f"MACs; there are those of {', '.join(each.name for each in PUBLISHED)}."
+            f"MACs; there are those of {', '.join(dict.fromkeys(each.name for each in PUBLISHED))}."
         )
     if not columns:
+        if frame[ACCURACY].isna().all():  # of trials
+            shown = BY_KEY[VALIDATION_TOP1]
+            chosen = [shown if c.key == ACCURACY else c for c in chosen if c != shown]
         chosen = [c for c in chosen if c.key in _ALWAYS or _is_known(frame, c)]
     if not chosen:
         raise PfstudyError("there is nothing to show; choose columns.")
@@ -195,6 +199,12 @@ def _cells(frame: pd.DataFrame, column: Column) -> list[Cell]:
     if column.is_speed or column.key in RECOUNTED:
         marks = frame["speed_mark" if column.is_speed else "cost_mark"].tolist()
     best = frame[_BEST[column.key]].tolist() if column.key in _BEST else [False] * len(firsts)
+    if column.key == "latency_ms":  # some may have been timed on a slower day
+        lowest = frame[column.key].min()
+        best = [
+            is_best and value == lowest
+            for is_best, value in zip(best, frame[column.key], strict=True)
+        ]
     if column.key in ("params", "macs"):
         lowest = frame[column.key].min()
         best = [value == lowest for value in frame[column.key]]

@@ -27,6 +27,8 @@ def fit_effects(rows: Rows, level: Level) -> Additive | None:
     Returns:
         ``None`` if its variants cannot tell the effects apart.
     """
+    if not rows.families:
+        return None
     largest = max(rows.families, key=lambda family: family.number)
     family = effects_family(rows.frame, largest)
     if len({len(operations) for operations in family.operations}) != 1 or not largest.hashes:

@@ -15,6 +15,7 @@ from pfstudy.variant import flatten
 
 SEEDS = "seeds"
 SPEED = "speed"
+NORM = "norm_act"
 MODIFIED = " (modified)"
 """Marks a commit with changes that are not committed."""
 
@@ -46,6 +47,7 @@ KINDS = {
     "environment.git": "code version",
     **{f"environment.versions.{name}": kind for name, kind in _VERSIONS.items()},
     "environment.device": "device",
+    NORM: "norm and activation",
     SEEDS: "seeds",
     SPEED: "speed setting",
 }
@@ -120,6 +122,12 @@ def _facts_of_training(record: Mapping[str, Any]) -> Facts:
         is_cpu = environment["device"] == "cpu"
         facts["environment.device"] = _text(environment["cpu_model" if is_cpu else "device"])
     return facts
+
+
+def loses_norm(record: Mapping[str, Any]) -> bool:
+    """Whether some site has lost the norm and activation of the replaced layer."""
+    sites = record["identity"]["canonical"].get("sites", {})
+    return any(site.get("drops") for site in sites.values())
 
 
 def where_missing(key: str) -> str | None:

@@ -16,8 +16,7 @@ from pfstudy.counting import MACS_SENTENCE
 from pfstudy.schema.sites import block_ranges, stage_and_block
 from pfstudy.speed.blocktable import BlockTable, list_operations
 from pfstudy.speed.layers import REST, Layers, Place, stage_of
-from pfstudy.speed.phase import name_setting
-from pfstudy.speed.setting import compiles, complete_setting, describe_setting
+from pfstudy.speed.setting import compiles, complete_setting, describe_setting, name_setting
 from pfstudy.speed.summary import Ceilings
 from pfstudy.tables.marks import explain_marks, speed_mark
 from pfstudy.tables.speed import milliseconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from html import escape as html_escape
@@ -9,6 +10,7 @@ from json import dumps
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 from rich import box
 from rich.markup import escape as rich_escape
@@ -170,8 +172,18 @@ def json(content: Content) -> str:
         setting = describe_setting(content.rows.speed)
         known = content.ordered["latency_ms"].notna()
         frame["speed_setting"] = known.map({True: setting, False: None})
-    text: str = frame.to_json(orient="records", indent=1, double_precision=15)
-    return text
+    rows = [
+        {key: _plain(value) for key, value in zip(frame.columns, line, strict=True)}
+        for line in frame.itertuples(index=False, name=None)
+    ]
+    return dumps(rows, indent=1)
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON can hold: every digit, and ``None`` for what is missing or infinite."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _unrounded(content: Content) -> pd.DataFrame:

@@ -18,10 +18,12 @@ from pfstudy.sources import Incomplete
 from pfstudy.store import is_counted_so
 from pfstudy.tables.audit import Audit, audit_records
 from pfstudy.tables.columns import ACCURACY
+from pfstudy.tables.facts import loses_norm
 from pfstudy.tables.marks import OUTDATED, explain_marks, speed_mark
 from pfstudy.tables.published import published_of
 from pfstudy.tables.speeds import common_setting, measured_in
 from pfstudy.tables.statistics import (
+    ByVariant,
     Correct,
     Criteria,
     JudgedFamily,
@@ -38,6 +40,9 @@ SEVERAL = "several"
 
 PROJECTED = " (+1x1)"
 """Marks a variant with sites where a 1x1 convolution follows the operation."""
+
+NO_NORM = " (no norm)"
+"""Marks a variant with sites that have lost the norm and activation of the replaced layer."""
 
 _METRICS = (
     *("test_top1_percent", "test_top5_percent", "test_loss"),
@@ -58,6 +63,15 @@ _TUNED = {
     "trial_epochs": "epochs",
     "num_failed_trials": "failed",
 }
+_NOT_JUDGED = {
+    **dict.fromkeys(("is_control", "is_most_accurate", "is_fastest"), False),
+    **dict.fromkeys(("difference_points", "difference_low", "difference_high"), math.nan),
+    **dict.fromkeys(("p_value", "front_probability", "equal_latency_points"), math.nan),
+    **dict.fromkeys(("equal_latency_low", "equal_latency_high"), math.nan),
+    **dict.fromkeys(("population", "verdict", "front"), None),
+}
+"""What rows have that were not tested."""
+
 _FLOATS = (
     *(*_TUNED, *_METRICS, f"{ACCURACY}_std", *_SPEED, *TIMING_FLOATS),
     *("relative_speed", "training_seconds"),
@@ -137,10 +151,9 @@ def make_rows(
     frame = frame.astype(dict.fromkeys(_FLOATS, float))  # and nothing is NaN, not None
     reconcile_latencies(frame)
     failed = Counter(run.key[0] for run in incomplete if run.has_failed)
-    families = judge(frame, by_variant, criteria, failed, correct)
-    front_cost = find_front(frame, families, by_variant, correct)
-    find_best(frame, families, by_variant, criteria, correct)
-    lacking = frame.loc[frame["difference_points"].isna(), "variant"]
+    families, front_cost = _judge(frame, by_variant, criteria, failed, correct)
+    is_tested = frame[ACCURACY].notna()
+    lacking = frame.loc[frame["difference_points"].isna() & is_tested, "variant"]
     frame = frame.sort_values("is_baseline", ascending=False, kind="stable")
     return Rows(
         frame.reset_index(drop=True),
@@ -157,6 +170,31 @@ def make_rows(
     )
 
 
+def _judge(
+    frame: pd.DataFrame,
+    by_variant: ByVariant,
+    criteria: Criteria,
+    failed: Mapping[str, int],
+    correct: Correct,
+) -> tuple[list[JudgedFamily], str | None]:
+    """Judge the variants that were tested; tuning trials were not, and are not compared."""
+    is_tested = frame[ACCURACY].notna()
+    tested = frame if is_tested.all() else frame[is_tested].copy()
+    families: list[JudgedFamily] = []
+    front_cost = None
+    if not tested.empty:
+        families = judge(tested, by_variant, criteria, failed, correct)
+        front_cost = find_front(tested, families, by_variant, correct)
+        find_best(tested, families, by_variant, criteria, correct)
+    if tested is not frame:
+        for key, nothing in _NOT_JUDGED.items():
+            frame[key] = pd.Series([nothing] * len(frame), frame.index)
+            if not tested.empty:
+                frame[key] = tested[key].reindex(frame.index, fill_value=nothing)
+        frame["num_failed_seeds"] = [failed.get(name, 0) for name in frame["hash"]]
+    return families, front_cost
+
+
 def _row(
     seeds: Sequence[Mapping[str, Any]],
     settings: Sequence[str],
@@ -169,7 +207,7 @@ def _row(
     if settings:
         flat |= flatten(canonical)
     metrics = [record["metrics"] for record in seeds]
-    accuracies = [each[ACCURACY] for each in metrics]
+    accuracies = [each.get(ACCURACY) for each in metrics]
     return {
         "hash": first["identity"]["hash"],
         "family": first["identity"]["baseline"],
@@ -218,12 +256,13 @@ def main_operation(operations: Iterable[str]) -> str:
     return ORIGINAL if not used else next(iter(used)) if len(used) == 1 else SEVERAL
 
 
-def _deviation(values: Sequence[float]) -> float | None:
-    """Standard deviation of a sample; of one value there is none."""
-    if len(values) < 2:
+def _deviation(values: Sequence[float | None]) -> float | None:
+    """Standard deviation of a sample; of one value, or of values not all known, there is none."""
+    known = [value for value in values if value is not None]
+    if len(values) < 2 or len(known) < len(values):
         return None
-    mean = math.fsum(values) / len(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    mean = math.fsum(known) / len(known)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in known) / (len(known) - 1))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -238,6 +277,7 @@ def _name(record: Mapping[str, Any]) -> str:
     name = "".join(c if c.isprintable() else " " for c in variant["label"])
     if variant["is_baseline"]:
         name += f" ({variant['original']})"
+    name += NO_NORM if loses_norm(record) else ""
     return name + (PROJECTED if record["cost"]["num_projected_sites"] else "")
 
 

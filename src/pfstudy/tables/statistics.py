@@ -35,7 +35,7 @@ from pfstudy.stats.front import (
 )
 from pfstudy.store import Looks
 from pfstudy.tables.columns import ACCURACY
-from pfstudy.tables.timing import find_fastest, latency_errors
+from pfstudy.tables.timing import COMPARABLE, find_fastest, latency_errors
 
 POPULATIONS: dict[Population, str] = {
     "both": "new trainings of these variants and new test images like these",
@@ -300,7 +300,8 @@ def find_front(
         numbers = pd.factorize(shown["backbone"])[0]
         nothing = np.zeros(len(shown))
         own, common = latency_errors(shown) if cost == "latency_ms" else (nothing, nothing)
-        costs_DV = draw_costs(shown[cost].to_numpy(float), own, common, numbers)
+        key = COMPARABLE if cost == "latency_ms" else cost
+        costs_DV = draw_costs(shown[key].to_numpy(float), own, common, numbers)
         if len(shown) > 1:
             has_front = True
             found = front_probability(costs_DV, accuracies_DV)
@@ -329,7 +330,7 @@ def _find_equal_latency(
         if alike.loc[is_base, "model"].nunique() < 2:
             continue
         at = positions[alike.index].to_numpy()
-        points = (alike["latency_ms"].to_numpy(float), alike[ACCURACY].to_numpy(float), is_base)
+        points = (alike[COMPARABLE].to_numpy(float), alike[ACCURACY].to_numpy(float), is_base)
         above = at_equal_cost(*points)
         drawn = (costs_DV[:, at], accuracies_DV[:, at], is_base)
         low, high = intervals_at_equal_cost(*drawn, CONFIDENCE)

@@ -22,6 +22,9 @@ _BESIDE = {
     "beside_high": "relative_latency_high",
     "beside_processes": "num_processes",
 }
+COMPARABLE = "comparable_latency_ms"
+"""Key of the latencies that networks are compared by; see `reconcile_latencies`."""
+
 TIMING_FLOATS = ("speed_processes", *_BESIDE)
 """Keys of `timing_columns` whose values are numbers."""
 
@@ -75,9 +78,10 @@ def _figures(measured: Mapping[str, Any]) -> dict[str, Any]:
 def reconcile_latencies(frame: pd.DataFrame) -> None:
     """Refer all latencies to one measurement of one baseline, as far as backbones are linked.
 
-    Times differ between processes and days by more than ratios do. So the latency of a network is
-    its ratio to its baseline times the baseline's latency; and that is its ratio to the reference
-    times the reference's latency where both were timed side by side.
+    Times differ between processes and days by more than ratios do. So networks are compared by
+    ``comparable_latency_ms``: the ratio of a network to its baseline times the baseline's latency;
+    and that is its ratio to the reference times the reference's latency where both were timed side
+    by side. ``latency_ms`` stays as it was measured.
     """
     measured = frame[frame["latency_ms"].notna()]
     first = measured.sort_values("is_baseline", ascending=False, kind="stable")
@@ -91,11 +95,13 @@ def reconcile_latencies(frame: pd.DataFrame) -> None:
         scale = own.get(link.root, scales.setdefault(link.root, latency / link.ratio))
         latencies[str(backbone)] = scale * link.ratio
     reference = frame["backbone"].map(latencies).astype(float)
-    scale = reference / frame["baseline_latency_ms"]
-    frame["latency_ms"] = reference / frame["relative_speed"]
-    frame["throughput_images_per_s"] = frame["throughput_images_per_s"] / scale
-    for key in ("latency_p10_ms", "latency_p90_ms"):
-        frame[key] = frame[key] * scale
+    frame[COMPARABLE] = reference * frame["relative_latency"]
+
+
+def were_timed_together(frame: pd.DataFrame) -> bool:
+    """Whether all networks are of one backbone and were timed in the same processes."""
+    measured = frame[frame["latency_ms"].notna()]
+    return len(measured.drop_duplicates(["backbone", "baseline_latency_ms"])) <= 1
 
 
 def latency_errors(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -154,6 +160,11 @@ def timing_sentences(frame: pd.DataFrame, *, shows_intervals: bool = False) -> l
         shows_intervals: Whether intervals of relative times are shown.
     """
     sentences = []
+    if COMPARABLE in frame and not were_timed_together(frame):
+        sentences.append(
+            "Latencies are as measured, some in different processes; networks are compared by "
+            "their times relative to the backbone."
+        )
     if are_timed_apart(frame):
         sentences.append(
             "Backbones were timed apart, so the time of each is uncertain by "

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from pfstudy import ledger, store
 from pfstudy.files import read_json
+from pfstudy.record import without_test
 from pfstudy.schema.config import Logger, parse_config
 from pfstudy.speed.setting import complete_setting, setting_of
 from pfstudy.tracking.agents import agent_waits
@@ -39,6 +40,8 @@ def log_anew(
         The id of the new run of W&B.
     """
     written, record = read_json(directory / store.CONFIG), read_json(directory / ledger.RECORD)
+    if is_trial(directory):  # older ones were tested
+        record = without_test(record)
     config, identity, variant = written["config"], written["identity"], record["variant"]
     slug = directory.parent.name.removesuffix(f"-{identity['hash']}")
     run_id = f"{identity['hash']}-{identity['seed']}-0-{uuid4().hex[:6]}"

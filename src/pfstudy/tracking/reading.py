@@ -28,6 +28,10 @@ _TIMEOUT_S = 120
 _SILENCE_S = 5.0
 
 
+DAMAGED = "damaged"
+"""State of a run whose record cannot be read."""
+
+
 @dataclass(frozen=True)
 class Logged:
     """A run as W&B knows it.
@@ -91,7 +95,7 @@ def _make(name: str, state: str, summary: Mapping[str, Any], config: Mapping[str
         try:
             record = json.loads(text)
         except ValueError:
-            raise PfstudyError(f"the record of the W&B run {name} is damaged.") from None
+            state = DAMAGED
     key = None
     if isinstance(identity, Mapping) and {"hash", "seed"} <= set(identity):
         key = (str(identity["hash"]), int(identity["seed"]))

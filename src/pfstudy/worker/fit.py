@@ -17,6 +17,7 @@ from pfstudy.network.surgery import image_shape
 from pfstudy.ops import Projected
 from pfstudy.tasks import Task
 from pfstudy.tracking import Tracker
+from pfstudy.tuning import is_trial
 from pfstudy.variant import Variant
 from pfstudy.worker.checkpoints import Checkpoints, Conditions, find_checkpoint
 from pfstudy.worker.progress import Progress, Report
@@ -61,6 +62,8 @@ class Attempt:
 def fit_and_test(attempt: Attempt, tracker: Tracker) -> dict[str, Any]:
     """Train and test a network, and save its weights and predictions.
 
+    A tuning trial is not tested and predicts nothing.
+
     Returns:
         The record, on the first process; the others' is empty.
 
@@ -103,17 +106,21 @@ def fit_and_test(attempt: Attempt, tracker: Tracker) -> dict[str, Any]:
         path = directory / store.RESUME if resume else None
         trainer.fit(module, loaders.train, loaders.validation, ckpt_path=path, weights_only=True)
         started = time.perf_counter()
-        trainer.test(module, loaders.test, verbose=False)
+        tested = None
+        if not is_trial(directory):
+            trainer.test(module, loaders.test, verbose=False)
+            tested = [
+                ranks.gather(torch.cat(each).cpu()) for each in (module.logits, module.labels)
+            ]
         test_seconds = time.perf_counter() - started
-    logits = ranks.gather(torch.cat(module.logits).cpu())
-    labels = ranks.gather(torch.cat(module.labels).cpu())
     if not ranks.is_first:
         return {}
-    if all(bool((each == UNREAD).all()) for each in labels):
+    if tested and all(bool((each == UNREAD).all()) for each in tested[1]):
         raise PfstudyError("none of the test images could be read; see the first lines of its log.")
     if attempt.claim is not None:
         attempt.claim.check()
-    save_predictions(directory, in_order(logits), in_order(labels))
+    if tested:
+        save_predictions(directory, *map(in_order, tested))
     network = module.evaluated_network
     save_weights(network, directory / store.WEIGHTS)
     num_projected = sum(isinstance(part, Projected) for part in network.modules())
@@ -127,12 +134,12 @@ def fit_and_test(attempt: Attempt, tracker: Tracker) -> dict[str, Any]:
         attempt.variant,
         attempt.seed,
         seeds=seeds,
-        metrics={**progress.validated, **module.evaluated},
+        metrics={**progress.validated, **(module.evaluated if tested else {})},
         counted=counted,
         training={
             "seconds": progress.seconds,
             "images_per_second": num_images / progress.train_seconds,
-            "test_seconds": test_seconds,
+            "test_seconds": test_seconds if tested else 0.0,
             "world_size": ranks.num_ranks,
             "num_threads": conditions.num_threads,
             "accumulation": conditions.num_parts,

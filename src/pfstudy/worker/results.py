@@ -17,8 +17,9 @@ from torch import nn
 from pfstudy import store
 from pfstudy.counting import COUNTING, MACS_CONVENTION
 from pfstudy.files import replacing
+from pfstudy.record import IS_TRIAL
 from pfstudy.tasks import Task
-from pfstudy.tuning import read_tuned
+from pfstudy.tuning import is_trial, read_tuned
 from pfstudy.variant import SCHEMA_VERSION, Variant
 from pfstudy.worker.trainer import device_name
 
@@ -92,7 +93,7 @@ def make_record(
         variant: What was.
         seed: With which seed.
         seeds: The seeds derived from it, by purpose.
-        metrics: Figures on validation and test.
+        metrics: Figures on validation and, but for tuning trials, on test.
         counted: Parameters, MACs and so on.
         training: How it was trained.
         device: On what.
@@ -115,6 +116,7 @@ def make_record(
         "recipe": config.recipe.name,
         "metrics": dict(metrics),
         **({"tuning": tuned} if tuned else {}),
+        **({IS_TRIAL: True} if is_trial(task.directory) else {}),
         "cost": {**counted, "counting": COUNTING, "macs_convention": MACS_CONVENTION},
         "training": {
             **training,
