@@ -9,14 +9,17 @@ import re
 import tarfile
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from conftest import Call, Pfstudy
 from pfstudy import files, inventory, ledger, searches, store
 from pfstudy.sources import gather
 from pfstudy.speed.blocktable import read_table
 from pfstudy.tables.rows import make_rows
+
+if TYPE_CHECKING:
+    from conftest import Call, Pfstudy
 
 ARCHIVE = Path(__file__).with_name("archive") / "archive.tar.xz"
 PLACE = "@ARCHIVE@"
