@@ -25,6 +25,7 @@ seeded <- function(seed) set.seed(seed, "Mersenne-Twister", "Inversion", "Reject
 DATA_SETS <- list(
   list(name = "1x5", truth = 0.5, seeds = 5, correlation = 0.6, sd = 0.4),
   list(name = "2x5", truth = c(1.5, 0), seeds = 5, correlation = 0, sd = 0.3),
+  list(name = "3x4", truth = c(0, 0.5, -1.5), seeds = 4, correlation = 0.6, sd = 0.4),
   list(name = "4x3", truth = c(0, 0.5, -0.5, 1.5), seeds = 3, correlation = 0.6, sd = 0.4),
   list(name = "4x5", truth = c(0, 0.5, -0.5, -1.5), seeds = 5, correlation = 0, sd = 0.5),
   list(name = "4x9", truth = c(0, 0.5, -0.5, 1.5), seeds = 9, correlation = 0.6, sd = 0.6),
@@ -33,20 +34,16 @@ DATA_SETS <- list(
     seeds = 5, correlation = 0, sd = 0.4
   ),
   list(
-    name = "10x3", truth = rep(c(0, 0, 0.5, -0.5, 1.5), 2),
-    seeds = 3, correlation = 0.6, sd = 0.3
-  ),
-  list(
     name = "40x5", truth = rep(c(0, 0, 0, 0.5, -0.5, 0, 1.5, -1.5), 5),
     seeds = 5, correlation = 0, sd = 0.4
   ),
   list(
-    name = "5x6 in steps of 0.2", truth = c(0, 0.5, -0.5, 1.5, 0.4),
-    seeds = 6, correlation = 0.6, sd = 0.3, step = 0.2, twin = 5
+    name = "2x7 in steps of 0.2", truth = c(0.5, 0.4),
+    seeds = 7, correlation = 0.6, sd = 0.3, step = 0.2, twin = 2
   ),
   list(
-    name = "3x7, baseline sd 3 times", truth = c(0, 0.5, -1.5),
-    seeds = 7, correlation = 0, sd = 0.4, baseline_factor = 3
+    name = "2x9, baseline sd 3 times", truth = c(0, -1.5),
+    seeds = 9, correlation = 0, sd = 0.4, baseline_factor = 3
   )
 )
 
@@ -149,7 +146,7 @@ moderated <- function(accuracies, step) {
   differences <- sweep(accuracies[-1, , drop = FALSE], 2, accuracies[1, ])
   variance <- pmax(apply(differences, 1, var), step^2 / 6)
   own_df <- num_seeds - 1
-  prior_df <- own_df / 2 * (num_variants - 1) / num_variants
+  prior_df <- min(own_df / 2, 2) * (num_variants - 1) / num_variants
   df <- prior_df + own_df
   moderated_variance <- (prior_df * mean(variance) + own_df * variance) / df
   difference <- rowMeans(differences)

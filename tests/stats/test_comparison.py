@@ -88,6 +88,12 @@ class TestSeeds:
         assert df == pytest.approx([5, 5])
         assert float(moderated_df(4, 2)) == 5
 
+    def test_the_family_counts_as_two_seeds_at_most(self) -> None:
+        """With many seeds, the own variance of each is what counts."""
+        variances, df = moderate(np.array([1.0, 25.0]), np.array([99, 99]))
+        assert variances == pytest.approx([1, 25], rel=0.15)
+        assert df == pytest.approx([100, 100])
+
     def test_a_variant_of_one_seed_borrows_the_spread_of_the_others(self) -> None:
         base = [98.0, 98.2, 98.4]
         rows = family(base, [95.0, 95.3, 95.1], [98.1, 98.3, 98.0], [94.0, np.nan, np.nan])

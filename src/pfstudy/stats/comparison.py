@@ -28,7 +28,7 @@ Verdict = Literal["better", "not worse", "worse", "undecided"]
 VERDICTS: tuple[Verdict, ...] = ("better", "not worse", "worse", "undecided")
 DECIDED = VERDICTS[:3]
 
-_PRIOR_WEIGHT = 0.5
+_PRIOR_WEIGHT, _MOST_PRIOR_DF = 0.5, 2.0
 _SHARED = 0.5  # of the variance of a difference, that of the baseline
 
 
@@ -192,7 +192,7 @@ def estimate(
     """Estimate the differences of a family to its baseline, and their errors.
 
     The variance of a difference over seeds is a weighted mean of the variant's own and the
-    family's mean, as if the family were half as many seeds as there are (`moderate`). For new
+    family's mean, which counts as two seeds at most (`moderate`). For new
     trainings *and* new images, the part of the error that comes from seeds and images together is
     counted once: it is in the spread between seeds.
 
@@ -247,7 +247,7 @@ def deviation_of(made: Estimate) -> tuple[float, float]:
 
 def moderated_df(df: np.ndarray | float, number: np.ndarray | float) -> Any:
     """Degrees of freedom of a moderated variance, from its own and the number of variants."""
-    return df * (1 + _PRIOR_WEIGHT * (1 - 1 / number))
+    return df + np.minimum(_PRIOR_WEIGHT * df, _MOST_PRIOR_DF) * (1 - 1 / number)
 
 
 def moderate(
@@ -255,7 +255,7 @@ def moderate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Variances of paired differences, moderated towards the family's mean.
 
-        (d0 * mean + d * own) / (d0 + d),   d0 = d / 2 * (V - 1) / V
+        (d0 * mean + d * own) / (d0 + d),   d0 = min(d / 2, 2) * (V - 1) / V
 
     with ``d0 + d`` degrees of freedom, as of Smyth 2004. A pooled variance is wrong for the
     variant that varies more than the others, own variances of few seeds tell little, and a test
@@ -300,6 +300,7 @@ def _image_noise(
 ) -> ImageNoise:
     """What images contribute; NaN of variants of which it is not known which images are right."""
     if isinstance(correct, np.ndarray):
+        assert has_VS.all(), "of families at once, all have the same seeds"
         return image_noise(correct[..., 1:, :, :], correct[..., :1, :, :])
     assert len(shape) == 1, "families at once need an array"
     found = {key: np.full(shape, np.nan) for key in ("total_V", "residual_V", "gained_V", "lost_V")}

@@ -176,16 +176,22 @@ def _ends(
         if noise_df or not misfit_df:
             scale = fit.variance / noise**2 if fit.variance and noise else 1.0
             of_seeds_F = scale * _variances(weights_FV, np.nan_to_num(made.seed_errors_V))
-            total_F = of_seeds_F + of_images_F
             shares_FV = np.abs(weights_FV) / np.abs(weights_FV).sum(axis=1, keepdims=True)
             is_known_F = ((shares_FV < _CONFOUNDED) | (made.df > 0)).all(axis=1)
-            df_F = np.where(is_known_F, shares_FV @ np.minimum(made.df, _MANY) + misfit_df, 0)
+            own_df_V = made.df if made.population == "images" else made.seed_df_V
+            df_F = np.where(is_known_F, shares_FV @ np.minimum(own_df_V, _MANY) + misfit_df, 0)
         else:  # what is left unexplained has the noise of single seeds in it
             of_seeds_F = (fit.variance or 0.0) * np.sum(fit.inverse_FV[1:] ** 2, axis=1)
-            total_F = of_seeds_F + of_images_F
-            df_F = misfit_df * np.nan_to_num(total_F / of_seeds_F) ** 2
-        shared_F = np.nan_to_num(of_seeds_F / total_F / 2)
-    halves_F = critical_values(number, df_F, shared_F, confidence) * np.sqrt(total_F)
+            df_F = np.full(number, float(misfit_df))
+        total_F = of_seeds_F + of_images_F
+        shares_F = np.nan_to_num(of_seeds_F / total_F)
+        total_df_F = np.where(shares_F > 0, df_F / shares_F**2, df_F)
+    # no narrower than for the seeds alone, although images make the error better known
+    halves_F = np.fmax(
+        critical_values(number, total_df_F, shares_F / 2, confidence) * np.sqrt(total_F),
+        critical_values(number, df_F, np.full(number, 0.5), confidence) * np.sqrt(of_seeds_F),
+    )
+    halves_F = np.where(df_F > 0, halves_F, np.nan)
     return fit.found_F[1:] - halves_F, fit.found_F[1:] + halves_F
 
 

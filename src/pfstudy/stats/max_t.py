@@ -14,11 +14,12 @@ import numpy as np
 from scipy.special import gammaln, ndtr, stdtr, stdtrit
 
 _NUM_NODES, _NUM_COARSE = 64, 40  # the latter is exact to about 1e-3
-_NUM_GRID = 40
+_NUM_GRID = 64
 _LEVEL = 0.05
 _LEAST_P = 1e-14
 _FAR = 7.0
 _NUM_STEPS = 40
+_CLOSE = 1e-7  # relative
 _NUM_DF, _NUM_SHARED = 12, 5  # nodes where many arguments are interpolated
 _CHUNK = 256
 
@@ -85,16 +86,19 @@ def adjusted_p_values(
     )
     if sizes.size <= _NUM_GRID or np.ptp(df) or np.ptp(shared):
         return np.asarray(1 - max_t_cdf(sizes, number, df, shared, _NUM_COARSE))
-    # interpolated: the largest are exact, and so is where an interval begins to leave out 0
+    # interpolated over what each would have alone: log(-log(1 - p)) is almost a straight line in
+    # its logarithm; exact where an interval begins to leave out 0
     one_df, one_share = float(df.flat[0]), float(shared.flat[0])
+    own = np.log(np.maximum(2 * stdtr(one_df, -sizes), _LEAST_P))
     critical = float(max_t_quantile(1 - _LEVEL, number, one_df, one_share))
-    ranks = np.linspace(0, sizes.size - 1, _NUM_GRID).astype(int)
-    ordered = np.sort(sizes, axis=None)
-    nodes = np.unique([*ordered[ranks], *ordered[-_NUM_GRID:]])
-    p_values = 1 - max_t_cdf(nodes, number, one_df, one_share, _NUM_COARSE)
-    below = np.searchsorted(nodes, critical)
-    logs = np.insert(np.log(np.maximum(p_values, _LEAST_P)), below, np.log(_LEVEL))
-    return np.asarray(np.exp(np.interp(sizes, np.insert(nodes, below, critical), logs)))
+    nodes = np.linspace(own.min(), own.max(), _NUM_GRID)
+    values = -stdtrit(one_df, np.exp(nodes) / 2)
+    inside = max_t_cdf(values, number, one_df, one_share, _NUM_COARSE)
+    logs = np.log(-np.log(np.clip(inside, _LEAST_P, 1 - _LEAST_P)))
+    at = np.log(2 * stdtr(one_df, -critical))
+    below = np.searchsorted(nodes, at)
+    logs = np.insert(logs, below, np.log(-np.log1p(-_LEVEL)))
+    return np.asarray(-np.expm1(-np.exp(np.interp(own, np.insert(nodes, below, at), logs))))
 
 
 def max_t_quantile(
@@ -136,16 +140,30 @@ def max_t_quantile(
 @lru_cache(maxsize=4096)
 def _quantile(confidence: float, number: int, inverse: float, shared: float) -> float:
     df = np.array([1 / inverse if inverse else np.inf])
-    low = float(stdtrit(df, (1 + confidence) / 2)[0])  # that of one
-    high = float(stdtrit(df, 1 - (1 - confidence) / 2 / number)[0]) * 1.001  # Bonferroni's
-    for _ in range(_NUM_STEPS):  # scipy.optimize takes longer to import than this does
-        if high - low < 1e-7 * high:
+
+    def excess_at(log_value: float) -> float:
+        beyond = 1 - float(max_t_cdf(np.exp([log_value]), number, df, shared)[0])
+        return float(np.log(max(beyond, _LEAST_P) / (1 - confidence)))
+
+    low = float(np.log(stdtrit(df, (1 + confidence) / 2)[0]))  # that of one
+    high = float(np.log(stdtrit(df, 1 - (1 - confidence) / 2 / number)[0])) + 1e-3  # Bonferroni's
+    above, below, found = excess_at(low), excess_at(high), high
+    was_above = None
+    # false position on logarithms, where an end that stays counts half (Dowell and Jarratt 1971);
+    # scipy.optimize takes longer to import than this does
+    for _ in range(_NUM_STEPS):
+        found = high - below * (high - low) / (below - above)
+        excess = excess_at(found)
+        if abs(excess) < _CLOSE or high - low < _CLOSE:
             break
-        grid = np.linspace(low, high, 9)
-        above = int(np.searchsorted(max_t_cdf(grid, number, df, shared), confidence))
-        above = min(max(above, 1), 8)
-        low, high = float(grid[above - 1]), float(grid[above])
-    return (low + high) / 2
+        if excess > 0:
+            low, above = found, excess
+            below /= 2 if was_above else 1
+        else:
+            high, below = found, excess
+            above /= 2 if was_above is False else 1
+        was_above = excess > 0
+    return float(np.exp(found))
 
 
 def _interpolate(
