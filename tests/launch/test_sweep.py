@@ -49,6 +49,7 @@ RECORD_KEYS = {
         "activations",
         "memory_traffic_bytes",
         "num_projected_sites",
+        "counting",
         "macs_convention",
     },
     "training": {
