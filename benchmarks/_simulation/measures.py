@@ -122,13 +122,16 @@ def estimate_changes(gained_V: np.ndarray, lost_V: np.ndarray, num_images: int) 
     nothing_V, more = np.zeros_like(gained_V), num_images + 2
     net_V = gained_V - lost_V
     total_V = 1e4 * ((gained_V + lost_V + 1) / more - (net_V / more) ** 2) / more
-    noise = ImageNoise(total_V, np.full_like(total_V, np.nan), gained_V, lost_V, num_images)
+    noise = ImageNoise(
+        total_V, np.full_like(total_V, np.nan), gained_V, lost_V, np.ones_like(total_V), num_images
+    )
     return Estimate(
         100 * net_V / num_images,
         np.ones_like(gained_V),
         "images",
         nothing_V,
         nothing_V,
+        np.sqrt(total_V),
         np.sqrt(total_V),
         noise,
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from pfstudy import inventory, ledger, store
 from pfstudy.errors import PfstudyError
+from pfstudy.files import read_json
 from pfstudy.identity import modernise
 from pfstudy.record import TEST_TOP1, check_record, without_test
 from pfstudy.speed.pooling import pool
@@ -40,12 +41,14 @@ class Incomplete:
         state: ``failed``, ``running``, ``interrupted``, ``pending``, ``crashed``, ``damaged``, ...
         key: Identity and seed.
         reason: Why, where that is known.
+        family: Identity of the baseline, of runs that failed, where that is known.
     """
 
     name: str
     state: str
     key: Key
     reason: str | None = None
+    family: str | None = None
 
     @property
     def has_failed(self) -> bool:
@@ -191,8 +194,22 @@ def _incomplete(directories: Iterable[Path], damaged: Container[str]) -> Iterato
         seed = directory.name.removeprefix("seed")
         key = (name, int(seed) if seed.isdecimal() else -1)
         state = DAMAGED if str(directory) in damaged else status.state
-        failed = state == "failed"
-        yield Incomplete(f"{slug}-{directory.name}", state, key, reason if failed else None)
+        found = Incomplete(f"{slug}-{directory.name}", state, key)
+        if state == "failed":
+            family = _family_of(directory)
+            found = replace(found, reason=reason, family=family)
+        yield found
+
+
+def _family_of(directory: Path) -> str | None:
+    """Identity of the baseline of a run without a record."""
+    try:
+        written = read_json(directory / store.CONFIG, missing_ok=True)
+    except PfstudyError:
+        return None
+    identity = written.get("identity")
+    family = identity.get("baseline") if isinstance(identity, dict) else None
+    return family if isinstance(family, str) else None
 
 
 def _of_wandb(project: str, logged: Iterable[Any], are_trials: bool = False) -> Gathered:

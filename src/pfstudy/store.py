@@ -369,9 +369,15 @@ def _write_study(path: Path, content: Mapping[str, Any], looks: Looks) -> None:
 def _looks_of(content: Mapping[str, Any], path: Path) -> Looks:
     looks = content.get("looks", {})
     try:
-        lists = [tuple(map(int, looks.get(key, ()))) for key in ("declared", "taken")]
-    except (AttributeError, TypeError, ValueError):
-        raise PfstudyError(f"{path} is damaged: its looks are no lists of numbers.") from None
+        lists = [tuple(looks.get(key, ())) for key in ("declared", "taken")]
+    except (AttributeError, TypeError):
+        lists = [("",)]
+    for each in lists:
+        are_whole = all(type(number) is int and number > 0 for number in each)
+        if not are_whole or list(each) != sorted(set(each)):
+            raise PfstudyError(
+                f"{path} is damaged: its looks are no lists of increasing numbers of seeds."
+            )
     return Looks(*lists)
 
 

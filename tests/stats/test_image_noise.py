@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
-from pfstudy.stats.images import image_noise, score_interval, score_statistic
+from pfstudy.stats.images import image_noise, score_interval
 
 R = json.loads(Path(__file__).with_name("multcomp.json").read_text())
 
@@ -58,11 +58,12 @@ def test_the_interval_is_tangos_or_a_little_wider(case: dict[str, Any], level: f
 def test_the_interval_leaves_0_out_where_the_score_does() -> None:
     gained, lost = np.meshgrid(np.arange(25), np.arange(40))
     low, high = score_interval(gained, lost, 500, 1.96)
+    mcnemar = (gained - lost) / np.sqrt(np.maximum(gained + lost, 1))
     estimate = 100 * (gained - lost) / 500
     assert (low <= estimate).all()
     assert (estimate <= high).all()
     excludes = (low > 1e-9) | (high < -1e-9)
-    assert (excludes == (np.abs(score_statistic(gained, lost)) > 1.96)).all()
+    assert (excludes == (np.abs(mcnemar) > 1.96)).all()
 
 
 def test_nothing_changed_is_no_certainty() -> None:
@@ -91,9 +92,32 @@ def test_the_noise_of_images_is_that_of_an_analysis_of_variance() -> None:
     assert noise.residual_V == pytest.approx(residual)
     assert noise.total_V == pytest.approx(total, rel=0.03)  # two images more
     assert noise.num_images == 400
-    for index, each in enumerate(right[1:]):
-        assert noise.gained_V[index] == (each & ~right[0]).sum()
-        assert noise.lost_V[index] == (~each & right[0]).sum()
+    change = right[1:].mean(axis=1) - right[0].mean(axis=0)
+    squares = noise.unit_V**2 * (noise.gained_V + noise.lost_V)
+    assert squares == pytest.approx((change**2).sum(axis=1))
+    sums = noise.unit_V * (noise.gained_V - noise.lost_V)
+    assert sums == pytest.approx(change.sum(axis=1), abs=1e-9)
+
+
+def test_of_one_seed_the_images_are_counted() -> None:
+    right = np.random.default_rng(0).random((3, 1, 500)) < 0.8
+    noise = image_noise(right[1:], right[0])
+    assert noise.gained_V == pytest.approx((right[1:] & ~right[0]).sum(axis=(1, 2)))
+    assert noise.lost_V == pytest.approx((~right[1:] & right[0]).sum(axis=(1, 2)))
+    assert noise.unit_V == pytest.approx(1)
+
+
+@pytest.mark.parametrize("lost", [5, 10, 20, 100])
+def test_networks_that_lose_the_same_images_are_no_more_images(lost: int) -> None:
+    """Three seeds that lose the same of 10,000 images: as many as one seed would lose."""
+    generator = np.random.default_rng(0)
+    covered = []
+    for _ in range(300):
+        base = np.ones((3, 10_000), bool)
+        other = base & ~(generator.random((10, 1, 10_000)) < lost / 10_000)
+        low, high = image_noise(other, base).ends(-float(ndtri((1 - 0.95**0.1) / 2)))
+        covered.append(((low <= -lost / 100) & (-lost / 100 <= high)).all())
+    assert np.mean(covered) >= 0.93
 
 
 def test_of_one_seed_the_residual_is_not_known() -> None:

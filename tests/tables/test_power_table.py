@@ -111,5 +111,5 @@ def test_the_table_and_the_data_say_the_same(record: Any) -> None:
     assert [need["name"] for need in data["needs"]] == ["maxpool", "avgpool"]
     for need in data["needs"]:
         assert f"{need['deviation']:.2f} 2 {need['num_seeds']} {need['num_seeds_safe']}" in text
-    assert "shown to lose no more than 5 points" in text
+    assert "as accurate as the baseline loses no more than 5 points" in text
     assert "with a probability of 80 %" in text

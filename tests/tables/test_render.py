@@ -78,7 +78,7 @@ def test_the_caption_says_what_the_figures_are(rows: Rows) -> None:
         "on these test images. MACs: multiply-accumulates of convolutions, linear layers and "
         "matrix products, those of attention included. Latency and speed relative to the "
         "unsubstituted backbone: Some CPU, 1 thread, batch 1, contiguous, float32, eager. On the "
-        "front of accuracy over latency: yes, in at least 95 % of bootstrap draws; no, in "
+        "front of accuracy over latency: yes, in at least 95 % of draws from their errors; no, in "
         "fewer than 5 %. Bold: the best of a column, where it can be told from all others.\n\n<!--"
     ) in markdown(rows)
 

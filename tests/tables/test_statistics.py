@@ -84,7 +84,7 @@ def test_the_line_at_equal_latency_is_of_one_recipe(record: Any) -> None:
 
 def test_an_untested_tie_is_counted(record: Any) -> None:
     rows = make_rows([record("original", 97.0), record("a", 96.0), record("b", 97.0)])
-    assert "2 differences could not be tested." in write_caption(
+    assert "2 differences could not be tested: a, b." in write_caption(
         rows, [BY_KEY["difference_points"]]
     )
 
@@ -164,7 +164,7 @@ class TestFailedRuns:
         caption = make_content(
             make_rows(several(record, maxpool=-1), incomplete=incomplete)
         ).caption
-        assert "maxpool (2 runs) lost some, so no verdict is in favour of it." in caption
+        assert "Runs that failed: maxpool (2 runs). No verdict favours it" in caption
         assert "2 failed" in caption
 
     @pytest.mark.parametrize("state", ["running", "pending", "interrupted"])
@@ -172,6 +172,34 @@ class TestFailedRuns:
         records = several(record, better=3.0)
         rows = make_rows(records, incomplete=[failed("better", 3, state)])
         assert column(rows, "verdict") == [None, "better"]
+
+    def test_a_variant_that_lost_all_still_counts(self, record: Any) -> None:
+        """What diverges makes the others look no better."""
+        records = several(record, worse=-0.4, other=0.1)
+        lost = [
+            Incomplete(f"gone seed{seed}", "failed", ("base-gone", seed), "diverged", "base")
+            for seed in range(3)
+        ]
+        before, rows = make_rows(records), make_rows(records, incomplete=lost)
+        widths = [
+            each.frame["difference_high"] - each.frame["difference_low"] for each in (before, rows)
+        ]
+        assert (widths[1][1:] > widths[0][1:]).all()
+        assert "All runs of 1 variant failed" in make_content(rows).caption
+
+    def test_a_baseline_that_lost_all_is_said(self, record: Any) -> None:
+        lost = [Incomplete("original seed0", "failed", ("base", 0), "diverged", "base")]
+        records = [r for r in several(record, maxpool=-1) if not r["variant"]["is_baseline"]]
+        assert make_rows(records, incomplete=lost).has_failed_baseline
+        assert not make_rows(records).has_failed_baseline
+
+    def test_nobody_is_off_the_front_because_of_what_is_left(self, record: Any) -> None:
+        records = several(record, a=0.0, lucky=4.0)
+        for made in records:
+            made["cost"]["macs"] = {"original": 3, "a": 2, "lucky": 1}[made["variant"]["label"]]
+        assert column(make_rows(records), "front") == ["no", "no", "yes"]
+        rows = make_rows(records, incomplete=[failed("lucky", 3)])
+        assert column(rows, "front")[1:] == ["perhaps", "perhaps"]
 
     def test_a_baseline_that_lost_runs_is_not_flattered(self, record: Any) -> None:
         incomplete = [Incomplete("original seed3", "failed", ("base", 3), "diverged")]
@@ -187,11 +215,33 @@ class TestSeeds:
         rows = make_rows(kept)
         for key in ("difference_points", "difference_low", "difference_high"):
             assert column(rows, key)[1] == pytest.approx(column(paired, key)[1])
+        caption = make_content(rows).caption
+        assert "Differences are over the seeds that both have, accuracies over all." in caption
+        assert "over the seeds" not in make_content(paired).caption
+
+    def test_the_front_is_of_these_differences(self, record: Any) -> None:
+        """Four lucky seeds of the baseline do not take a variant off it."""
+        records = [
+            record("original", accuracy, seed=seed, macs=2)
+            for seed, accuracy in enumerate((97.0, 97.1, 99.0, 99.1, 99.0, 99.1))
+        ]
+        records += [record("a", 98.0 + 0.1 * seed, seed=seed, macs=1) for seed in range(2)]
+        rows = make_rows(records)
+        assert column(rows, "difference_points")[1] == pytest.approx(1)
+        assert column(rows, "front_probability")[0] < 0.5
 
     def test_runs_that_share_no_seed_are_compared_all_the_same(self, record: Any) -> None:
         records = several(record, maxpool=-3.0)
         for made in records:
             made["seed"] += 0 if made["variant"]["is_baseline"] else 10
+        rows = make_rows(records)
+        assert column(rows, "verdict") == [None, "worse"]
+        assert "Paired in order, as they share no seeds" in make_content(rows).caption
+
+    def test_one_seed_that_is_shared_is_no_pairing(self, record: Any) -> None:
+        records = several(record, maxpool=-3.0)
+        for made in records:
+            made["seed"] += 0 if made["variant"]["is_baseline"] else 2
         assert column(make_rows(records), "verdict") == [None, "worse"]
 
     def test_a_variant_of_one_seed_is_judged_by_the_spread_of_the_others(self, record: Any) -> None:
@@ -226,6 +276,14 @@ class TestPopulation:
         for name, about in POPULATIONS.items():
             assert (f"are for {about}." in caption) is (name == expected)
 
+    def test_a_run_without_predictions_is_named(self, tmp_path: Path) -> None:
+        members = leave_study(tmp_path, draw_study(maxpool=0.05))
+        (tmp_path / members[-1] / "predictions.npz").unlink()
+        rows = make_rows(gather([tmp_path]).records)
+        assert column(rows, "population") == [None, "seeds"]
+        caption = make_content(rows).caption
+        assert "predictions.npz is missing or of other images: maxpool seed2" in caption
+
     def test_of_several_the_caption_says_which_is_whose(self, record: Any, tmp_path: Path) -> None:
         leave_study(tmp_path, draw_study(maxpool=0.05))
         others = several(record, maxpool=-1.0)
@@ -251,21 +309,32 @@ class TestLooks:
         assert column(looks, "difference_low")[1] < column(usual, "difference_low")[1]
         caption = self.caption(record, Looks((3, 5, 10), (3,)))
         assert "hold at 98.3 %" in caption
-        assert (
-            "judged at 3, 5 and 10 seeds, and its level of 5 % divided among these looks" in caption
-        )
+        assert "Declared looks: at 3, 5 and 10 seeds, 5 % divided by 3 for each." in caption
         assert "not declared" not in caption
 
     def test_those_that_were_not_declared_are_counted(self, record: Any) -> None:
         caption = self.caption(record, Looks((), (3, 5)))
-        assert "Judged at 3 and 5 seeds, 2 looks that were not declared" in caption
+        assert "Judged at 3 and 5 seeds: these 2 looks were not declared" in caption
         caption = self.caption(record, Looks((3, 5), (3, 4)))
-        assert "Also judged at 4 seeds, a look that was not declared" in caption
+        assert "Judged at 4 seeds, too: that look was not declared" in caption
+
+    def test_p_values_share_the_level_as_well(self, record: Any) -> None:
+        records = several(record, a=-0.6, b=0.2)
+        usual = make_rows(records).frame["p_value"]
+        rows = make_rows(records, Criteria(looks=Looks((3, 5, 10), (3,))))
+        assert rows.frame["p_value"][1:].tolist() == pytest.approx(
+            np.minimum(3 * usual[1:], 1).tolist()
+        )
+        is_found = rows.frame["verdict"][1:] != "undecided"
+        assert ((rows.frame["p_value"][1:] < 0.05) == is_found).all()
+
+    def test_those_of_other_studies_are_said(self, record: Any) -> None:
+        rows = make_rows(several(record, a=-1.0), Criteria(other_looks=("pooling",)))
+        assert "declared for pooling are not taken into account" in make_content(rows).caption
 
     def test_the_first_look_is_no_news(self, record: Any) -> None:
         caption = self.caption(record, Looks((), (3,)))
         assert "not declared" not in caption
-        assert "level" not in caption
 
 
 def test_what_is_gained_at_equal_latency_has_an_interval(record: Any) -> None:

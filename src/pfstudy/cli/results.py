@@ -51,24 +51,34 @@ def _criteria(judging: Judging, sources: Sequence[str | Path], study: str | None
 
     population, margin = judging.population, judging.margin
     if margin is not None and not 0 < margin <= 100:
-        raise PfstudyError(f"--margin is a loss in points, between 0 and 100, but got {margin:g}.")
+        raise PfstudyError(
+            f"--margin is a loss in points, above 0 and at most 100, but got {margin:g}."
+        )
     chosen = next((name for name in POPULATIONS if name == population), None)
     if population is not None and chosen is None:
         raise unknown_name("population", population, POPULATIONS)
-    return Criteria(judging.baseline, chosen, margin or 0.0, _looks(sources, study))
+    return Criteria(judging.baseline, chosen, margin or 0.0, *_looks(sources, study))
 
 
-def _looks(sources: Sequence[str | Path], study: str | None) -> Looks:
-    """The looks at a study, or else at the only study in a directory."""
+def _looks(sources: Sequence[str | Path], study: str | None) -> tuple[Looks, tuple[str, ...]]:
+    """Find the looks at a study, or else at the only study that there is.
+
+    Returns:
+        The looks, and which of several studies declare some if none was named.
+    """
     from pfstudy import store
 
-    local = [Path(source) for source in sources if not str(source).startswith("wandb:")]
-    if len(local) != 1:
-        return store.Looks()
-    if study is None:
-        names = [path.stem for path in (local[0] / store.STUDIES).glob("*.json")]
-        study = names[0] if len(names) == 1 else None
-    return store.Looks() if study is None else store.read_looks(local[0], study)
+    roots = [Path(source) for source in sources if not str(source).startswith("wandb:")]
+    if study is not None:
+        found = (store.read_looks(root, study) for root in roots)
+        return next((looks for looks in found if looks != store.Looks()), store.Looks()), ()
+    studies = [
+        (root, path.stem) for root in roots for path in (root / store.STUDIES).glob("*.json")
+    ]
+    if len(studies) == 1:
+        return store.read_looks(*studies[0]), ()
+    declared = [name for root, name in studies if store.read_looks(root, name).declared]
+    return store.Looks(), tuple(sorted(set(declared)))
 
 
 def show_table(
@@ -132,7 +142,9 @@ def show_table(
     baseline = rows.criteria.baseline
     if rows.lacks_baseline:
         cure = (
-            "add the unsubstituted backbone, block.spatial=original, to the sweep"
+            "all of its runs failed; pfstudy status says why, and the same sweep tries them again"
+            if baseline is None and rows.has_failed_baseline
+            else "add the unsubstituted backbone, block.spatial=original, to the sweep"
             if baseline is None
             else f"no variant of its backbone, data and recipe is called {baseline}"
         )

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from pfstudy.stats.images import ImageNoise, image_noise, score_interval, score_statistic
+from pfstudy.stats.images import ImageNoise, image_noise
 from pfstudy.stats.max_t import adjusted_p_values, max_t_quantile
 
 CONFIDENCE = 0.95
@@ -47,8 +47,10 @@ class Estimate:
         seed_df_V: Degrees of freedom of that; 0 where nothing tells it.
         image_errors_V: Standard error that comes from the test images and is not in that of the
             seeds; likewise.
-        noise: What the images contribute where a single seed of each is compared; intervals are
-            score intervals then.
+        lasting_errors_V: The part of it that stays, however many seeds there are: an estimate for
+            planning.
+        noise: What the images contribute, where they are the only source; intervals are score
+            intervals then.
     """
 
     differences_V: np.ndarray
@@ -57,6 +59,7 @@ class Estimate:
     seed_errors_V: np.ndarray
     seed_df_V: np.ndarray
     image_errors_V: np.ndarray
+    lasting_errors_V: np.ndarray
     noise: ImageNoise | None = None
 
     @property
@@ -95,7 +98,7 @@ class Estimate:
         """
         if self.noise is not None:
             quantile = -float(ndtri((1 - confidence ** (1 / number)) / 2))  # Sidak 1967
-            low_V, high_V = score_interval(*self._counts, quantile)
+            low_V, high_V = self.noise.ends(quantile)
             is_known_V = self.df > 0
             return np.where(is_known_V, low_V, np.nan), np.where(is_known_V, high_V, np.nan)
         halves_V = critical_values(number, self.df, self.shared, confidence) * self.errors
@@ -109,8 +112,7 @@ class Estimate:
         found_V = np.full(self.differences_V.shape, np.nan)
         known_V = self.df > 0
         if self.noise is not None:
-            score_V = np.abs(score_statistic(self.noise.gained_V, self.noise.lost_V))
-            alone_V = np.minimum(2 * ndtr(-score_V), 1 - 1e-16)
+            alone_V = np.minimum(2 * ndtr(-np.abs(self.noise.scores())), 1 - 1e-16)
             return np.where(known_V, -np.expm1(number * np.log1p(-alone_V)), np.nan)
         difference_V = self.differences_V[known_V]
         found_V[known_V] = adjusted_p_values(
@@ -125,11 +127,6 @@ class Estimate:
             )
             found_V[known_V] = np.maximum(found_V[known_V], alone_V)
         return found_V
-
-    @property
-    def _counts(self) -> tuple[np.ndarray, np.ndarray, int]:
-        assert self.noise is not None
-        return self.noise.gained_V, self.noise.lost_V, self.noise.num_images
 
     @property
     def _all_shared(self) -> np.ndarray:
@@ -214,16 +211,17 @@ def estimate(
     nothing_V = np.zeros_like(differences_V)
     found = (differences_V, num_seeds_V, population)
     if population == "seeds":
-        return Estimate(*found, np.sqrt(seed_V), seed_df_V, nothing_V)
+        return Estimate(*found, np.sqrt(seed_V), seed_df_V, nothing_V, nothing_V)
     noise = _image_noise(correct, np.isfinite(paired_VS), differences_V.shape)
     if population == "images":
-        is_single = bool((num_seeds_V <= 1).all())
         errors_V = np.sqrt(noise.total_V)
-        return Estimate(*found, nothing_V, nothing_V, errors_V, noise if is_single else None)
+        return Estimate(*found, nothing_V, nothing_V, errors_V, errors_V, noise)
     # no more is taken off than the seeds have of it, so that new images alone are within
     image_V = noise.total_V - np.minimum(np.nan_to_num(noise.residual_V), seed_V)
     image_V = np.maximum(image_V, 0)
-    return Estimate(*found, np.sqrt(seed_V), seed_df_V, np.sqrt(image_V))
+    lasting_V = np.maximum(noise.total_V - np.nan_to_num(noise.residual_V), 0)
+    errors = (np.sqrt(seed_V), seed_df_V, np.sqrt(image_V), np.sqrt(lasting_V))
+    return Estimate(*found, *errors)
 
 
 def deviation_of(made: Estimate) -> tuple[float, float]:
@@ -303,7 +301,8 @@ def _image_noise(
         assert has_VS.all(), "of families at once, all have the same seeds"
         return image_noise(correct[..., 1:, :, :], correct[..., :1, :, :])
     assert len(shape) == 1, "families at once need an array"
-    found = {key: np.full(shape, np.nan) for key in ("total_V", "residual_V", "gained_V", "lost_V")}
+    keys = ("total_V", "residual_V", "gained_V", "lost_V", "unit_V")
+    found = {key: np.full(shape, np.nan) for key in keys}
     num_images = 0
     baseline = correct[0] if correct else []
     for seeds, variants in _by_seeds(correct, has_VS).items():

@@ -20,8 +20,10 @@ class ImageNoise:
             seeds at hand included.
         residual_V: The part of it that comes from seeds and images together, and that the spread
             between seeds has in it as well; NaN of one seed, where it cannot be separated.
-        gained_V: Images that a variant alone has right, over all seeds.
+        gained_V: Images that a variant alone has right; of several seeds, as many as have the same
+            mean and variance if each counts as `unit_V`.
         lost_V: Images that the baseline alone has right, likewise.
+        unit_V: What an image counts: the share of the seeds in which it typically changes.
         num_images: Number of test images.
     """
 
@@ -29,7 +31,19 @@ class ImageNoise:
     residual_V: np.ndarray
     gained_V: np.ndarray
     lost_V: np.ndarray
+    unit_V: np.ndarray
     num_images: int
+
+    def ends(self, quantile: float) -> tuple[np.ndarray, np.ndarray]:
+        """Both ends of score intervals of the difference, in points."""
+        low_V, high_V = score_interval(self.gained_V, self.lost_V, self.num_images, quantile)
+        return self.unit_V * low_V, self.unit_V * high_V
+
+    def scores(self) -> np.ndarray:
+        """Score statistics of no difference, which are McNemar's without correction (1947)."""
+        changed_V = self.gained_V + self.lost_V
+        score_V = (self.gained_V - self.lost_V) / np.sqrt(np.where(changed_V > 0, changed_V, 1))
+        return np.asarray(score_V)
 
 
 def image_noise(correct_VSN: np.ndarray, baseline_VSN: np.ndarray) -> ImageNoise:
@@ -62,13 +76,11 @@ def image_noise(correct_VSN: np.ndarray, baseline_VSN: np.ndarray) -> ImageNoise
         left_V = changed_V - middle_V - of_images_V - of_seeds_V
         mean_square_V = left_V / ((num_seeds - 1) * (num_images - 1))
         residual_V = 1e4 * np.maximum(mean_square_V, 0) / (num_seeds * num_images)
-    return ImageNoise(
-        1e4 * total_V,
-        residual_V,
-        (changed_V + sum_V) / 2,
-        (changed_V - sum_V) / 2,
-        num_images,
-    )
+    sizes_V = np.abs(by_image_VN).sum(axis=-1, dtype=float)
+    unit_V = np.where(sizes_V > 0, squares_V / np.where(sizes_V > 0, sizes_V, 1), 1) / num_seeds
+    unit_V = np.where(sizes_V > 0, unit_V, 1.0)
+    gained_V, lost_V = ((sizes_V + sign * sum_V) / 2 / num_seeds / unit_V for sign in (1, -1))
+    return ImageNoise(1e4 * total_V, residual_V, gained_V, lost_V, unit_V, num_images)
 
 
 def _mean_variance(sum_V: np.ndarray, squares_V: np.ndarray, number: int) -> np.ndarray:
@@ -130,9 +142,3 @@ def _score(
     cube -= (1 - 2 * share - delta) * delta**3
     score = (gained - lost - number * delta) / deviation
     return score, number * cube / deviation**3
-
-
-def score_statistic(gained: np.ndarray, lost: np.ndarray) -> np.ndarray:
-    """Score statistic of no difference, which is McNemar's without correction (1947)."""
-    changed = np.asarray(gained, float) + lost
-    return np.asarray((np.asarray(gained, float) - lost) / np.sqrt(np.maximum(changed, 1)))

@@ -16,9 +16,8 @@ from pfstudy.tables.marks import OUTDATED
 from pfstudy.tables.rows import NO_NORM, PROJECTED, Rows
 from pfstudy.tables.statistics import POPULATIONS
 from pfstudy.tables.timing import timing_sentences
-from pfstudy.words import counted
+from pfstudy.words import counted, name_some
 
-_MOST_NAMES = 4
 _UNVERIFIED = {
     "data": "Data not verified by content, only by the names and sizes of files, for runs",
     "source": "Own operations identified by an older rule, which followed fewer imports, for runs",
@@ -47,7 +46,8 @@ def write_caption(rows: Rows, columns: Sequence[Column]) -> str:
     if shown & {"front", "front_probability"} and rows.front_cost:
         parts.append(
             f"On the front of accuracy over {_COSTS[rows.front_cost]}: yes, in at least "
-            f"{100 * SURE:g} % of bootstrap draws; no, in fewer than {100 - 100 * SURE:g} %."
+            f"{100 * SURE:g} % of draws from their errors; no, in fewer than "
+            f"{100 - 100 * SURE:g} %."
         )
     if shown & {"equal_latency_points", "equal_latency_low"}:
         parts.append(
@@ -134,9 +134,7 @@ def _unverified(rows: Rows) -> list[str]:
         found = [what in some for some in doubts]
         names = list(rows.frame.loc[found, "variant"])
         if names:
-            listed = ", ".join(names[:_MOST_NAMES])
-            more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-            of = "all variants" if all(found) else f"{listed}{more}"
+            of = "all variants" if all(found) else name_some(names)
             sentences.append(f"{text} of {of}.")
     return sentences
 
@@ -168,29 +166,70 @@ def _differences(rows: Rows) -> list[str]:
         sentences.append(
             f"Not worse: by the interval, it loses no more than {criteria.margin:g} points."
         )
-    untested = frame["difference_points"].notna() & frame["verdict"].isna() & ~frame["is_control"]
-    if untested.any():
-        sentences.append(f"{counted(int(untested.sum()), 'difference')} could not be tested.")
+    return [*sentences, *_pairing(rows), *_untested(rows)]
+
+
+def _pairing(rows: Rows) -> list[str]:
+    """Which runs are compared, where that is not all of them, seed by seed."""
+    known = {row["hash"]: row for row in rows.frame.to_dict("records")}
+    unpaired, is_partial = [], False
+    for family in rows.families:
+        if not family.has_control:
+            continue
+        unpaired += [known[name]["variant"] for name in family.unpaired]
+        sizes = [known[name]["num_seeds"] for name in family.hashes]
+        shared = family.estimate.num_seeds_V.tolist()
+        is_partial |= any(size != number for size, number in zip(sizes, shared, strict=True))
+        is_partial |= any(known[family.control]["num_seeds"] != number for number in shared)
+    sentences = []
+    if is_partial:
+        sentences.append("Differences are over the seeds that both have, accuracies over all.")
+    if unpaired:
+        sentences.append(
+            f"Paired in order, as they share no seeds with the baseline: {name_some(unpaired)}."
+        )
+    return sentences
+
+
+def _untested(rows: Rows) -> list[str]:
+    """Which differences have no verdict, and where test images are no source of error."""
+    frame = rows.frame
+    is_untested = frame["difference_points"].notna() & frame["verdict"].isna()
+    names = frame.loc[is_untested & ~frame["is_control"], "variant"].tolist()
+    sentences = []
+    unknown = [name for family in rows.families for name in family.unknown]
+    if unknown:
+        sentences.append(
+            "Which test images are right is not known of all runs (predictions.npz is missing or "
+            f"of other images: {name_some(unknown)}), so not all sources of error are counted."
+        )
+    if names:
+        sentences.append(
+            f"{counted(len(names), 'difference')} could not be tested: {name_some(names)}."
+        )
     return sentences
 
 
 def _looks(rows: Rows) -> list[str]:
     """When the study is and was judged, if that matters to the level."""
-    looks = rows.criteria.looks
-    if not looks.declared and len(looks.taken) < 2:
-        return []
+    looks, others = rows.criteria.looks, rows.criteria.other_looks
     sentences = []
     if looks.declared:
-        sentences.append(
-            f"The study is judged at {_numbers(looks.declared)} seeds, and its level of 5 % "
-            "divided among these looks."
+        share = (
+            f", 5 % divided by {len(looks.declared)} for each" if len(looks.declared) > 1 else ""
         )
-    if looks.undeclared:
+        sentences.append(f"Declared looks: at {_numbers(looks.declared)} seeds{share}.")
+    if looks.undeclared and (looks.declared or len(looks.taken) > 1):
         number = len(looks.undeclared)
-        which = "a look that was" if number == 1 else f"{number} looks that were"
+        which = "that look was" if number == 1 else f"these {number} looks were"
         sentences.append(
-            f"{'Also judged' if looks.declared else 'Judged'} at {_numbers(looks.undeclared)} "
-            f"seeds, {which} not declared (study.looks): the level holds for each look alone."
+            f"Judged at {_numbers(looks.undeclared)} seeds{', too' if looks.declared else ''}: "
+            f"{which} not declared (study.looks), so with each of them more is found by chance."
+        )
+    if others:
+        sentences.append(
+            f"Looks that are declared for {name_some(others)} are not taken into account; name the "
+            "study to do so: --study NAME."
         )
     return sentences
 
@@ -203,18 +242,23 @@ def _numbers(values: Sequence[int]) -> str:
 def _lost(rows: Rows) -> list[str]:
     """Which variants have lost runs, and what follows from that."""
     lost = rows.frame[rows.frame["num_failed_seeds"] > 0]
-    if lost.empty:
-        return []
     names = [
         f"{variant} ({counted(int(number), 'run')})"
         for variant, number in zip(lost["variant"], lost["num_failed_seeds"], strict=True)
     ]
-    listed = ", ".join(names[:_MOST_NAMES])
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return [
-        f"Failed runs are an outcome: {listed}{more} lost some, so no verdict is in favour of "
-        f"{'it' if len(names) == 1 else 'them'}."
-    ]
+    sentences = []
+    if names:
+        sentences.append(
+            f"Runs that failed: {name_some(names)}. No verdict favours "
+            f"{'it' if len(names) == 1 else 'them'}, as the worst outcome may be missing."
+        )
+    num_absent = sum(family.num_absent for family in rows.families)
+    if num_absent:
+        sentences.append(
+            f"All runs of {counted(num_absent, 'variant')} failed; the intervals of the others "
+            "allow for them."
+        )
+    return sentences
 
 
 def _incomplete(rows: Rows) -> list[str]:
@@ -222,7 +266,5 @@ def _incomplete(rows: Rows) -> list[str]:
         return []
     states = Counter(run.state for run in rows.incomplete)
     counts = ", ".join(f"{number} {state}" for state, number in states.items())
-    names = [run.name for run in rows.incomplete[:_MOST_NAMES]]
-    more = len(rows.incomplete) - len(names)
-    listed = ", ".join(names) + (f" and {more} more" if more else "")
+    listed = name_some([run.name for run in rows.incomplete])
     return [f"Not in the table: {counted(len(rows.incomplete), 'run')} ({counts}): {listed}."]

@@ -38,7 +38,7 @@ class Need:
         high: Upper end.
         verdict: Read off the interval.
         deviation: Standard deviation of the difference between seeds in points.
-        image_error: Standard error from the test images in points, which no seed reduces.
+        image_error: Standard error from the test images in points that no seed reduces.
         seeds_now: Seeds there are.
         num_seeds: Seeds per variant, if the deviation is what it seems; ``None`` if too many.
         num_seeds_safe: If it is larger, as it is with a probability of 20 %.
@@ -109,6 +109,13 @@ def make_power(
         if family.has_control
         for need in _needs(rows, family, distance, confidence, power)
     ]
+    compared = [family for family in rows.families if family.has_control and family.hashes]
+    most = max((int(family.estimate.num_seeds_V.max()) for family in compared), default=0)
+    if not needs and most > 1:
+        raise PfstudyError(
+            "power plans seeds, and --population images is about networks that are trained; use "
+            "--population both or seeds."
+        )
     if not needs:
         raise PfstudyError(
             "no variant that is compared has two seeds, so nothing tells how they vary; train "
@@ -123,6 +130,7 @@ def _needs(
 ) -> Iterator[Need]:
     made, number = family.estimate, family.number
     known = {row["hash"]: row for row in rows.frame.to_dict("records")}
+    several = rows.frame["model"].nunique() > 1
     if made.population == "images":
         return
     for index, name in enumerate(family.hashes):
@@ -130,13 +138,13 @@ def _needs(
         if seeds < 2 or not made.df[index]:
             continue
         deviation = float(made.seed_errors_V[index]) * seeds**0.5
-        image_error = float(made.image_errors_V[index])
+        image_error = float(made.lasting_errors_V[index])
         spread = Spread(deviation, image_error, number, confidence)
         larger = upper_deviation(deviation, float(moderated_df(seeds - 1, number)))
         least = least_distance(spread, power)
         row = known[name]
         yield Need(
-            row["variant"],
+            f"{row['model']}: {row['variant']}" if several else row["variant"],
             float(row["difference_points"]),
             float(row["difference_low"]),
             float(row["difference_high"]),
@@ -159,16 +167,17 @@ def power_data(power: Power) -> dict[str, Any]:
 def power_table(power: Power) -> Table:
     """Table for the terminal."""
     caption = (
-        f"{_question(power)} with a probability of {100 * power.power:g} %, by intervals that hold "
-        f"at {100 * power.confidence:.3g} % for all variants of a baseline at once. std: of the "
-        "difference between seeds. To be safe: if that is larger than it seems, as it is in one of "
-        "five cases."
+        f"Seeds per variant that are needed to {_question(power)}, with a probability of "
+        f"{100 * power.power:.6g} %, by intervals that hold at {100 * power.confidence:.3g} % for "
+        "all variants of a baseline at once. std: standard deviation between seeds of the "
+        "difference, moderated over the variants. To be safe: if the true one is at its upper 80 % "
+        "bound."
     )
     least = [need.least_distance for need in power.needs if need.is_limited_by_images]
     if least:
         caption += (
-            " More images: no number of seeds is enough, as these test images alone decide about "
-            f"no less than {min(least):.2f} points."
+            " More images: by what is seen, no number of seeds is enough, as these test images "
+            f"alone decide about no less than {min(least):.2f} points."
         )
     table = Table(box=box.SIMPLE_HEAD, caption=escape(caption), caption_justify="left")
     table.add_column("variant", overflow="fold")
@@ -188,13 +197,10 @@ def power_table(power: Power) -> Table:
 def _question(power: Power) -> str:
     if power.margin is not None:
         return (
-            f"Seeds per variant with which a variant that loses nothing is shown to lose no more "
-            f"than {power.margin:g} points,"
+            f"show that a variant as accurate as the baseline loses no more than {power.margin:g} "
+            "points"
         )
-    return (
-        f"Seeds per variant with which a true difference of {abs(power.difference or 0):g} points "
-        "is found,"
-    )
+    return f"find a true difference of {abs(power.difference or 0):g} points"
 
 
 def _seeds(need: Need, value: int | None) -> str:

@@ -19,6 +19,7 @@ from pfstudy.store import is_counted_so
 from pfstudy.tables.audit import Audit, audit_records
 from pfstudy.tables.columns import ACCURACY
 from pfstudy.tables.facts import loses_norm
+from pfstudy.tables.fronts import find_front
 from pfstudy.tables.marks import OUTDATED, explain_marks, speed_mark
 from pfstudy.tables.published import published_of
 from pfstudy.tables.speeds import common_setting, measured_in
@@ -28,7 +29,6 @@ from pfstudy.tables.statistics import (
     Criteria,
     JudgedFamily,
     find_best,
-    find_front,
     judge,
     resolution_of,
 )
@@ -89,6 +89,7 @@ class Rows:
         speed: Setting of the latencies, empty if there are none.
         speed_remarks: Sentences about figures of speed that are not what they seem.
         lacks_baseline: Labels of the variants that have no baseline to be compared with.
+        has_failed_baseline: Whether all runs of such a baseline have failed.
         audit: What the runs share, and what not, although they are compared.
         incomplete: Runs that are not in the table.
         front_cost: Key of the cost that the front is drawn over; ``None`` without a front.
@@ -102,6 +103,7 @@ class Rows:
     speed: Mapping[str, Any]
     speed_remarks: tuple[str, ...]
     lacks_baseline: tuple[str, ...]
+    has_failed_baseline: bool
     audit: Audit
     incomplete: tuple[Incomplete, ...] = ()
     front_cost: str | None = None
@@ -150,7 +152,7 @@ def make_rows(
     frame = pd.DataFrame({key: _column([row[key] for row in rows]) for key in rows[0]})
     frame = frame.astype(dict.fromkeys(_FLOATS, float))  # and nothing is NaN, not None
     reconcile_latencies(frame)
-    failed = Counter(run.key[0] for run in incomplete if run.has_failed)
+    failed = [run for run in incomplete if run.has_failed]
     families, front_cost = _judge(frame, by_variant, criteria, failed, correct)
     is_tested = frame[ACCURACY].notna()
     lacking = frame.loc[frame["difference_points"].isna() & is_tested, "variant"]
@@ -161,6 +163,7 @@ def make_rows(
         setting,
         tuple(explain_marks(measured)),
         tuple(dict.fromkeys(lacking)),
+        bool(set(frame["family"]) & ({run.key[0] for run in failed} - set(frame["hash"]))),
         audit,
         tuple(incomplete),
         front_cost,
@@ -174,7 +177,7 @@ def _judge(
     frame: pd.DataFrame,
     by_variant: ByVariant,
     criteria: Criteria,
-    failed: Mapping[str, int],
+    failed: Sequence[Incomplete],
     correct: Correct,
 ) -> tuple[list[JudgedFamily], str | None]:
     """Judge the variants that were tested; tuning trials were not, and are not compared."""
@@ -191,7 +194,8 @@ def _judge(
             frame[key] = pd.Series([nothing] * len(frame), frame.index)
             if not tested.empty:
                 frame[key] = tested[key].reindex(frame.index, fill_value=nothing)
-        frame["num_failed_seeds"] = [failed.get(name, 0) for name in frame["hash"]]
+        number = Counter(run.key[0] for run in failed)
+        frame["num_failed_seeds"] = [number[name] for name in frame["hash"]]
     return families, front_cost
 
 
