@@ -13,7 +13,8 @@ from pfstudy.errors import PfstudyError
 from pfstudy.figures import charts, style
 from pfstudy.figures.curves import read_curves
 from pfstudy.figures.draw import KINDS, draw
-from pfstudy.stats.effects import Additive, Effect
+from pfstudy.stats.effects import Effect
+from pfstudy.tables.effects import JudgedEffects
 from pfstudy.tables.rows import make_rows
 
 ADDRESSES = ("stage1.block1", "stage1.block2", "stage2.block1", "stage2.block2")
@@ -45,7 +46,9 @@ def records(record: Callable[..., Any], tmp_path: Path) -> list[Any]:
 
 
 def texts(svg: Path) -> set[str]:
-    return {e.text for e in ElementTree.parse(svg).iter() if e.tag.endswith("text") and e.text}
+    """Every line: of text in one line, or in several."""
+    ends = ("text", "tspan")
+    return {e.text for e in ElementTree.parse(svg).iter() if e.tag.endswith(ends) and e.text}
 
 
 def test_every_kind_is_drawn_in_every_format(records: Any, tmp_path: Path) -> None:
@@ -75,7 +78,7 @@ def test_a_picture_is_as_wide_as_a_column(records: Any, tmp_path: Path) -> None:
     effects = tuple(Effect(f"stage1.block{i}", "maxpool", 0.1, 0.3) for i in range(1, 17))
     shown = {
         "latency": charts.accuracy_against(make_rows(records), "latency_ms"),
-        "effects": charts.effect_map(Additive("block", effects, False, 0.9, 0, None, None)),
+        "effects": charts.effect_map(JudgedEffects("block", effects, False, 0.9, 0, None, None)),
         "curves": charts.learning_curves(make_rows(records), read_curves(records)),
     }
     for name, chart in shown.items():
@@ -123,8 +126,72 @@ def test_effects_are_a_map(tmp_path: Path) -> None:
         Effect("stage2", "avgpool", 0.4, None),
     )
     path = tmp_path / "x.svg"
-    style.save(charts.effect_map(Additive("stage", effects, False, 0.9, 0, None, None)), path)
+    style.save(charts.effect_map(JudgedEffects("stage", effects, False, 0.9, 0, None, None)), path)
     assert {"-0.1", "-2.0", "+0.4", "stage1", "stage2", "maxpool", "avgpool"} <= texts(path)
+    assert "Bold" not in " ".join(texts(path))
+
+
+def test_bold_effects_are_better_or_worse_and_not_worse_has_a_mark() -> None:
+    effects = (
+        Effect("stage1", "maxpool", -2.0, -3.0, -1.0, "worse"),
+        Effect("stage2", "maxpool", -0.1, -0.4, 0.2, "not worse"),
+        Effect("stage2", "avgpool", -0.5, -1.4, 0.4, "undecided"),
+    )
+    fitted = ("stage", effects, False, 0.9, 0, None, None)
+    model = JudgedEffects(*fitted, confidence=0.975, population="seeds", margin=1.0)
+    chart = charts.effect_map(model).to_dict()
+    (data,) = chart["datasets"].values()
+    assert [(row["text"], row["is_sure"]) for row in data] == [
+        ("-2.0", True),
+        ("-0.1~", False),
+        ("-0.5", False),
+    ]
+    assert " ".join(chart["title"]["text"]) == (
+        "Change of the test accuracy in points. Bold: better or worse. Intervals hold at 97.5 % "
+        "for all effects at once, for new trainings on these test images. ~: not worse, loses no "
+        "more than the margin of 1 point."
+    )
+
+
+@pytest.mark.parametrize(("num_seeds", "are_drawn"), [(2, True), (1, False)])
+def test_titles_say_what_bars_are(records: Any, num_seeds: int, are_drawn: bool) -> None:
+    rows = make_rows([record for record in records if record["seed"] < num_seeds])
+    drawn = [charts.accuracy_against(rows, cost) for cost in ("macs", "params")]
+    drawn.append(charts.replaced_blocks(rows))
+    found = [chart.to_dict() for chart in drawn]
+    said = [" ".join(chart.get("title", {}).get("text", ())) for chart in found]
+    assert ["Bars: standard deviation between seeds." in text for text in said] == [are_drawn] * 3
+    of_times = " ".join(charts.accuracy_against(rows, "latency_ms").to_dict()["title"]["text"])
+    assert of_times.endswith("95 % interval of the time.")
+    assert ("standard deviation" in of_times) == are_drawn
+
+
+def test_names_that_leave_the_plot_are_not_drawn(records: Any) -> None:
+    for record in records:
+        if record["variant"]["label"] == "avgpool":
+            record["variant"]["label"] = "stage1.block1=avgpool, stage1.block2=avgpool, stage2"
+    rows = make_rows(records)
+    rows.frame["operations"] = [{"stage1.block1": "maxpool"}] * len(rows.frame)
+    data = charts.accuracy_against(rows, "latency_ms").to_dict()["datasets"]
+    shown = {row["shown_name"] for rows in data.values() for row in rows}
+    assert "original" in shown
+    assert not any(name.startswith("stage1") for name in shown)
+
+
+def test_effects_are_of_the_finest_level_that_there_is(record: Any) -> None:
+    records = [
+        record(label, accuracy + 0.1 * seed, seed=seed)
+        for label, accuracy in (("original", 97.0), ("maxpool", 96.0), ("avgpool", 95.0))
+        for seed in (0, 1)
+    ]
+    for each in records:
+        each["variant"]["operations"] = dict.fromkeys(ADDRESSES, each["variant"]["label"])
+    chart = KINDS["effects"](make_rows(records), records).to_dict()
+    (data,) = chart["datasets"].values()
+    assert {(row["place"], row["operation"]) for row in data} == {
+        ("everywhere", "maxpool"),
+        ("everywhere", "avgpool"),
+    }
 
 
 def test_curves_are_read_as_they_went_on(records: Any) -> None:

@@ -21,9 +21,10 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from pfstudy.report.page import write_page
-from pfstudy.stats.effects import Additive, Effect
+from pfstudy.stats.effects import Effect
 from pfstudy.tables.audit import audit_records
 from pfstudy.tables.content import make_content
+from pfstudy.tables.effects import JudgedEffects
 from pfstudy.tables.rows import make_rows
 from records import make_record
 
@@ -42,7 +43,7 @@ VARIANTS = {  # label: accuracy, relative time
     "stage2=maxpool": (96.5, 0.9),
     ODD: (94.0, 0.7),
 }
-EFFECTS = Additive(
+EFFECTS = JudgedEffects(
     "stage",
     (Effect("stage1", "maxpool", -0.5, 0.2), Effect("stage2", "maxpool", 0.1, 0.3)),
     *(False, 0.9, 4, 0.8, 0.1),

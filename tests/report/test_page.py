@@ -16,10 +16,10 @@ from pfstudy.errors import PfstudyError
 from pfstudy.figures.curves import read_curves
 from pfstudy.report.data import page_curves
 from pfstudy.report.page import write_page
-from pfstudy.stats.effects import Additive, Effect
+from pfstudy.stats.effects import Effect
 from pfstudy.tables.audit import audit_records
 from pfstudy.tables.content import make_content
-from pfstudy.tables.effects import describe_model
+from pfstudy.tables.effects import JudgedEffects, describe_model
 from pfstudy.tables.rows import make_rows
 from pfstudy.tables.statistics import Criteria
 
@@ -78,7 +78,7 @@ def cost_of(data: dict[str, Any], key: str) -> dict[str, Any]:
 def write(record: Callable[..., Any], tmp_path: Path) -> Callable[..., Page]:
     """Write the page of a few runs; one variant has an odd name."""
 
-    def written(*models: Additive) -> Page:
+    def written(*models: JudgedEffects, **criteria: Any) -> Page:
         records = [
             record(label, accuracy + seed, seed=seed, speed=(2 * ratio, ratio))
             for label, accuracy, ratio in (("original", 95.0, 1.0), (ODD, 94.0, 0.8))
@@ -88,7 +88,7 @@ def write(record: Callable[..., Any], tmp_path: Path) -> Callable[..., Page]:
         write_page(
             path,
             f"Study {ODD}",
-            make_content(make_rows(records)),
+            make_content(make_rows(records, Criteria(**criteria))),
             audit_records(records),
             records=records,
             curves=read_curves(records),
@@ -197,7 +197,7 @@ def test_effects_are_a_table(write: Callable[..., Page], tmp_path: Path) -> None
         Effect("stage1", "maxpool", -0.5, -0.7, -0.3, "worse"),
         Effect("stage2", "maxpool", 0.1, -0.2, 0.4, "undecided"),
     )
-    model = Additive("stage", effects, False, 0.9, 4, 0.8, 0.1)
+    model = JudgedEffects("stage", effects, False, 0.9, 4, 0.8, 0.1)
     write(model)
     text = (tmp_path / "report.html").read_text()
     assert '<td class="loss-4"><strong>-0.50</strong> <small>-0.70 to -0.30</small></td>' in text
@@ -208,6 +208,35 @@ def test_effects_are_a_table(write: Callable[..., Page], tmp_path: Path) -> None
         "variants. 4 combinations, each predicted from all other variants: 80 % of their variance, "
         "off by 0.10 points (root mean square)."
     )
+
+
+def test_effects_say_what_their_intervals_hold_for(
+    write: Callable[..., Page], tmp_path: Path
+) -> None:
+    effects = (
+        Effect("stage1", "maxpool", 0.5, 0.1, 0.9, "better"),
+        Effect("stage2", "maxpool", -0.1, -0.3, 0.1, "not worse"),
+    )
+    fitted = ("stage", effects, False, 0.9, 4, 0.8, 0.1)
+    write(JudgedEffects(*fitted, confidence=0.975, population="seeds", margin=0.5))
+    text = (tmp_path / "report.html").read_text()
+    assert "<strong>+0.50</strong>" in text
+    assert ">-0.10~ <small>" in text
+    assert (
+        "Intervals hold at 97.5 % for all effects of a map at once, for new trainings of these "
+        "variants, judged on these test images. <strong>Bold</strong>: better or worse. ~: not "
+        "worse, loses no more than the margin of 0.5 points."
+    ) in text
+
+
+def test_the_summary_names_margin_and_population(
+    write: Callable[..., Page], tmp_path: Path
+) -> None:
+    write(margin=2.0)
+    text = (tmp_path / "report.html").read_text()
+    assert "<dt>margin</dt><dd>2 points</dd>" in text
+    population = "new trainings of these variants, judged on these test images"
+    assert f"<dt>population</dt><dd>{population}</dd>" in text
 
 
 def test_curves_are_laid_out_by_seed(record: Callable[..., Any]) -> None:

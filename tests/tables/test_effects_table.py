@@ -10,12 +10,15 @@ from rich.console import Console
 from pfstudy.errors import PfstudyError
 from pfstudy.tables.effects import effects_data, effects_table, fit_all, in_order
 from pfstudy.tables.rows import Rows, make_rows
+from pfstudy.tables.statistics import Criteria
 
 ADDRESSES = ("stage1.block1", "stage1.block2", "stage2.block1")
 POINTS = dict(zip(ADDRESSES, (-0.2, -0.1, -0.8), strict=True))
 
 
-def rows_of(record: Any, *variants: tuple[str, ...], num_seeds: int = 2) -> Rows:
+def rows_of(
+    record: Any, *variants: tuple[str, ...], num_seeds: int = 2, margin: float = 0.0
+) -> Rows:
     records = []
     for replaced in variants:
         for seed in range(num_seeds):
@@ -24,7 +27,7 @@ def rows_of(record: Any, *variants: tuple[str, ...], num_seeds: int = 2) -> Rows
             stands = {a: "maxpool" if a in replaced else "original" for a in ADDRESSES}
             made["variant"]["operations"] = stands
             records.append(made)
-    return make_rows(records)
+    return make_rows(records, Criteria(margin=margin))
 
 
 @pytest.fixture
@@ -44,9 +47,9 @@ def test_a_line_for_each_place_in_the_order_of_the_network(rows: Rows) -> None:
     text = text_of(effects_table(fit_all(rows)[0]))
     lines = [line.split() for line in text.splitlines() if ".block" in line]
     assert [line[:2] for line in lines] == [
-        ["stage1.block1", "-0.20"],
-        ["stage1.block2", "-0.10"],
-        ["stage2.block1", "-0.80"],
+        ["stage1.block1", "-0.20*"],
+        ["stage1.block2", "-0.10*"],
+        ["stage2.block1", "-0.80*"],
     ]
     assert "4 combinations, each predicted from all other variants: 100 %" in " ".join(text.split())
 
@@ -68,6 +71,24 @@ def test_intervals_come_from_the_seeds_where_the_model_fits_anyhow(record: Any) 
     assert "as many as there are variants" in " ".join(text_of(effects_table(model)).split())
     (alone, *_) = fit_all(rows_of(record, *single, num_seeds=1))
     assert all(effect.low is None for effect in alone.effects)
+
+
+def test_verdicts_are_marked_and_the_caption_says_what_they_hold_for(record: Any) -> None:
+    single = [(), *((address,) for address in ADDRESSES)]
+    (model, *_) = fit_all(rows_of(record, *single, margin=0.9))
+    text = " ".join(text_of(effects_table(model)).split())
+    assert "stage1.block1 -0.20~ (" in text
+    assert "stage2.block1 -0.80* (" in text
+    assert (
+        "Intervals hold at 95 % for all effects of the table at once, for new trainings of these "
+        "variants, judged on these test images. *: better or worse. ~: not worse, loses no more "
+        "than the margin of 0.9 points."
+    ) in text
+    (data,) = effects_data([model])
+    assert (data["confidence"], data["population"], data["margin"]) == (0.95, "seeds", 0.9)
+    (alone, *_) = fit_all(rows_of(record, *single, num_seeds=1))
+    assert effects_data([alone])[0]["population"] is None
+    assert "Nothing tells how sure" in " ".join(text_of(effects_table(alone)).split())
 
 
 def test_what_cannot_be_told_apart_is_said(record: Any) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from pfstudy.cli.results import Judging, make_table
+from pfstudy.figures.draw import KINDS
 from records import draw_study, leave_study
 
 Said = dict[str, tuple[float, float, float, str]]
@@ -65,6 +67,15 @@ def on_page(text: str) -> Said:
     }
 
 
+def in_figure(judging: Judging) -> Said:
+    """What the figure of the differences is drawn from, by the function that the command calls."""
+    found, content = make_table(["runs"], judging=judging)
+    chart = KINDS["differences"](content.rows, found.records).to_dict()
+    keys = ("difference_points", "difference_low", "difference_high", "verdict")
+    rows = [row for data in chart["datasets"].values() for row in data if "verdict" in row]
+    return {row["variant"]: tuple(row[key] for key in keys) for row in rows}  # type: ignore[misc]
+
+
 def assert_same(one: Said, other: Said, tolerance: float = 1e-9) -> None:
     assert one.keys() == other.keys()
     for name, figures in one.items():
@@ -88,6 +99,7 @@ def test_all_say_the_same_of_one_study(
     assert_same(table, in_effects(say("effects", *asked)))
     if population != "images":
         assert_same(table, in_power(say("power", *asked)["needs"]))
+    assert_same(table, in_figure(Judging(None, population, margin)))
     code, _, err = call_here("report", *asked)
     assert code in (0, None), err
     assert_same(table, on_page((tmp_path / "runs" / "report.html").read_text()), 6e-3)

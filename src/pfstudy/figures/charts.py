@@ -12,14 +12,21 @@ import pandas as pd
 
 from pfstudy.counting import MACS_SENTENCE
 from pfstudy.errors import PfstudyError
-from pfstudy.figures.style import COLOURS, COLUMN_WIDTH, SHAPES, colour_scale, dress
+from pfstudy.figures.style import (
+    COLOURS,
+    COLUMN_WIDTH,
+    SHAPES,
+    colour_scale,
+    dress,
+    dress_rows,
+    small_title,
+)
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.speed.setting import describe_setting
-from pfstudy.stats.comparison import DECIDED
-from pfstudy.stats.effects import Additive
 from pfstudy.stats.front import on_front
 from pfstudy.tables.columns import ACCURACY, BY_KEY
-from pfstudy.tables.effects import in_order
+from pfstudy.tables.effects import JudgedEffects, in_order
+from pfstudy.tables.judging import NOT_WORSE, SHORT_POPULATIONS, margin_sentence, percent
 from pfstudy.tables.rows import Rows, main_operation
 from pfstudy.tables.timing import COMPARABLE, were_timed_together
 
@@ -29,10 +36,12 @@ _LETTER = 4.0  # width and height of small type, in points
 _LINE = 9.0
 _PLOT_WIDTH, _PLOT_HEIGHT = 205, 150  # about what axes and legend leave
 _MOST_TICKS = 12
+_OUTSIDE = 12  # a name may leave the plot by as much
 _HEIGHT = 225
 _ROW = 16
+_CELL_TYPE = 8
+_SCALE = 80
 _TITLE_WIDTH = 60  # characters
-_AROUND = 50
 
 
 def accuracy_against(rows: Rows, cost: str) -> Any:
@@ -103,22 +112,24 @@ def accuracy_against(rows: Rows, cost: str) -> Any:
     said += textwrap.wrap(MACS_SENTENCE, _TITLE_WIDTH) if cost == "macs" else []
     if apart:
         said.append("Latency: time relative to the backbone, times the latency of one backbone.")
+    said += _bars(frame, has_times=cost == "latency_ms")
     title = alt.TitleParams(said, fontSize=7) if any(said) else alt.Undefined
     return dress(alt.layer(*layers, title=title).properties(width=COLUMN_WIDTH, height=_HEIGHT))
 
 
-def effect_map(model: Additive) -> Any:
+def effect_map(model: JudgedEffects) -> Any:
     """What replacing the layers of every place by every operation does to the accuracy.
 
-    Bold are effects that their interval decides about.
+    Bold are effects that are better or worse; what is not worse by the margin has a mark.
     """
     frame = pd.DataFrame(
         {
             "place": effect.place,
             "operation": effect.operation,
             "points": effect.points,
-            "is_sure": effect.verdict in DECIDED,
-            "text": f"{round(effect.points, 1) + 0.0:+.1f}",
+            "is_sure": effect.verdict in ("better", "worse"),
+            "text": f"{round(effect.points, 1) + 0.0:+.1f}"
+            + (NOT_WORSE if effect.verdict == "not worse" else ""),
         }
         for effect in model.effects
     )
@@ -127,6 +138,7 @@ def effect_map(model: Additive) -> Any:
     half = 0.0 if first.low is None or first.high is None else (first.high - first.low) / 2
     largest = max(0.1, float(frame["points"].abs().max()), half)
     places = in_order([effect.place for effect in model.effects])
+    height = _ROW * len(places)
     x = alt.X("operation:N", title=None, axis=alt.Axis(labelAngle=0, grid=False))
     y = alt.Y("place:N", title=None, sort=places, axis=alt.Axis(grid=False))
     base = alt.Chart(frame)
@@ -137,11 +149,12 @@ def effect_map(model: Additive) -> Any:
             "points:Q",
             title="points",
             scale=alt.Scale(scheme="purpleorange", domain=[-largest, largest], reverse=True),
-            legend=alt.Legend(gradientLength=80),
+            # the cells have the figures, so a low map needs none
+            legend=alt.Legend(gradientLength=_SCALE) if height >= _SCALE + 16 else None,
         ),
     )
     weight = alt.expr("datum.is_sure ? 'bold' : 'normal'")
-    texts = base.mark_text(fontSize=8, fontWeight=weight).encode(
+    texts = base.mark_text(fontSize=_CELL_TYPE, fontWeight=weight).encode(
         x=x,
         y=y,
         text="text:N",
@@ -151,10 +164,10 @@ def effect_map(model: Additive) -> Any:
     )
     chart = alt.layer(cells, texts).properties(
         width=COLUMN_WIDTH,
-        height=_ROW * len(places) + _AROUND,
-        title=alt.TitleParams("change of the accuracy; bold: the interval decides", fontSize=7),
+        height=height,
+        title=small_title(_describe_effects(model)),
     )
-    return dress(chart)
+    return dress_rows(chart)
 
 
 def replaced_blocks(rows: Rows) -> Any:
@@ -193,7 +206,10 @@ def replaced_blocks(rows: Rows) -> Any:
     )
     bars = base.mark_rule(strokeWidth=1).encode(x=x, y="low:Q", y2="high:Q", color=colour)
     points = base.mark_point(filled=True, size=30, opacity=1).encode(x=x, y=y, color=colour)
-    return dress(alt.layer(mean, bars, points).properties(width=COLUMN_WIDTH, height=_HEIGHT))
+    said = _bars(frame)
+    title = alt.TitleParams(said, fontSize=7) if said else alt.Undefined
+    chart = alt.layer(mean, bars, points, title=title)
+    return dress(chart.properties(width=COLUMN_WIDTH, height=_HEIGHT))
 
 
 def learning_curves(rows: Rows, curves: pd.DataFrame) -> Any:
@@ -227,6 +243,31 @@ def learning_curves(rows: Rows, curves: pd.DataFrame) -> Any:
     return dress(alt.layer(*layers).properties(width=COLUMN_WIDTH, height=_HEIGHT))
 
 
+def _describe_effects(model: JudgedEffects) -> str:
+    """What the effects are, and what their intervals hold for."""
+    said = "Change of the test accuracy in points."
+    if model.population is None:
+        return said
+    said += (
+        f" Bold: better or worse. Intervals hold at {percent(model.confidence)} for all effects "
+        f"at once, for {SHORT_POPULATIONS[model.population]}."
+    )
+    if model.margin:
+        said += f" {margin_sentence(model.margin)}"
+    return said
+
+
+def _bars(frame: pd.DataFrame, *, has_times: bool = False) -> list[str]:
+    """What error bars are, where there are some."""
+    has_spread = bool((frame[f"{ACCURACY}_std"].fillna(0) > 0).any())
+    has_times = has_times and bool(frame["relative_latency_low"].notna().any())
+    bars = [
+        *(["standard deviation between seeds"] if has_spread else []),
+        *(["95 % interval of the time"] if has_times else []),
+    ]
+    return [f"Bars: {', '.join(bars)}."] if bars else []
+
+
 def _names(frame: pd.DataFrame, settings: Sequence[str]) -> list[str]:
     """Labels, with what the variants differ in besides."""
     keys = [key for key in settings if frame[key].nunique(dropna=False) > 1]
@@ -252,7 +293,10 @@ def _place_labels(frame: pd.DataFrame) -> list[str]:
         name = str(frame["name"][index])
         middle, height = scaled["x"][index], scaled["y"][index] + _LINE
         half = len(name) * _LETTER / 2
-        if all(abs(middle - x) > half + w or abs(height - y) >= _LINE for x, y, w in boxes):
+        is_inside = half - _OUTSIDE <= middle <= _PLOT_WIDTH + _OUTSIDE - half
+        if is_inside and all(
+            abs(middle - x) > half + w or abs(height - y) >= _LINE for x, y, w in boxes
+        ):
             boxes.append((middle, height, half))
             placed[index] = name
     return list(placed.values())

@@ -12,7 +12,7 @@ from pfstudy.figures import charts
 from pfstudy.figures.curves import read_curves
 from pfstudy.figures.differences import difference_intervals
 from pfstudy.figures.style import save
-from pfstudy.tables.effects import fit_effects
+from pfstudy.tables.effects import fit_all
 from pfstudy.tables.rows import Rows
 
 Records = Sequence[Mapping[str, Any]]
@@ -70,13 +70,7 @@ def _differences(rows: Rows, records: Records) -> Any:
 
 def _effects(rows: Rows, records: Records) -> Any:
     del records
-    for level in ("block", "stage"):
-        model = fit_effects(rows, level)
-        if model is not None:
-            return charts.effect_map(model)
-    raise PfstudyError(
-        "the variants cannot tell effects apart; train one place at a time: study=one_block."
-    )
+    return charts.effect_map(fit_all(rows)[0])  # of the finest level
 
 
 def _replaced(rows: Rows, records: Records) -> Any:

@@ -9,6 +9,7 @@ import altair as alt
 
 from pfstudy import files
 from pfstudy.errors import PfstudyError
+from pfstudy.figures.labels import wrap
 
 FORMATS = ("svg", "pdf", "png")
 COLUMN_WIDTH = 252
@@ -20,6 +21,8 @@ BASELINE = "#000000"
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke")
 
 _PNG_PPI = 300
+_SMALL = 7
+_PADDING = 5
 
 
 def dress(chart: Any, *, is_single: bool = True) -> Any:
@@ -43,6 +46,19 @@ def dress(chart: Any, *, is_single: bool = True) -> Any:
         )
         .configure_title(fontSize=9, fontWeight="normal", anchor="start", subtitleFontSize=7)
     )
+
+
+def dress_rows(chart: Any) -> Any:
+    """Dress a chart whose height is that of its rows; title, legend and axis are added to it."""
+    autosize = alt.AutoSizeParams(type="fit-x", contains="padding")
+    return dress(chart).properties(autosize=autosize, padding=_PADDING)
+
+
+def small_title(*sentences: str) -> Any:
+    """A title in small type, each of its parts on lines of its own, wrapped to the column."""
+    width = COLUMN_WIDTH - 2 * _PADDING
+    lines = [line for sentence in sentences for line in wrap(sentence, width, _SMALL)]
+    return alt.TitleParams(lines, fontSize=_SMALL, frame="bounds")
 
 
 def colour_scale(names: list[str], baseline: str | None = None) -> alt.Scale:

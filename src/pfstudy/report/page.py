@@ -25,9 +25,11 @@ from pfstudy.report.data import page_curves, page_data
 from pfstudy.report.parts import audit_part, effects_part, facts, results_table
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.stats.comparison import VERDICTS
-from pfstudy.stats.effects import Additive
 from pfstudy.tables.audit import Audit
 from pfstudy.tables.content import Content
+from pfstudy.tables.effects import JudgedEffects
+from pfstudy.tables.judging import in_points
+from pfstudy.tables.statistics import POPULATIONS
 from pfstudy.variant import flatten
 from pfstudy.words import counted
 
@@ -44,7 +46,7 @@ def write_page(
     *,
     records: Sequence[Mapping[str, Any]],
     curves: pd.DataFrame,
-    models: Sequence[Additive] = (),
+    models: Sequence[JudgedEffects] = (),
     sources: Sequence[str] = (),
 ) -> None:
     """Write the page.
@@ -151,7 +153,12 @@ def _asked(
         "backbones": _listed(r["variant"]["model"] for r in records),
         "operations": ", ".join(_operations(records)),
         "compared with": criteria.baseline or "the unsubstituted backbone",
-        "margin": f"{criteria.margin:g} points" if criteria.margin else "",
+        "margin": in_points(criteria.margin) if criteria.margin else "",
+        "population": "; or ".join(
+            about
+            for population, about in POPULATIONS.items()
+            if (content.rows.frame["population"] == population).any()
+        ),
         "data": _listed(r["data"] for r in records),
         "recipe": f"{_listed(r['recipe'] for r in records)} ({settings})",
         "seeds": _listed(sorted({r["seed"] for r in records})),

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import groupby
 
-from pfstudy.stats.comparison import DECIDED
-from pfstudy.stats.effects import Additive, Effect
+from pfstudy.stats.effects import Effect
 from pfstudy.tables.audit import Audit
 from pfstudy.tables.columns import Column, write_points
 from pfstudy.tables.content import Cell, Content
-from pfstudy.tables.effects import describe_model, in_order, write_ends
+from pfstudy.tables.effects import JudgedEffects, describe_model, in_order, write_ends
+from pfstudy.tables.judging import NOT_WORSE, margin_sentence, percent
 from pfstudy.tables.render import audit_sentence, plain_cell
+from pfstudy.tables.statistics import POPULATIONS
 
 _NUM_TINTS = 4
 _PLACES = {
@@ -96,7 +97,7 @@ def audit_part(audit: Audit) -> str:
     return "\n".join(found)
 
 
-def effects_part(models: Sequence[Additive], num_families: int) -> str:
+def effects_part(models: Sequence[JudgedEffects], num_families: int) -> str:
     """The effects of every model as a map: a row for each place, a column for each operation.
 
     Args:
@@ -110,8 +111,8 @@ def effects_part(models: Sequence[Additive], num_families: int) -> str:
         [
             '<section aria-labelledby="effects-heading">',
             '<h2 id="effects-heading">What each place contributes</h2>',
-            "<p>Change of the test accuracy in points, with its 95 % interval, when an operation "
-            "stands at a place. <strong>Bold</strong>: the interval decides. "
+            "<p>Change of the test accuracy in points when an operation stands at a place. "
+            f"{_intervals(models[0])}"
             '<span class="key gain-4">gain</span> <span class="key loss-4">loss</span>'
             f"{of_which}</p>",
             '<div class="maps">',
@@ -121,7 +122,18 @@ def effects_part(models: Sequence[Additive], num_families: int) -> str:
     )
 
 
-def _effect_map(model: Additive) -> str:
+def _intervals(model: JudgedEffects) -> str:
+    """What the intervals of effects hold for, and how verdicts are marked."""
+    if model.population is None:
+        return ""
+    margin = f"{margin_sentence(model.margin)} " if model.margin else ""
+    return (
+        f"Intervals hold at {percent(model.confidence)} for all effects of a map at once, for "
+        f"{POPULATIONS[model.population]}. <strong>Bold</strong>: better or worse. {margin}"
+    )
+
+
+def _effect_map(model: JudgedEffects) -> str:
     places = in_order([effect.place for effect in model.effects])
     operations = dict.fromkeys(effect.operation for effect in model.effects)
     found = {(effect.place, effect.operation): effect for effect in model.effects}
@@ -148,8 +160,10 @@ def _effect(effect: Effect | None, largest: float) -> str:
     tint = round(_NUM_TINTS * abs(effect.points) / largest)
     kind = f"{'gain' if effect.points > 0 else 'loss'}-{tint}" if tint else "none"
     text = write_points(effect.points)
-    if effect.verdict in DECIDED:
+    if effect.verdict in ("better", "worse"):
         text = f"<strong>{text}</strong>"
+    elif effect.verdict == "not worse":
+        text += NOT_WORSE
     return f'<td class="{kind}">{text}{write_ends(effect, " <small>", "</small>")}</td>'
 
 

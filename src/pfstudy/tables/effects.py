@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich import box
@@ -13,15 +13,32 @@ from rich.table import Table
 
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.operations import ORIGINAL
+from pfstudy.stats.comparison import CONFIDENCE, Population
 from pfstudy.stats.effects import LEVELS, Additive, Effect, Level, fit_additive
 from pfstudy.tables.columns import write_points
+from pfstudy.tables.judging import DIFFERENT, margin_sentence, mark_of, percent
 from pfstudy.tables.rows import Rows
-from pfstudy.tables.statistics import effects_family
+from pfstudy.tables.statistics import POPULATIONS, effects_family
 
 _EACH = {"block": "every block", "stage": "every stage", "operation": "every operation"}
 
 
-def fit_effects(rows: Rows, level: Level) -> Additive | None:
+@dataclass(frozen=True)
+class JudgedEffects(Additive):
+    """A fitted model, and what its intervals and verdicts hold for.
+
+    Attributes:
+        confidence: That the intervals of all effects hold at once.
+        population: What they are about; ``None`` if there are no intervals.
+        margin: A loss in points that does not matter; 0 for none.
+    """
+
+    confidence: float = CONFIDENCE
+    population: Population | None = None
+    margin: float = 0.0
+
+
+def fit_effects(rows: Rows, level: Level) -> JudgedEffects | None:
     """Fit an additive model to the largest family of variants.
 
     Returns:
@@ -35,18 +52,28 @@ def fit_effects(rows: Rows, level: Level) -> Additive | None:
         return None
     criteria = rows.criteria
     model = fit_additive(family, ORIGINAL, level, criteria.confidence, criteria.margin)
-    if model is None or len(rows.families) < 2:
-        return model
-    name = rows.frame.loc[rows.frame["hash"] == largest.control, "model"].iloc[0]
-    return replace(model, of=str(name))
+    if model is None:
+        return None
+    found = vars(model)
+    if len(rows.families) > 1:
+        name = rows.frame.loc[rows.frame["hash"] == largest.control, "model"].iloc[0]
+        found = {**found, "of": str(name)}
+    has_intervals = any(effect.verdict is not None for effect in model.effects)
+    population = family.estimate.population if has_intervals else None
+    return JudgedEffects(
+        **found,
+        confidence=criteria.confidence,
+        population=population,
+        margin=criteria.margin,
+    )
 
 
-def fit_levels(rows: Rows) -> list[Additive]:
+def fit_levels(rows: Rows) -> list[JudgedEffects]:
     """Fit the models of all levels that the variants can tell apart; there may be none."""
     return [model for level in LEVELS if (model := fit_effects(rows, level)) is not None]
 
 
-def fit_all(rows: Rows) -> list[Additive]:
+def fit_all(rows: Rows) -> list[JudgedEffects]:
     """Fit the models of all levels that the variants can tell apart.
 
     Raises:
@@ -83,16 +110,28 @@ def describe_model(model: Additive) -> str:
     return " ".join(parts)
 
 
+def describe_intervals(model: JudgedEffects) -> str:
+    """Say what the intervals of a model hold for, and what its marks mean."""
+    if model.population is None:
+        return "Nothing tells how sure these effects are."
+    said = (
+        f"Intervals hold at {percent(model.confidence)} for all effects of the table at once, for "
+        f"{POPULATIONS[model.population]}. {DIFFERENT}: better or worse."
+    )
+    if model.margin:
+        said += f" {margin_sentence(model.margin)}"
+    return said
+
+
 def in_order(places: Sequence[str]) -> list[str]:
     """Places in the order of the network: ``stage2.block10`` after ``stage2.block9``."""
     return sorted(set(places), key=lambda place: list(map(int, re.findall(r"\d+", place))))
 
 
-def effects_table(model: Additive) -> Table:
+def effects_table(model: JudgedEffects) -> Table:
     """Table for the terminal: a line for each place, a column for each operation."""
-    table = Table(
-        box=box.SIMPLE_HEAD, caption=escape(describe_model(model)), caption_justify="left"
-    )
+    caption = f"{describe_model(model)} {describe_intervals(model)}"
+    table = Table(box=box.SIMPLE_HEAD, caption=escape(caption), caption_justify="left")
     operations = list(dict.fromkeys(effect.operation for effect in model.effects))
     table.add_column("place", overflow="fold")
     for operation in operations:
@@ -105,7 +144,8 @@ def effects_table(model: Additive) -> Table:
             if effect is None:
                 cells.append("-")
                 continue
-            cells.append(write_points(effect.points) + write_ends(effect, " (", ")"))
+            mark = mark_of(effect.verdict) or (" " if effect.verdict else "")
+            cells.append(write_points(effect.points) + mark + write_ends(effect, " (", ")"))
         table.add_row(escape(place), *cells)
     return table
 
@@ -117,6 +157,6 @@ def write_ends(effect: Effect, before: str, after: str) -> str:
     return f"{before}{write_points(effect.low)} to {write_points(effect.high)}{after}"
 
 
-def effects_data(models: Sequence[Additive]) -> list[dict[str, Any]]:
+def effects_data(models: Sequence[JudgedEffects]) -> list[dict[str, Any]]:
     """The models as plain data, for programs."""
     return [asdict(model) for model in models]
