@@ -12,6 +12,7 @@ from pfstudy.speed.setting import describe_setting
 from pfstudy.stats.front import SURE
 from pfstudy.tables.audit import in_short
 from pfstudy.tables.columns import ACCURACY, Column
+from pfstudy.tables.judging import in_points
 from pfstudy.tables.marks import OUTDATED
 from pfstudy.tables.rows import NO_NORM, PROJECTED, Rows
 from pfstudy.tables.statistics import POPULATIONS
@@ -164,7 +165,7 @@ def _differences(rows: Rows) -> list[str]:
             sentences.append(f"Intervals{models} are for {about}.")
     if criteria.margin and not tested.empty:
         sentences.append(
-            f"Not worse: by the interval, it loses no more than {criteria.margin:g} points."
+            f"Not worse: by the interval, it loses no more than {in_points(criteria.margin)}."
         )
     return [*sentences, *_pairing(rows), *_untested(rows)]
 

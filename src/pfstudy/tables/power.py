@@ -20,6 +20,7 @@ from pfstudy.stats.power import (
     upper_deviation,
 )
 from pfstudy.tables.columns import write_points
+from pfstudy.tables.judging import in_points
 from pfstudy.tables.rows import Rows
 from pfstudy.tables.statistics import JudgedFamily
 
@@ -197,10 +198,10 @@ def power_table(power: Power) -> Table:
 def _question(power: Power) -> str:
     if power.margin is not None:
         return (
-            f"show that a variant as accurate as the baseline loses no more than {power.margin:g} "
-            "points"
+            "show that a variant as accurate as the baseline loses no more than "
+            f"{in_points(power.margin)}"
         )
-    return f"find a true difference of {abs(power.difference or 0):g} points"
+    return f"find a true difference of {in_points(abs(power.difference or 0))}"
 
 
 def _seeds(need: Need, value: int | None) -> str:
