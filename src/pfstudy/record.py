@@ -74,7 +74,10 @@ _NEEDED: Mapping[tuple[str, ...], Check] = {
     ("cost", "num_projected_sites"): _SIZE,
 }
 _MAY_HAVE: Mapping[tuple[str, ...], Check] = {
+    ("identity", "rules"): _WHOLE,
+    ("identity", "replaces"): _TREE,
     ("variant", "operations"): _TREE,
+    ("tuning",): _TREE,
     ("environment",): _TREE,
     ("environment", "versions"): _TREE,
     ("environment", "git"): _TREE,
