@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pfstudy import store
+from pfstudy import files, ledger, store
 from run_directories import old_run, write_run
 
 Call = Callable[..., tuple[int | str | None, str, str]]
@@ -31,6 +31,21 @@ def test_older_runs_are_counted_again_once(call_here: Call) -> None:
     code, out, _ = call_here("recount", str(run), "--json")
     assert code == 0
     assert json.loads(out) == {"recounted": [], "num_counted_before": 1, "failed": {}}
+
+
+def test_damaged_files_do_not_keep_others_from_being_counted(call_here: Call) -> None:
+    run, damaged = (old_run(Path("runs"), seed=seed) for seed in (0, 1))
+    record = files.read_json(damaged / ledger.RECORD)
+    files.write_json(damaged / ledger.RECORD, record | {"seed": True})
+    counted = run.parent / store.COST
+    for content in ('{"counting": 2, "params', '{"counting": 2, "activations": -5}'):
+        counted.write_text(content)
+        _, out, _ = call_here("table", "--columns", "activations")
+        assert "-‡" in out
+    code, out, err = call_here("recount")
+    assert (code, out.partition(";")[0]) == (1, "1 variant counted again")
+    assert "damaged: seed is true" in err
+    assert files.read_json(counted)["activations"] > 0
 
 
 @pytest.mark.parametrize("is_there", [True, False])

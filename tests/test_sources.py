@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from measurements import measurement
 from pfstudy import files, ledger, sources, store
 from pfstudy.errors import PfstudyError
 from pfstudy.sources import gather
@@ -162,6 +163,19 @@ class TestProjects:
         found = gather([root, "wandb:me/p"])
         assert (len(found.records), found.num_repeated) == (2, 1)
         assert all("directory" in r for r in found.records)
+
+
+def test_a_damaged_measurement_of_a_project_is_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, damaged = measurement(), measurement(latency_ms=-5)
+    record = {**gather([root]).records[0], "speed": [whole, damaged]}
+    run = Logged("run0", "finished", record, (record["identity"]["hash"], 0))
+    monkeypatch.setattr(reading, "read_project", lambda *_: [run])
+    found = gather(["wandb:me/mine"])
+    assert [each["speed"] for each in found.records] == [[whole]]
+    (sentence,) = found.refused
+    assert "the run run0 of me/mine is damaged: latency_ms is -5" in sentence
 
 
 def test_the_config_of_a_run_says_whose_it_is() -> None:

@@ -21,6 +21,11 @@ Check = tuple[str, Callable[[Any], bool]]
 """What a value must be, in words and as a function."""
 
 
+def is_size(value: Any) -> bool:
+    """Whether a value counts something: a whole number of 0 or more, perhaps as a float."""
+    return _is_finite(value) and value >= 0 and value == int(value)
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -33,10 +38,16 @@ def _is_finite(value: Any) -> bool:
     return _is_number(value) and isfinite(value)
 
 
+def _is_list_of_trees(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
+
+
 _TEXT: Check = ("a text", lambda value: isinstance(value, str))
 _FLAG: Check = ("true or false", lambda value: isinstance(value, bool))
 _TREE: Check = ("an object", lambda value: isinstance(value, dict))
+_LIST: Check = ("a list of objects", _is_list_of_trees)
 _WHOLE: Check = ("a whole number", _is_whole)
+_SIZE: Check = ("a whole number of 0 or more", is_size)
 _COUNT: Check = ("a whole number of 1 or more", lambda value: _is_whole(value) and value > 0)
 _AMOUNT: Check = ("a number of 0 or more", lambda value: _is_finite(value) and value >= 0)
 _POSITIVE: Check = ("a number above 0", lambda value: _is_finite(value) and value > 0)
@@ -58,13 +69,22 @@ _NEEDED: Mapping[tuple[str, ...], Check] = {
     ("data",): _TEXT,
     ("recipe",): _TEXT,
     ("metrics",): _TREE,
-    ("cost", "params"): _AMOUNT,
-    ("cost", "macs"): _AMOUNT,
-    ("cost", "num_projected_sites"): _AMOUNT,
+    ("cost", "params"): _SIZE,
+    ("cost", "macs"): _SIZE,
+    ("cost", "num_projected_sites"): _SIZE,
 }
 _MAY_HAVE: Mapping[tuple[str, ...], Check] = {
-    ("cost", "activations"): _AMOUNT,
-    ("cost", "memory_traffic_bytes"): _AMOUNT,
+    ("identity", "rules"): _WHOLE,
+    ("identity", "replaces"): _TREE,
+    ("variant", "operations"): _TREE,
+    ("tuning",): _TREE,
+    ("environment",): _TREE,
+    ("environment", "versions"): _TREE,
+    ("environment", "git"): _TREE,
+    ("training",): _TREE,
+    ("cost", "counting"): _WHOLE,
+    ("cost", "activations"): _SIZE,
+    ("cost", "memory_traffic_bytes"): _SIZE,
     ("training", "seconds"): _AMOUNT,
     ("training", "test_seconds"): _AMOUNT,
     ("training", "images_per_second"): _AMOUNT,
@@ -88,7 +108,25 @@ _SPEED: Mapping[str, Check] = {
     "peak_memory_bytes": _AMOUNT,
     "energy_j": _AMOUNT,
     "others_load": _AMOUNT,
+    "device": _TEXT,
+    "host": _TEXT,
+    "layout": _TEXT,
+    "dtype": _TEXT,
+    "backend": _TEXT,
+    "environment": _TREE,
+    "processes": _LIST,
+    "beside": _TREE,
 }
+_PROCESS: Mapping[str, Check] = {
+    "id": _TEXT,
+    "latency_ms": _POSITIVE,
+    "latency_p10_ms": _POSITIVE,
+    "latency_p90_ms": _POSITIVE,
+    "baseline_latency_ms": _POSITIVE,
+    "relative_latency": _POSITIVE,
+    "num_rounds": _COUNT,
+}
+"""Figures of each process of a measurement, all of which pooling needs."""
 
 
 def check_record(record: Mapping[str, Any], name: str) -> None:
@@ -134,6 +172,9 @@ def check_speed(measured: Mapping[str, Any], name: str) -> None:
     for key, check in _SPEED.items():
         if measured.get(key) is not None:
             _check(measured[key], key, check, name)
+    for number, process in enumerate(measured.get("processes") or ()):
+        for key, check in _PROCESS.items():
+            _check(process.get(key), f"processes[{number}].{key}", check, name)
     low, high = (measured.get(f"relative_latency_{end}") for end in ("low", "high"))
     for least, most in ((low, measured["relative_latency"]), (measured["relative_latency"], high)):
         if least is not None and most is not None and not least <= most:

@@ -14,7 +14,7 @@ from pfstudy import inventory, ledger, store
 from pfstudy.errors import PfstudyError
 from pfstudy.files import read_json
 from pfstudy.identity import modernise
-from pfstudy.record import TEST_TOP1, check_record, without_test
+from pfstudy.record import TEST_TOP1, check_record, check_speed, without_test
 from pfstudy.speed.pooling import pool
 from pfstudy.speed.setting import complete_setting
 from pfstudy.tuning import is_trials
@@ -212,21 +212,37 @@ def _family_of(directory: Path) -> str | None:
     return family if isinstance(family, str) else None
 
 
+def _possible(
+    speeds: Iterable[Mapping[str, Any]], name: str, refused: list[str]
+) -> Iterator[Mapping[str, Any]]:
+    """The measurements that are not damaged."""
+    for measured in speeds:
+        try:
+            check_speed(measured, f"a measurement of {name}")
+        except PfstudyError as error:
+            refused.append(str(error))
+        else:
+            yield measured
+
+
 def _of_wandb(project: str, logged: Iterable[Any], are_trials: bool = False) -> Gathered:
-    records, incomplete, refused, num_foreign = [], [], [], 0
+    records, incomplete, num_foreign = [], [], 0
+    refused: list[str] = []
     for run in logged:
         if run.state == DAMAGED:
             refused.append(f"the record of the W&B run {run.name} is damaged.")
             incomplete.append(Incomplete(run.name, DAMAGED, run.key or _NOBODY))
         elif run.record is not None:
             record = without_test(run.record) if are_trials else run.record
+            name = f"the run {run.name} of {project}"
             try:
-                check_record(record, f"the run {run.name} of {project}")
+                check_record(record, name)
             except PfstudyError as error:
                 refused.append(str(error))
                 incomplete.append(Incomplete(run.name, DAMAGED, run.key or _NOBODY))
             else:
-                records.append({"speed": [], **record})
+                speeds = list(_possible(record.get("speed", ()), name, refused))
+                records.append({**record, "speed": speeds})
         elif run.key is not None:
             state = run.state if run.state != "finished" else "without a record"
             incomplete.append(Incomplete(run.name, state, run.key))

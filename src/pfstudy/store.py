@@ -27,7 +27,7 @@ from pfstudy.counting import COUNTING, RECOUNTED
 from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.files import locked, read_json, write_json, write_text
 from pfstudy.ledger import RECORD
-from pfstudy.record import check_record, check_speed, without_test
+from pfstudy.record import check_record, check_speed, is_size, without_test
 from pfstudy.schema.config import config_tree
 from pfstudy.schema.imports import locate
 from pfstudy.tuning import is_trial
@@ -227,11 +227,16 @@ def is_counted_so(cost: Mapping[str, Any]) -> bool:
 
 
 def _read_recounted(variant_dir: str, cost: Mapping[str, Any]) -> dict[str, Any]:
-    """What was counted again of a variant; nothing where that is of another network."""
-    found = read_json(f"{variant_dir}/{COST}", missing_ok=True)
-    if not is_counted_so(found) or any(found.get(k) != cost[k] for k in ("params", "macs")):
+    """What was counted again of a variant; nothing where that is of another network, or damaged."""
+    try:
+        found = read_json(f"{variant_dir}/{COST}", missing_ok=True)
+    except PfstudyError:  # counting again replaces it
         return {}
-    return {key: found[key] for key in ("counting", *RECOUNTED) if key in found}
+    is_whole = all(is_size(found.get(key)) for key in RECOUNTED)
+    is_same = all(found.get(key) == cost[key] for key in ("params", "macs"))
+    if not (is_counted_so(found) and is_whole and is_same):
+        return {}
+    return {key: found[key] for key in ("counting", *RECOUNTED)}
 
 
 def read_speeds(variant_dir: str | Path, refuse: Refuse | None = None) -> list[dict[str, Any]]:

@@ -86,7 +86,9 @@ def test_weights_for_other_images_are_refused_before_they_are_loaded(
         pytest.fail("loaded")
 
     monkeypatch.setattr("pfstudy.network.surgery._copy_pretrained", load)
+    monkeypatch.setattr("pfstudy.launch.check.load_teacher", load)
     sizes = ("data.image_size=32", "recipe.augmentation.translate=null")
-    config = compose(*folder, *sizes, "model=vit_ti", "pretrained=true")
+    teacher = "recipe.teacher=timm:resnet18"
+    config = compose(*folder, *sizes, teacher, "model=vit_ti", "pretrained=true")
     with pytest.raises(PfstudyError, match=r"add data\.mean=\[0\.5,0\.5,0\.5\] data\.std="):
         check_variants([make_variant(config, "content")], ignore)

@@ -15,7 +15,7 @@ from configs import compose
 from pfstudy import files, ledger, store
 from pfstudy.errors import PfstudyError
 from pfstudy.inventory import find_runs
-from pfstudy.launch import job
+from pfstudy.launch import job, tuning
 from pfstudy.launch.tuning import list_trials
 from pfstudy.sources import gather
 from pfstudy.tables.content import make_content
@@ -23,6 +23,7 @@ from pfstudy.tables.rows import make_rows
 from pfstudy.tasks import Task
 from pfstudy.tuning import TUNED, TUNING, check_tuning
 from pfstudy.worker.run import train_run
+from records import make_record
 from trouble import SMALL, set_pace, write_module
 from under_way import Sweep, Sweeps, wait_until
 
@@ -308,6 +309,15 @@ def test_what_was_chosen_is_not_tried_again(make_run: Callable[..., Any]) -> Non
     ]
     files.write_json(run.directory.parent / TUNED, {"lr": 0.1, "weight_decay": 0.0})
     assert list_trials(run.variant) == []
+
+
+def test_an_impossible_accuracy_of_a_trial_chooses_nothing(make_run: Callable[..., Any]) -> None:
+    record = make_record()
+    record["metrics"]["val_top1_percent"] = 150
+    trial = make_run("tune.trials=2")
+    files.write_json(trial.directory / ledger.RECORD, record)
+    with pytest.raises(PfstudyError, match="val_top1_percent is 150, but must be"):
+        tuning._accuracy(trial)
 
 
 def test_what_is_not_tuned_has_no_trials(make_run: Callable[..., Any]) -> None:

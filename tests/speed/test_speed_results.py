@@ -132,6 +132,16 @@ def test_a_damaged_file_is_named(
     assert str(caught.value) == f"{path} is damaged: it is no results file of pfstudy speed."
 
 
+def test_an_impossible_figure_in_a_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    add_results(path, networks(maxpool=0.8), ENVIRONMENT)
+    content = files.read_json(path)
+    content["networks"][0]["measured"]["latency_ms"] = -5
+    path.write_text(json.dumps(content))
+    with pytest.raises(PfstudyError, match=r"x\.json is damaged: latency_ms is -5, but must be"):
+        read_results(path)
+
+
 @pytest.mark.parametrize("version", [99, None])
 def test_another_schema_is_named(tmp_path: Path, version: int | None) -> None:
     path = tmp_path / "x.json"

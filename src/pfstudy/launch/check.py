@@ -66,12 +66,13 @@ def check_variants(
         config, key = variant.config, backbone_key(variant.config)
         number = _check_network(variant, backbones)
         try:
+            initial = describe_initial_weights(config)  # downloads nothing, as a teacher may
             training = repr((config.model, config.data, config.recipe, config.trainer))
             if training not in trainable:
                 _check_training(config, num_ranks, devices[0])
                 trainable.add(training)
             check_batch_size(config.recipe.batch_size, count_images(config.data), num_ranks)
-            notes |= dict.fromkeys((*note_pixels(config.data), *describe_initial_weights(config)))
+            notes |= dict.fromkeys((*note_pixels(config.data), *initial))
             if config.pretrained and key not in loaded:
                 build_backbone(config.model, config.data, pretrained=True)
                 loaded.add(key)

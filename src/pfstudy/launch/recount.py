@@ -20,7 +20,7 @@ class Recounted:
     Attributes:
         recounted: The directories of those that were.
         num_counted_before: Number of variants that had been counted as this version counts.
-        failed: Why others could not be counted, by run directory.
+        failed: Why others could not be counted, by run directory; of damaged records, too.
     """
 
     recounted: tuple[Path, ...]
@@ -37,8 +37,13 @@ def recount_runs(directory: Path) -> Recounted:
     Raises:
         PfstudyError: There is no such directory, or no finished run in it.
     """
-    records = list(store.read_records(inventory.find_runs(directory)))
-    if not records:
+    failed: dict[Path, str] = {}
+
+    def refuse(run: str, reason: str) -> None:
+        failed.setdefault(Path(run), reason)
+
+    records = list(store.read_records(inventory.find_runs(directory), refuse))
+    if not records and not failed:
         raise PfstudyError(
             f"{directory} has no finished run; give the directory that runs were made in."
         )
@@ -48,12 +53,11 @@ def recount_runs(directory: Path) -> Recounted:
         by_variant.setdefault(variant, []).append(store.is_counted_so(record["cost"]))
     runs = {Path(record["directory"]).parent: Path(record["directory"]) for record in records}
     wanted = [runs[variant] for variant, is_new in by_variant.items() if not all(is_new)]
-    failed: dict[Path, str] = {}
     if wanted:
         with Display() as display, Pool(()) as pool:  # one process alone: nothing to import ahead
             display.phase("recount", counted(len(wanted), "variant"))
             display.bar("importing")
-            failed = pool.call(
+            failed |= pool.call(
                 "pfstudy.complexity:recount",
                 tuple(wanted),
                 on_report=display.follow("variants", "done", "total"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from pfstudy import files, inventory, ledger, store
 from pfstudy.launch.display import Display
 from pfstudy.launch.training import RunTrainer
+from pfstudy.record import VALIDATION_TOP1
 from pfstudy.tuning import TUNED, TUNING, choose, make_trials, read_tuned
 from pfstudy.variant import Variant
 from pfstudy.words import counted
@@ -100,6 +101,10 @@ def _may_do_better(run: store.Run) -> bool:
 
 
 def _accuracy(run: store.Run) -> float | None:
-    """Top-1 accuracy of a trial on the validation split, in percent; ``None`` if it diverged."""
-    record = files.read_json(run.directory / ledger.RECORD, missing_ok=True)
-    return float(record["metrics"]["val_top1_percent"]) if record else None
+    """Top-1 accuracy of a trial on the validation split, in percent; ``None`` if it diverged.
+
+    Raises:
+        PfstudyError: Its record is damaged.
+    """
+    record = next(store.read_records([run.directory]), None)
+    return float(record["metrics"][VALIDATION_TOP1]) if record else None

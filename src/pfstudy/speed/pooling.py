@@ -34,7 +34,7 @@ def figures_of_processes(processes: Sequence[Measurement], batch_size: int) -> d
     """
     figures = {key: statistics.median(each[key] for each in processes) for key in _MEDIANS}
     ratio = pooled_ratio(np.array([each["relative_latency"] for each in processes]))
-    loads = [each["others_load"] for each in processes if each["others_load"] is not None]
+    loads = [load for each in processes if (load := each.get("others_load")) is not None]
     return {
         **figures,
         "throughput_images_per_s": 1e3 * batch_size / figures["latency_ms"],

@@ -14,6 +14,7 @@ from typing import Any
 
 from pfstudy import files
 from pfstudy.errors import PfstudyError
+from pfstudy.record import check_speed
 from pfstudy.speed.pooling import pool
 from pfstudy.speed.setting import complete_setting, describe_setting, name_setting
 from pfstudy.speed.summary import joint_interval
@@ -181,9 +182,13 @@ def read_results(path: Path) -> Results:
         networks = tuple(Network(**network) for network in content["networks"])
         if not all(is_complete(network.measured) for network in networks):
             raise ValueError
+        for network in networks:
+            check_speed(network.measured, str(path))
         setting = complete_setting(content["setting"])
         describe_setting(setting)
         return Results(setting, {**content["environment"]}, networks)
+    except PfstudyError:
+        raise
     except (KeyError, TypeError, ValueError):
         raise PfstudyError(f"{path} is damaged: it is no results file of pfstudy speed.") from None
 
