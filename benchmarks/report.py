@@ -27,7 +27,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from _measuring import machine, show
 from pfstudy.report.page import library, write_page
 from pfstudy.schema.operations import ORIGINAL
-from pfstudy.stats.effects import LEVELS
+from pfstudy.stats.additive import LEVELS
 from pfstudy.tables.audit import audit_records
 from pfstudy.tables.content import make_content
 from pfstudy.tables.effects import fit_effects

@@ -548,7 +548,7 @@ def test_a_replacement_that_is_never_called_is_refused(layer: str) -> None:
     with pytest.raises(PfstudyError) as caught:
         check_network(of_shared_layers(layer))
     assert str(caught.value) == (
-        f"stage1.block1: the backbone never calls what stands at {layer}, so that maxpool in its "
+        f"stage1.block1: the backbone never calls its layer {layer}, so that maxpool in its "
         "place would change nothing; declare the module that it calls."
     )
 

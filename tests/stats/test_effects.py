@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pfstudy.stats.additive import Level, fit_model
 from pfstudy.stats.comparison import decide, estimate
-from pfstudy.stats.effects import Additive, Family, Level, fit_additive, fit_model
+from pfstudy.stats.effects import Additive, Family, fit_additive
 
 ADDRESSES = ("stage1.block1", "stage1.block2", "stage2.block1", "stage2.block2")
 BASE = "original"

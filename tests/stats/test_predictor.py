@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pfstudy.stats.effects import find_estimable, make_design
+from pfstudy.stats.additive import find_estimable, make_design
 from pfstudy.stats.predictor import Predictor, fit_predictor
 
 ADDRESSES = tuple(f"stage{s}.block{b}" for s in (1, 2) for b in (1, 2, 3))

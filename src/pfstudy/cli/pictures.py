@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pfstudy.cli.app import app, make_console
+from pfstudy.cli.judging import Baseline, Judging, Margin, OfPopulation
 from pfstudy.cli.results import (
-    Baseline,
-    Judging,
-    Margin,
-    OfPopulation,
     OfSpeed,
     OfStudy,
     Sources,

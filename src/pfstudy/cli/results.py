@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pfstudy.cli.app import AsJson, app, make_console
+from pfstudy.cli.judging import Baseline, Judging, Margin, OfPopulation, make_criteria
 from pfstudy.errors import PfstudyError, unknown_name
 from pfstudy.words import counted
 
@@ -19,66 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pfstudy.sources import Gathered
-    from pfstudy.store import Looks
     from pfstudy.tables.content import Content
-    from pfstudy.tables.statistics import Criteria
 
 OfStudy = Annotated[str | None, typer.Option("--study", help="Take the members of this study.")]
-
-
-@dataclass(frozen=True)
-class Judging:
-    """How variants are judged, as it was asked for.
-
-    Attributes:
-        baseline: Label of the variant to compare with; ``None`` for the unsubstituted backbone.
-        population: What statements are about; ``None`` for what is known best.
-        margin: A loss in points that does not matter; ``None`` for none.
-    """
-
-    baseline: str | None = None
-    population: str | None = None
-    margin: float | None = None
-
-
-def _criteria(judging: Judging, sources: Sequence[str | Path], study: str | None) -> Criteria:
-    """Check how variants are to be judged, and find out when the study is looked at.
-
-    Raises:
-        PfstudyError: There is no such population, or the margin is none.
-    """
-    from pfstudy.tables.statistics import POPULATIONS, Criteria
-
-    population, margin = judging.population, judging.margin
-    if margin is not None and not 0 < margin <= 100:
-        raise PfstudyError(
-            f"--margin is a loss in points, above 0 and at most 100, but got {margin:g}."
-        )
-    chosen = next((name for name in POPULATIONS if name == population), None)
-    if population is not None and chosen is None:
-        raise unknown_name("population", population, POPULATIONS)
-    return Criteria(judging.baseline, chosen, margin or 0.0, *_looks(sources, study))
-
-
-def _looks(sources: Sequence[str | Path], study: str | None) -> tuple[Looks, tuple[str, ...]]:
-    """Find the looks at a study, or else at the only study that there is.
-
-    Returns:
-        The looks, and which of several studies declare some if none was named.
-    """
-    from pfstudy import store
-
-    roots = [Path(source) for source in sources if not str(source).startswith("wandb:")]
-    if study is not None:
-        found = (store.read_looks(root, study) for root in roots)
-        return next((looks for looks in found if looks != store.Looks()), store.Looks()), ()
-    studies = [
-        (root, path.stem) for root in roots for path in (root / store.STUDIES).glob("*.json")
-    ]
-    if len(studies) == 1:
-        return store.read_looks(*studies[0]), ()
-    declared = [name for root, name in studies if store.read_looks(root, name).declared]
-    return store.Looks(), tuple(sorted(set(declared)))
 
 
 def show_table(
@@ -177,7 +120,7 @@ def make_table(
     from pfstudy.tables.rows import make_rows
     from pfstudy.tables.speeds import choose_speed
 
-    criteria = _criteria(judging or Judging(), sources, study)
+    criteria = make_criteria(judging or Judging(), sources, study)
     with collecting_no_garbage():
         found = gather_runs(sources, study)
         if speed is not None and not isinstance(speed, Mapping):
@@ -262,25 +205,6 @@ Sources = Annotated[
         help="Directories of runs, or of what W&B logged offline, or wandb:ENTITY/PROJECT; several "
         "are merged.",
         show_default="runs",
-    ),
-]
-Baseline = Annotated[
-    str | None, typer.Option(help="Compare with this variant; default: the backbone.")
-]
-OfPopulation = Annotated[
-    str | None,
-    typer.Option(
-        "--population",
-        help="What intervals are about: both (new trainings, new images like these), seeds (new "
-        "trainings, these images), images (these networks, new images); default: both, or images "
-        "with one seed.",
-    ),
-]
-Margin = Annotated[
-    float | None,
-    typer.Option(
-        help="A loss in points that does not matter: a variant that surely loses no more is not "
-        "worse."
     ),
 ]
 OfSpeed = Annotated[

@@ -22,7 +22,7 @@ from pfstudy.schema.search import OneShot
 from pfstudy.schema.sites import stages_of
 from pfstudy.searches import Asked
 from pfstudy.space import Choice
-from pfstudy.stats.effects import find_estimable
+from pfstudy.stats.additive import find_estimable
 from pfstudy.stats.predictor import fit_predictor
 from pfstudy.words import counted
 

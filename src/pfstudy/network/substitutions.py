@@ -130,7 +130,7 @@ def check_replacements_are_called(
         if not calls[path]:
             what = substitution.operation if path == substitution.layer else "nothing"
             raise PfstudyError(
-                f"{substitution.address}: the backbone never calls what stands at {path}, so that "
+                f"{substitution.address}: the backbone never calls its layer {path}, so that "
                 f"{what} in its place would change nothing; declare the module that it calls."
             )
 

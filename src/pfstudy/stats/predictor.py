@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
+from pfstudy.stats.additive import Fit, fit_model, make_design
 from pfstudy.stats.comparison import CONFIDENCE
-from pfstudy.stats.effects import Fit, fit_model, make_design
 from pfstudy.stats.ranking import kendall
 
 Networks = Sequence[Mapping[str, str]]

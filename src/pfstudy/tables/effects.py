@@ -13,8 +13,9 @@ from rich.table import Table
 
 from pfstudy.errors import PfstudyError
 from pfstudy.schema.operations import ORIGINAL
+from pfstudy.stats.additive import LEVELS, Level
 from pfstudy.stats.comparison import CONFIDENCE, Population
-from pfstudy.stats.effects import LEVELS, Additive, Effect, Level, fit_additive
+from pfstudy.stats.effects import Additive, Effect, fit_additive
 from pfstudy.tables.columns import write_points
 from pfstudy.tables.judging import DIFFERENT, margin_sentence, mark_of, percent
 from pfstudy.tables.rows import Rows

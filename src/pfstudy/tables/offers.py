@@ -19,8 +19,8 @@ from pfstudy.schema.config import Config, SiteSetting, parse_config
 from pfstudy.schema.operations import ORIGINAL
 from pfstudy.sources import WANDB, Gathered, gather
 from pfstudy.speed.blocktable import what_stands
+from pfstudy.stats.additive import find_estimable
 from pfstudy.stats.comparison import deviation_of, estimate
-from pfstudy.stats.effects import find_estimable
 from pfstudy.stats.predictor import Predictor, fit_predictor
 from pfstudy.variant import Variant, make_variant
 from pfstudy.words import counted

@@ -12,7 +12,7 @@ from pfstudy.schema.operations import ORIGINAL
 from pfstudy.searches import read_asked, read_search, search_directory
 from pfstudy.space import Space
 from pfstudy.speed.blocktable import what_stands
-from pfstudy.stats.effects import find_estimable
+from pfstudy.stats.additive import find_estimable
 from pfstudy.stats.predictor import fit_predictor
 from pfstudy.tables.offers import Measured, Offers, Option, effects_of
 from pfstudy.words import counted
