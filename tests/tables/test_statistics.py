@@ -284,6 +284,17 @@ class TestPopulation:
         caption = make_content(rows).caption
         assert "predictions.npz is missing or of other images: maxpool seed2" in caption
 
+    def test_images_in_another_order_are_not_compared(self, tmp_path: Path) -> None:
+        members = leave_study(tmp_path, draw_study(maxpool=0.05))
+        path = tmp_path / members[-1] / "predictions.npz"
+        with np.load(path) as kept:
+            arrays = {key: kept[key] for key in kept}
+        arrays["labels"][0] = 1
+        np.savez(path, **arrays)
+        rows = make_rows(gather([tmp_path]).records)
+        assert column(rows, "population") == [None, "seeds"]
+        assert "of other images: maxpool seed2" in make_content(rows).caption
+
     def test_of_several_the_caption_says_which_is_whose(self, record: Any, tmp_path: Path) -> None:
         leave_study(tmp_path, draw_study(maxpool=0.05))
         others = several(record, maxpool=-1.0)

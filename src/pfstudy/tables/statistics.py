@@ -113,13 +113,29 @@ class Correct:
 
     def __init__(self) -> None:
         self._read: dict[str | None, np.ndarray | None] = {}
+        self._labels: dict[str, np.ndarray] = {}
 
     def __call__(self, record: Mapping[str, Any]) -> np.ndarray | None:
-        """Read which test images a run has right: ``(N,)``; ``None`` if that was not kept."""
+        """Read which test images a run has right: ``(N,)``.
+
+        Returns:
+            ``None`` if that was not kept, or if the images are not in the order of the first run
+            that was read of the same data.
+        """
         directory = record.get("directory")
         if directory not in self._read:
-            self._read[directory] = read_correct(record)
+            kept = _read_predictions(record)
+            self._read[directory] = None if kept is None else self._compare(record, *kept)
         return self._read[directory]
+
+    def _compare(
+        self, record: Mapping[str, Any], labels: np.ndarray, predicted: np.ndarray
+    ) -> np.ndarray | None:
+        data = str(record["identity"]["canonical"].get("data"))
+        if not np.array_equal(labels, self._labels.setdefault(data, labels)):
+            return None
+        right: np.ndarray = (predicted == labels)[labels >= 0]  # of those that could be read
+        return right
 
 
 def judge(
@@ -362,19 +378,17 @@ def resolution_of(record: Mapping[str, Any], correct: Correct) -> float:
     return 100 / number if number else math.nan
 
 
-def read_correct(record: Mapping[str, Any]) -> np.ndarray | None:
-    """Read which test images a run has right: ``(N,)``; ``None`` if that was not kept."""
+def _read_predictions(record: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Read the labels of the test images and what a run says: ``(N,)`` each."""
     directory = record.get("directory")
     path = None if directory is None else Path(directory) / store.PREDICTIONS
     if path is None or not path.exists():
         return None
     try:
         with np.load(path, allow_pickle=False) as kept:
-            labels = kept["labels"]
             first = kept["top5"][:, 0] if "top5" in kept else kept["logits"].argmax(axis=1)
-            correct: np.ndarray = (first == labels)[labels >= 0]  # of those that could be read
-            return correct
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            return kept["labels"], first
+    except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile):
         raise PfstudyError(
             f"{path} is damaged; move it away; without it, test images are no source of error."
         ) from None
