@@ -23,7 +23,8 @@ RULES = 2
 
 RULES_KEY = "rules"
 REPLACES_KEY = "replaces"
-_FOLDERS = ("imagefolder", "imagenet")
+FOLDERS = ("imagefolder", "imagenet")
+"""Names of the datasets that are folders of images."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def unverified(record: Mapping[str, Any], known: Iterable[str] = ()) -> frozense
     if rules_of(identity) >= RULES:
         return frozenset()
     known, canonical, found = set(known), identity["canonical"], set()
-    if record.get("data") in _FOLDERS and _fingerprint(canonical) not in known:
+    if record.get("data") in FOLDERS and _fingerprint(canonical) not in known:
         found.add("data")
     if set(_sources(canonical)) - known:
         found.add("source")

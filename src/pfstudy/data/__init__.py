@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pfstudy.errors import PfstudyError, unknown_name
+from pfstudy.identity import FOLDERS as FOLDERS
 from pfstudy.identity import REPLACES_KEY, RULES, Content, rules_of
 from pfstudy.schema.config import Data
 
@@ -33,7 +34,6 @@ SOURCES = {
     "svhn": "pfstudy.data.published",
     "synthetic": "pfstudy.data.synthetic",
 }
-FOLDERS = ("imagefolder", "imagenet")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from pfstudy.data.splitting import hold_out, split_heap
 from pfstudy.errors import PfstudyError
 from pfstudy.identity import Content
 from pfstudy.schema.config import Data
+from pfstudy.words import name_some
 
 if TYPE_CHECKING:
     from pfstudy.data.contents import Contents
@@ -377,9 +378,7 @@ def _check_classes(root: Path, parts: dict[str, list[str]], part: str) -> None:
 
 
 def _name_some(names: list[str]) -> str:
-    named = ", ".join(repr(name) for name in names[:_NUM_NAMED])
-    more = len(names) - _NUM_NAMED
-    return f"{named} and {more} more" if more > 0 else named
+    return name_some(list(map(repr, names)), _NUM_NAMED)
 
 
 def _refuse_number(data: Data, key: str, folder: Path) -> None:

@@ -31,7 +31,7 @@ from pfstudy.tables.effects import JudgedEffects
 from pfstudy.tables.judging import in_points
 from pfstudy.tables.statistics import POPULATIONS
 from pfstudy.variant import flatten
-from pfstudy.words import counted
+from pfstudy.words import counted, name_some
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("table.js", "plots.js", "detail.js", "page.js")
@@ -192,8 +192,7 @@ def _environment(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def _listed(values: Iterable[Any]) -> str:
     """The different values; of many, the first and how many more."""
     known = list(dict.fromkeys(str(value) for value in values if value not in (None, "")))
-    more = len(known) - _MOST_VALUES
-    return ", ".join(known[:_MOST_VALUES]) + (f" and {more} more" if more > 0 else "")
+    return name_some(known, _MOST_VALUES)
 
 
 def _as_script(data: Any) -> str:

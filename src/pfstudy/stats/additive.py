@@ -231,8 +231,8 @@ def _hold_out(
 ) -> HeldOut:
     """Predict every combination of effects from all other variants.
 
-    Without fitting anew: who is left out moves its own prediction by its leverage h alone, from a
-    residual r to r / (1 - h) (Cook and Weisberg 1982, Sec. 2.2).
+    Without fitting again: leaving a variant out moves its own prediction by its leverage h alone,
+    from a residual r to r / (1 - h) (Cook and Weisberg 1982, Sec. 2.2).
     """
     own_V = np.sum(design_VF * np.sqrt(weights_V)[:, None] * inverse_FV.T, axis=1)
     is_combined_V = (design_VF[:, 1:] > 0).sum(axis=1) > 1

@@ -18,7 +18,7 @@ from pfstudy.launch.planned import NEW, Plan, PlannedRun, PlannedVariant
 from pfstudy.speed.setting import describe_setting
 from pfstudy.tables.columns import COLUMNS, setting_columns
 from pfstudy.tables.marks import explain_marks, speed_mark
-from pfstudy.words import counted, duration
+from pfstudy.words import counted, duration, name_some
 
 _COLUMNS = {column.key: column for column in COLUMNS}
 _MOST_NAMES = 10
@@ -259,6 +259,4 @@ def _left(plan: Plan) -> list[PlannedRun]:
 
 
 def _some(texts: Sequence[str]) -> str:
-    shown = ", ".join(texts[:_MOST_NAMES])
-    more = len(texts) - _MOST_NAMES
-    return f"{shown} and {more} more" if more > 0 else shown
+    return name_some(texts, _MOST_NAMES)

@@ -174,17 +174,15 @@ def judge(
     for _, family in frame.groupby("family", sort=False):
         controls = family.loc[chosen[family.index], "hash"]
         control = family["hash"].iloc[0] if controls.empty else controls.iloc[0]
-        hashes = tuple(name for name in family["hash"] if name != control)
-        resolution = float(np.nan_to_num(family["resolution_points"].max()))
-        runs = _Runs(control, hashes, by_variant, correct)
-        made, unknown = runs.estimate(criteria.population, resolution)
+        runs = _Runs(control, family, by_variant, correct)
+        made, unknown = runs.estimate(criteria.population)
         families.append(
             JudgedFamily(
                 control,
                 not controls.empty,
-                hashes,
+                runs.others,
                 made,
-                tuple(name in num_failed for name in (control, *hashes)),
+                tuple(name in num_failed for name in (control, *runs.others)),
                 absent[family["family"].iloc[0]],
                 unknown,
                 runs.unpaired,
@@ -225,16 +223,18 @@ def _write(frame: pd.DataFrame, families: Sequence[JudgedFamily], criteria: Crit
 
 
 class _Runs:
-    """Runs of a family by variant and seed, in the order of the control's seeds."""
+    """Runs of some rows by variant and seed, in the order of the control's seeds."""
 
     def __init__(
-        self, control: str, others: Sequence[str], by_variant: ByVariant, correct: Correct
+        self, control: str, frame: pd.DataFrame, by_variant: ByVariant, correct: Correct
     ) -> None:
+        self.others = tuple(name for name in frame["hash"] if name != control)
+        self._resolution = float(np.nan_to_num(frame["resolution_points"].max()))
         of_control = _by_seed(by_variant[control])
         self._correct = correct
         self._runs_GS: list[list[Mapping[str, Any] | None]] = [list(of_control.values())]
         unpaired = []
-        for name in others:
+        for name in self.others:
             own = _by_seed(by_variant[name])
             shared = own.keys() & of_control.keys()
             # one seed that is shared says nothing of the spread, and two others would
@@ -246,9 +246,7 @@ class _Runs:
                 unpaired.append(name)
         self.unpaired = tuple(unpaired)
 
-    def estimate(
-        self, asked: Population | None, resolution: float
-    ) -> tuple[Estimate, tuple[str, ...]]:
+    def estimate(self, asked: Population | None) -> tuple[Estimate, tuple[str, ...]]:
         """Estimate differences, for the population asked for or the best one that is known.
 
         Returns:
@@ -265,11 +263,11 @@ class _Runs:
         is_single = bool((np.isfinite(paired_VS).sum(axis=1) < 2).all())
         population = asked or ("images" if is_single else "both")
         if population == "seeds":
-            return estimate(accuracies_GS, None, population, resolution), ()
+            return estimate(accuracies_GS, None, population, self._resolution), ()
         right, unknown = self._read()
         if asked is None and not is_single and (unknown or right is None):
-            return estimate(accuracies_GS, None, "seeds", resolution), unknown
-        return estimate(accuracies_GS, right, population, resolution), unknown
+            return estimate(accuracies_GS, None, "seeds", self._resolution), unknown
+        return estimate(accuracies_GS, right, population, self._resolution), unknown
 
     def _read(self) -> tuple[list[list[np.ndarray | None]] | None, tuple[str, ...]]:
         """Which images all runs have right; ``None`` if that is known of none."""
@@ -353,16 +351,10 @@ def find_best(
     if len(frame) > 1 and frame["test_set"].nunique() == 1:
         best = int(frame[ACCURACY].to_numpy(float).argmax())
         name = frame["hash"].iloc[best]
-        same = [f for f in families if f.control == name and len(families) == 1]
-        made = (
-            same[0].estimate
-            if same
-            else _Runs(
-                name, [other for other in frame["hash"] if other != name], by_variant, correct
-            ).estimate(criteria.population, float(np.nan_to_num(frame["resolution_points"].max())))[
-                0
-            ]
-        )
+        if len(families) == 1 and families[0].control == name:  # compared with it before
+            made = families[0].estimate
+        else:
+            made, _ = _Runs(name, frame, by_variant, correct).estimate(criteria.population)
         _, high_V = made.ends(len(frame) - 1, criteria.confidence)
         lost = bool(frame["num_failed_seeds"].iloc[best])
         most_accurate[best] = bool((high_V < 0).all()) and not lost
